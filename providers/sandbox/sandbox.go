@@ -1,0 +1,83 @@
+// Package sandbox plays the services that Carillon delivers to, over their real wire protocols: APNs
+// (HTTP/2 over TLS), FCM v1 with its OAuth token endpoint (HTTP/2 over TLS), and an SMTP server
+// (ESMTP with PIPELINING, STARTTLS, AUTH). Faults are scripted, and a ledger holds what arrived. The
+// first run delivers to it, tests and benchmarks measure against it.
+package sandbox
+
+import "time"
+
+// Service names one of the services played.
+type Service string
+
+// The services.
+const (
+	APNs Service = "apns"
+	FCM  Service = "fcm"
+	SMTP Service = "smtp"
+)
+
+// Options says where and how a Sandbox runs. The zero value listens on free loopback ports.
+type Options struct {
+	// Dir receives the files a client needs: ca.pem, AuthKey.p8, client.pem (certificate and key for
+	// APNs certificate auth) and service-account.json. Required; made if it does not exist (0700).
+	// Files found there are used again, so that addresses and keys survive a restart where possible.
+	Dir string
+	// APNs, FCM and SMTP are the addresses to listen on; "" is 127.0.0.1:0.
+	APNs, FCM, SMTP string
+	// Capacity bounds how many messages the ledger remembers with their content, the oldest forgotten
+	// first; ids and duplicate counts are kept for all. 0 is 10,000, negative remembers all.
+	Capacity int
+	// Seed makes the faults of a Script repeatable; 0 takes a random one (see Sandbox.Seed).
+	Seed uint64
+}
+
+// Script is the faults of one service, looked at for each message. Rates are 0 to 1.
+type Script struct {
+	Latency, Jitter time.Duration // before each answer: Latency + rand(Jitter)
+	// Errors is the mix of error answers by code: "BadDeviceToken", "503", "UNREGISTERED",
+	// "451 4.7.1 greylisted". Their sum must not pass 1.
+	Errors map[string]float64
+	// RetryAfter goes with 429 and 503 answers as Retry-After, in whole seconds; 0 sends none.
+	RetryAfter time.Duration
+	// DropBefore and DropAfter close the connection before the message is taken, or after it was taken
+	// and recorded but before the answer.
+	DropBefore, DropAfter float64
+	// Stall leaves a message that was taken without any answer until its client gives up.
+	Stall float64
+	// TakenAnyway answers an error of Errors although the message was taken (Firebase's 503).
+	TakenAnyway float64
+	// GoAwayEvery makes APNs and FCM send GOAWAY on a connection after that many requests; 0 never.
+	GoAwayEvery int
+	// MaxStreams is the MAX_CONCURRENT_STREAMS announced to new connections; 0 is 1000.
+	MaxStreams uint32
+	// DeadAddress reports whether an address is dead for ever (410 Unregistered, UNREGISTERED, 550
+	// 5.1.1). Nil: addresses that begin with "dead" (for a hexadecimal token too) are dead.
+	DeadAddress func(address string) bool
+}
+
+// Message is one message that arrived and was taken, as the ledger keeps it.
+type Message struct {
+	Seq     uint64            `json:"seq"`
+	Service Service           `json:"service"`
+	ID      string            `json:"id"` // the delivery's id: apns-id, data.delivery_id, left part of Message-ID
+	Address string            `json:"address"`
+	At      time.Time         `json:"at"`
+	Headers map[string]string `json:"headers,omitempty"` // apns-*; the mail's own header
+	Title   string            `json:"title,omitempty"`
+	Content string            `json:"content"` // the payload, or the mail as it came over the wire
+	// Answered says what the client was told: "200", an error's code (TakenAnyway), or "" when the
+	// connection was dropped or stalled after the message was taken.
+	Answered string `json:"answered"`
+	// Copy is 1 the first time an id arrives, 2 the second...
+	Copy int `json:"copy"`
+}
+
+// Counts are a service's figures since its start or the last Reset.
+type Counts struct {
+	Requests   uint64            `json:"requests"`   // messages offered, with every attempt
+	Taken      uint64            `json:"taken"`      // of them taken (duplicates too)
+	Distinct   uint64            `json:"distinct"`   // different ids taken
+	Duplicates uint64            `json:"duplicates"` // Taken - Distinct
+	Conns      uint64            `json:"conns"`      // connections opened
+	Answers    map[string]uint64 `json:"answers"`    // by code
+}
