@@ -1,0 +1,225 @@
+package core
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// State is a delivery's state. Everything but Pending and Sent is terminal; Sent is changed only by a
+// receipt.
+type State uint8
+
+// The states. Their numbers are kept in the store and never change.
+const (
+	Pending State = iota + 1
+	Sent
+	Delivered
+	Failed
+	Expired
+	Cancelled
+	Suppressed
+)
+
+var stateNames = [...]string{"", "pending", "sent", "delivered", "failed", "expired", "cancelled", "suppressed"}
+
+// String returns the state's name.
+func (s State) String() string {
+	if int(s) >= len(stateNames) {
+		return ""
+	}
+	return stateNames[s]
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *State) UnmarshalText(b []byte) error {
+	for i, name := range stateNames {
+		if i > 0 && name == string(b) {
+			*s = State(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no state of a delivery", b)
+}
+
+// Open reports whether the delivery may still be tried.
+func (s State) Open() bool { return s == Pending }
+
+// ContentRef points at a content: a page and the place in it.
+type ContentRef struct {
+	Page ID
+	Slot int
+}
+
+// Delivery is one notification on its way to one endpoint.
+type Delivery struct {
+	ID           ID
+	Notification ID
+	Batch        ID
+	App          string
+	Channel      string
+	Kind         string
+	Route        string
+	Recipient    string // "" for a direct address
+	Address      string
+	Name         string // the recipient's name for e-mail's To, "" for none
+	Content      ContentRef
+	State        State
+	Attempts     int // that burnt one: Deferred, and the last one
+	Unknowns     int // whose outcome nobody knows
+	MaxUnknown   int // more Unknowns than this fail it
+	Code         string
+	Reason       string
+	ProviderID   string
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	ExpiresAt    time.Time
+}
+
+// Policy is a route's way of trying again.
+type Policy struct {
+	MaxAttempts int           // attempts burnt before a delivery fails
+	MaxUnknown  int           // unknown outcomes accepted before it fails (UnknownPolicy retry)
+	Min, Max    time.Duration // back-off: Min x 2^(n-1), at most Max, +-20 % jitter
+	MaxAfter    time.Duration // the longest wait a service may ask for
+}
+
+// DefaultPolicy is the policy of a route that says nothing of its own.
+var DefaultPolicy = Policy{MaxAttempts: 20, MaxUnknown: 3, Min: time.Second, Max: 10 * time.Minute, MaxAfter: time.Hour}
+
+// Backoff is the wait after the n-th attempt (n from 1), with jitter in [0,1) spreading it over
+// +-20 %. It never overflows, however large n is.
+func (p Policy) Backoff(n int, jitter float64) time.Duration {
+	d := p.Min
+	for i := 1; i < n && d < p.Max; i++ {
+		d *= 2
+	}
+	d = min(d, p.Max)
+	return time.Duration(float64(d) * (0.8 + 0.4*jitter))
+}
+
+// wait is how long to hold a message: what the service asked for, within bounds, or the back-off,
+// whichever is longer.
+func (p Policy) wait(after time.Duration, n int, jitter float64) time.Duration {
+	after = min(max(after, 0), p.MaxAfter)
+	return max(after, p.Backoff(n, jitter))
+}
+
+// Verdict is what follows from one attempt.
+type Verdict struct {
+	Delivery Delivery  // as it is to be stored
+	Held     bool      // still pending, to be tried at DueAt
+	DueAt    time.Time // when Held
+	// Gone, if not nil, is the endpoint to drop or replace.
+	Gone *GoneEndpoint
+}
+
+// Codes of Carillon's own, where a delivery ends or waits by our decision and not by a service's word.
+const (
+	CodeExpired     = "expired"
+	CodeUnknown     = "outcome_unknown"
+	CodeCircuitOpen = "circuit_open"
+	CodeRate        = "rate_limited"
+	CodePaused      = "paused"
+	CodeNoRoute     = "no_route"
+)
+
+// Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part
+// 4, and pure: jitter is in [0,1).
+func (d Delivery) Apply(r providers.Result, p Policy, at time.Time, jitter float64) Verdict {
+	d.Code, d.Reason, d.UpdatedAt = r.Code, r.Reason, at
+	if r.ProviderID != "" {
+		d.ProviderID = r.ProviderID
+	}
+	v := Verdict{}
+	switch r.Outcome {
+	case providers.Accepted, providers.Absent:
+		d.State = Sent
+		d.Attempts++
+		if r.Outcome == providers.Absent && d.Code == "" {
+			d.Code = "absent"
+		}
+		if r.NewAddress != "" && r.NewAddress != d.Address {
+			v.Gone = &GoneEndpoint{App: d.App, Kind: d.Kind, Address: d.Address, NewAddress: r.NewAddress}
+		}
+	case providers.Rejected:
+		d.State = Failed
+		d.Attempts++
+	case providers.Gone:
+		d.State = Failed
+		d.Attempts++
+		v.Gone = &GoneEndpoint{App: d.App, Kind: d.Kind, Address: d.Address, Since: r.Since, NewAddress: r.NewAddress}
+	case providers.Deferred:
+		d.Attempts++
+		if d.Attempts >= p.MaxAttempts {
+			d.State = Failed
+			break
+		}
+		v.Held, v.DueAt = true, at.Add(p.wait(r.After, d.Attempts, jitter))
+	case providers.Throttled, providers.Denied:
+		v.Held, v.DueAt = true, at.Add(p.wait(r.After, 1, jitter))
+	default: // Unknown, and whatever a newer peer may say
+		d.Unknowns++
+		if d.Code == "" {
+			d.Code = CodeUnknown
+		}
+		if d.Unknowns > d.MaxUnknown {
+			d.State = Failed
+			break
+		}
+		v.Held, v.DueAt = true, at.Add(p.wait(r.After, d.Unknowns, jitter))
+	}
+	if v.Held && !v.DueAt.Before(d.ExpiresAt) {
+		// The next try would come too late: say so now rather than hold it for nothing.
+		d.State, v.Held = Expired, false
+	}
+	v.Delivery = d
+	return v
+}
+
+// Expire says that d ran out of time before it could be sent.
+func (d Delivery) Expire(at time.Time) Verdict {
+	d.State, d.UpdatedAt = Expired, at
+	if d.Code == "" {
+		d.Code = CodeExpired
+	}
+	return Verdict{Delivery: d}
+}
+
+// Hold keeps d for later without an attempt: the gate refused it, or its route is paused.
+func (d Delivery) Hold(code string, until, at time.Time) Verdict {
+	if !until.Before(d.ExpiresAt) {
+		return d.Expire(at)
+	}
+	d.Code, d.UpdatedAt = code, at
+	return Verdict{Delivery: d, Held: true, DueAt: until}
+}
+
+// Message is what a provider gets of d.
+func (d *Delivery) Message(c *Content, lane Lane) providers.Message {
+	return providers.Message{
+		ID: d.ID.String(), App: d.App, Address: d.Address, Name: d.Name,
+		Title: c.Title, Body: c.Body, URL: c.URL, Data: c.Data, Content: c.Block, Category: c.Category,
+		Priority: lane, CollapseKey: c.CollapseKey,
+		CreatedAt: d.CreatedAt, ExpiresAt: d.ExpiresAt, Attempt: d.Attempts + d.Unknowns + 1,
+	}
+}
+
+// OnReceipt says whether a receipt's event changes a delivery's state, and to what: sent to delivered
+// or failed, nothing else.
+func (s State) OnReceipt(e providers.Event) (State, bool) {
+	if s != Sent {
+		return s, false
+	}
+	switch e {
+	case providers.EventDelivered, providers.EventSeen, providers.EventRead, providers.EventClicked:
+		return Delivered, true
+	case providers.EventFailed, providers.EventBounced:
+		return Failed, true
+	}
+	return s, false
+}

@@ -1,0 +1,88 @@
+// Package dispatch turns wakes into rounds: claim, admit, send, settle; it takes receipts in; and its
+// relay finds what is due or overdue. Deliver tells the whole story of a round.
+package dispatch
+
+import (
+	"context"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// Store is what a round needs of the store. Both calls ride in group commits.
+type Store interface {
+	// Claim makes the wake's batch the caller's for the lease and commits the round (batch, attempt,
+	// worker, start) before it returns. It returns nil when there is nothing to do: a newer fence, a
+	// batch that is done or in other hands, one due later than core.EarlyWake from now, or one whose
+	// deliveries were all cancelled (which it then closes).
+	Claim(ctx context.Context, w core.Wake, worker string, lease time.Duration) (*core.Round, error)
+	// Settle writes all that a round came to in one transaction, conditional on the fence. stale says
+	// that somebody else holds the batch by now: nothing changed, and the results went to the timeline
+	// marked late.
+	Settle(ctx context.Context, s *core.Settlement) (stale bool, err error)
+}
+
+// Overdue is what the relay needs of the store.
+type Overdue interface {
+	// Next returns when the earliest batch that is not done runs at, ok false if there is none.
+	Next(ctx context.Context) (at time.Time, ok bool, err error)
+	// Due takes up to limit batches of a route and lane that are pending or queued and overdue, makes
+	// them queued under a new fence with a new alarm clock, and returns their wakes, fairly between
+	// apps, the longest overdue first. Batches of a paused route are left alone.
+	Due(ctx context.Context, route string, lane core.Lane, limit int) ([]core.Wake, error)
+	// Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
+	// returns them as rounds to be settled with unknown outcomes.
+	Lapsed(ctx context.Context, worker string, limit int, lease time.Duration) ([]*core.Round, error)
+	// Stray closes batches that are overdue on routes not in the configuration any more by moving
+	// their alarm clock on, and returns how many there are, for the log.
+	Stray(ctx context.Context, routes []string, until time.Duration) (int, error)
+}
+
+// Receipts is what taking receipts in needs of the store.
+type Receipts interface {
+	// Receipt records an event of a delivery found by id, or by route and provider id, once, and
+	// changes its state where core.State.OnReceipt says so. found is false if there is no such
+	// delivery, or its app or address is not the receipt's.
+	Receipt(ctx context.Context, route string, r providers.Receipt) (found bool, err error)
+}
+
+// Queue carries wakes.
+type Queue interface {
+	// Wake enqueues. A wake that could not be enqueued is lost, which does no harm but delay: the
+	// error says how many and why.
+	Wake(ctx context.Context, wakes ...core.Wake) error
+	// Room says how many more wakes the window of a route and lane takes from an app now.
+	Room(app, route string, lane core.Lane) int
+}
+
+// Gate answers one question: how many may this route take now?
+type Gate interface {
+	// Admit waits within ctx for leave to send up to n messages over a route and lane. It returns how
+	// many may go now, 0 to n; the rest is to be held until the time given, for the reason given by
+	// code (core.CodeRate, core.CodeCircuitOpen).
+	Admit(ctx context.Context, route string, n int) (granted int, until time.Duration, code string)
+	// Report tells what became of the messages granted, so that the circuit and the rate follow.
+	Report(route string, results []providers.Result)
+}
+
+// Routes finds the provider of a route.
+type Routes interface {
+	// Provider returns the open provider and the limits of a route; ok is false if the configuration
+	// no longer has it.
+	Provider(route string) (p providers.Provider, l Limits, ok bool)
+}
+
+// Limits are a route's own.
+type Limits struct {
+	Timeout time.Duration // of one Deliver call
+	Policy  core.Policy
+}
+
+// Observer is told what happens, for the metrics. Its methods must not block.
+type Observer interface {
+	Settled(route string, lane core.Lane, s *core.Settlement, took time.Duration)
+	Stale(route string)
+	Repaired(what string, n int) // by the relay: "due", "lapsed", "stray"
+	Received(route string, e providers.Event, found bool)
+}

@@ -1,0 +1,13 @@
+package core
+
+import "errors"
+
+// Errors of the store that its callers tell apart.
+var (
+	// ErrNotFound: there is no such thing in that app.
+	ErrNotFound = errors.New("not found")
+	// ErrKeyReused: the idempotency key was used with another body.
+	ErrKeyReused = errors.New("this Idempotency-Key was used with another request body in the last 24 hours")
+	// ErrUnavailable: the store cannot take anything now; nothing was kept.
+	ErrUnavailable = errors.New("the store is not available")
+)

@@ -1,0 +1,27 @@
+// Package intake turns a request into deliveries: check, resolve, render, record, wake. Accept tells
+// the whole story.
+package intake
+
+import (
+	"context"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// Store is what accepting needs of the store.
+type Store interface {
+	// Now is the database's time.
+	Now() time.Time
+	// Recipients finds those of an app that exist, by id.
+	Recipients(ctx context.Context, app string, ids []string) (map[string]*core.Recipient, error)
+	// Record makes an acceptance durable, synced to disk, in one group-committed transaction. If its
+	// key was used in the last 24 hours with the same body, the first answer is given back; with
+	// another body the error is core.ErrKeyReused.
+	Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error)
+}
+
+// Queue carries wakes.
+type Queue interface {
+	Wake(ctx context.Context, wakes ...core.Wake) error
+}

@@ -1,0 +1,52 @@
+package core
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Recipient is a person or device group as the application knows it. It has an implicit endpoint of
+// kind websocket, whose address is its id.
+type Recipient struct {
+	App        string
+	ID         string
+	Attributes json.RawMessage // an object, or nil
+	Locale     string          // BCP 47, "" for none
+	Timezone   string          // IANA name, "" for none
+	Endpoints  []Endpoint
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+// Endpoint is one address of a recipient.
+type Endpoint struct {
+	Kind, Address string
+	Route         string // the route it was registered for; "" for the first usable one of its kind
+	AppVersion    string
+	// RegisteredAt is when it was last given to us. A service's word that it is gone counts only if it
+	// is younger than that.
+	RegisteredAt time.Time
+}
+
+// GoneEndpoint says that a service reported an address gone.
+type GoneEndpoint struct {
+	App, Kind, Address string
+	Since              time.Time // zero: unknown, drop it whatever its registration
+	NewAddress         string    // not "": the address is replaced instead of dropped
+}
+
+// Principal is who calls the API.
+type Principal struct {
+	App    string
+	Scopes []string // send, read, admin; admin includes the others
+}
+
+// Can reports whether the principal has a scope.
+func (p Principal) Can(scope string) bool {
+	for _, s := range p.Scopes {
+		if s == scope || s == "admin" {
+			return true
+		}
+	}
+	return false
+}
