@@ -1,0 +1,571 @@
+package fcm_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/fcm"
+)
+
+func TestDeliver(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	p := g.open(nil)
+	batch := batchOf(100)
+	results, err := deliver(t.Context(), t, p, batch...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]request{}
+	for _, r := range g.got() {
+		got[r.id] = r
+	}
+	for _, m := range batch {
+		r := got[m.ID]
+		if r.message["token"] != m.Address || r.proto != "HTTP/2.0" || r.dryRun || !strings.HasPrefix(r.header.Get("Authorization"), "Bearer access-") {
+			t.Errorf("%s arrived as %+v", m.ID, r)
+		}
+		if res := results[m.ID]; res.Outcome != providers.Accepted || res.ProviderID != fmt.Sprintf("projects/acme/messages/%d", r.n) {
+			t.Errorf("%s: %+v", m.ID, res)
+		}
+	}
+	if n := g.granted(); n != 1 {
+		t.Errorf("%d access tokens were fetched for one batch, want 1", n)
+	}
+	h := p.Health(t.Context())
+	if h.Status != providers.HealthOK || h.Pool.Opened == 0 || h.Pool.Max != 4 || int64(h.Pool.Opened)+1 != g.conns.Load() {
+		t.Errorf("health is %+v; the server saw %d connections, one of them for the access token", h, g.conns.Load())
+	}
+}
+
+// Each answer over the wire: one request, and the library's own retries stay out of it.
+func TestOneRequestEach(t *testing.T) {
+	t.Parallel()
+	for _, row := range answerRows {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			g := startGoogle(t)
+			g.answers(func(w http.ResponseWriter, _ request) {
+				if row.retryAfter != "" {
+					w.Header().Set("Retry-After", row.retryAfter)
+				}
+				w.Header().Set("Location", g.URL+"/v1/projects/acme/messages:send")
+				w.WriteHeader(row.status)
+				fmt.Fprint(w, row.body)
+			})
+			batch := batchOf(2)
+			start := time.Now()
+			results, err := deliver(t.Context(), t, g.open(nil), batch...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range batch {
+				want := row.want
+				want.ID = m.ID
+				ignore := []string{"Reason"}
+				if strings.HasSuffix(row.retryAfter, "GMT") {
+					ignore = append(ignore, "After") // counted from now
+				}
+				if diff := cmp.Diff(want, results[m.ID], cmpopts.IgnoreFields(providers.Result{}, ignore...)); diff != "" {
+					t.Errorf("result (-want +got):\n%s", diff)
+				}
+			}
+			want := len(batch)
+			if row.status == http.StatusUnauthorized && row.want.Outcome == providers.Denied {
+				want *= 2 // once more with a fresh access token
+			}
+			if n := len(g.got()); n != want {
+				t.Errorf("%d requests arrived, want %d", n, want)
+			}
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("it took %v: who waited?", d)
+			}
+		})
+	}
+}
+
+func TestLostAnswerIsUnknown(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(http.ResponseWriter, request){
+		"connection dropped": func(_ http.ResponseWriter, r request) { _ = r.conn.Close(); <-r.ctx.Done() },
+		"stream reset":       func(http.ResponseWriter, request) { panic(http.ErrAbortHandler) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := startGoogle(t)
+			g.answers(answer)
+			p := g.open(nil)
+			m := batchOf(1)[0]
+			results, err := deliver(t.Context(), t, p, m)
+			if err == nil || len(results) != 0 {
+				t.Fatalf("results %v, error %v; want none and one", results, err)
+			}
+			if strings.Contains(err.Error(), m.Address) {
+				t.Errorf("the error names the address: %v", err)
+			}
+			if n := len(g.got()); n != 1 {
+				t.Fatalf("%d requests arrived, want 1", n)
+			}
+			g.answers(func(w http.ResponseWriter, _ request) { fmt.Fprint(w, `{"name":"n"}`) })
+			results, err = deliver(t.Context(), t, p, m)
+			if err != nil || results[m.ID].Outcome != providers.Accepted {
+				t.Errorf("the next attempt: %v, %v", results, err)
+			}
+		})
+	}
+}
+
+func TestManyLostAnswersAreCounted(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	g.answers(func(w http.ResponseWriter, r request) {
+		if r.id[len(r.id)-1]%2 == 0 {
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprint(w, `{}`)
+	})
+	results, err := deliver(t.Context(), t, g.open(nil), batchOf(10)...)
+	if len(results) != 5 || err == nil || !strings.Contains(err.Error(), "5 of 10") {
+		t.Errorf("%d results, error %v", len(results), err)
+	}
+}
+
+func TestContextEnds(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	arrived := make(chan struct{})
+	g.answers(func(_ http.ResponseWriter, r request) {
+		close(arrived)
+		<-r.ctx.Done()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	results, err := deliver(ctx, t, g.open(nil), batchOf(1)...)
+	if len(results) != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("handed over and not answered: results %v, error %v", results, err)
+	}
+	// Nothing can be handed over any more.
+	results, err = deliver(ctx, t, g.open(nil), batchOf(3)...)
+	if err != nil || len(results) != 3 {
+		t.Errorf("%d results, error %v", len(results), err)
+	}
+	for _, r := range results {
+		if r.Outcome != providers.Deferred {
+			t.Errorf("not handed over: %+v", r)
+		}
+	}
+}
+
+func TestTimeoutSetting(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	g.answers(func(_ http.ResponseWriter, r request) { <-r.ctx.Done() })
+	results, err := deliver(t.Context(), t, g.open(map[string]any{"timeout": "200ms"}), batchOf(1)...)
+	if len(results) != 0 || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("results %v, error %v", results, err)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = dead.Close()
+	p := g.open(map[string]any{"endpoint": "https://" + dead.Addr().String()})
+	results, err := deliver(t.Context(), t, p, batchOf(3)...)
+	if err != nil || len(results) != 3 {
+		t.Fatalf("%d results, error %v", len(results), err)
+	}
+	for _, r := range results {
+		if r.Outcome != providers.Deferred || r.Code != "connect" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if h := p.Health(t.Context()); h.Status != providers.HealthDown || h.Pool.Failed == 0 {
+		t.Errorf("health is %+v", h)
+	}
+}
+
+func TestUntrustedCertificate(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	results, err := deliver(t.Context(), t, g.open(map[string]any{"ca_file": ""}), batchOf(1)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if r.Outcome != providers.Denied {
+			t.Errorf("the token endpoint's certificate is not trusted: %+v", r)
+		}
+	}
+	if len(g.got()) != 0 {
+		t.Error("a message was sent all the same")
+	}
+}
+
+func TestAccessToken(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		grant func(w http.ResponseWriter, n int)
+		want  providers.Outcome
+		code  string
+	}{
+		{"refused", func(w http.ResponseWriter, _ int) {
+			w.WriteHeader(400)
+			fmt.Fprint(w, `{"error":"invalid_grant","error_description":"Invalid JWT Signature."}`)
+		}, providers.Denied, "invalid_grant"},
+		{"refused with a page", func(w http.ResponseWriter, _ int) { w.WriteHeader(403); fmt.Fprint(w, `<html>`) }, providers.Denied, "token"},
+		{"down", func(w http.ResponseWriter, _ int) { w.WriteHeader(503) }, providers.Deferred, "token"},
+		{"busy", func(w http.ResponseWriter, _ int) { w.WriteHeader(429) }, providers.Deferred, "token"},
+		{"dropped", func(http.ResponseWriter, int) { panic(http.ErrAbortHandler) }, providers.Deferred, "token"},
+		{"not JSON", func(w http.ResponseWriter, _ int) { fmt.Fprint(w, "hello") }, providers.Deferred, "token"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := startGoogle(t)
+			g.grant = tt.grant
+			p := g.open(nil)
+			results, err := deliver(t.Context(), t, p, batchOf(20)...)
+			if err != nil || len(results) != 20 {
+				t.Fatalf("%d results, error %v", len(results), err)
+			}
+			for _, r := range results {
+				if r.Outcome != tt.want || r.Code != tt.code {
+					t.Errorf("%+v", r)
+				}
+			}
+			if len(g.got()) != 0 {
+				t.Error("a message was sent without a token")
+			}
+			if h := p.Health(t.Context()); h.Status != providers.HealthDown {
+				t.Errorf("health is %+v", h)
+			}
+		})
+	}
+}
+
+func TestDeadAccessTokenIsReplaced(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	g.answers(func(w http.ResponseWriter, r request) {
+		if r.header.Get("Authorization") == "Bearer access-1" {
+			w.WriteHeader(401)
+			fmt.Fprint(w, fcmBody(401, "UNAUTHENTICATED", "", ""))
+			return
+		}
+		fmt.Fprint(w, `{}`)
+	})
+	results, err := deliver(t.Context(), t, g.open(nil), batchOf(30)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, r := range results {
+		if r.Outcome != providers.Accepted {
+			t.Errorf("%s: %+v", id, r)
+		}
+	}
+	if g.granted() != 2 {
+		t.Errorf("%d tokens were fetched, want 2", g.granted())
+	}
+}
+
+func TestTokenEndpointStalls(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	ctx, cancel := context.WithCancel(t.Context())
+	g.grant = func(http.ResponseWriter, int) { cancel(); <-release }
+	results, err := deliver(ctx, t, g.open(nil), batchOf(1)...)
+	if err != nil || len(results) != 1 {
+		t.Fatalf("results %v, error %v", results, err)
+	}
+	for _, r := range results {
+		if r.Outcome != providers.Deferred {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	m := batchOf(1)[0]
+	m.Test = true
+	if _, err := deliver(t.Context(), t, g.open(nil), m); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.got(); len(got) != 1 || !got[0].dryRun {
+		t.Errorf("validate_only is not set: %+v", got)
+	}
+}
+
+func TestUnbuildableIsRejected(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	batch := batchOf(3)
+	batch[0].Content = json.RawMessage(`{"fcm":{"topic":"all"}}`)
+	batch[1].Content = json.RawMessage(`{"fcm":{"android":{"priority":"secret words"}}}`)
+	results, err := deliver(t.Context(), t, g.open(nil), batch...)
+	if err != nil || len(g.got()) != 1 {
+		t.Fatalf("%d requests, error %v", len(g.got()), err)
+	}
+	for i, want := range []providers.Outcome{providers.Rejected, providers.Rejected, providers.Accepted} {
+		if r := results[batch[i].ID]; r.Outcome != want || strings.Contains(r.Reason, "secret") {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+}
+
+func TestConnectionsByLoad(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	var all sync.WaitGroup
+	all.Add(40)
+	var first sync.Map
+	g.answers(func(w http.ResponseWriter, r request) {
+		if _, again := first.LoadOrStore(r.conn, true); again { // a connection starts with one alone
+			all.Done()
+			all.Wait() // all of them at once, or never
+		}
+		fmt.Fprint(w, `{}`)
+	})
+	p := g.open(map[string]any{"pool": map[string]any{"max": 4, "streams": 10}})
+	results, err := deliver(t.Context(), t, p, batchOf(44)...)
+	if err != nil || len(results) != 44 {
+		t.Fatalf("%d results, error %v", len(results), err)
+	}
+	if s := p.Health(t.Context()).Pool; s.Opened != 4 || s.Open != 4 || s.InUse != 0 || s.Reused != 40 {
+		t.Errorf("pool is %+v, want 4 connections for 44 uses", s)
+	}
+}
+
+func TestPeersStreamLimit(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 5} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			t.Parallel()
+			g := startGoogleWith(t, func(s *http.Server) { s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: limit} })
+			p := g.open(map[string]any{"pool": map[string]any{"max": 2}})
+			for range 3 {
+				results, err := deliver(t.Context(), t, p, batchOf(100)...)
+				if err != nil || len(results) != 100 {
+					t.Fatalf("%d results, error %v", len(results), err)
+				}
+				for _, r := range results {
+					if r.Outcome != providers.Accepted {
+						t.Fatalf("%+v", r)
+					}
+				}
+			}
+			if n := len(g.got()); n != 300 {
+				t.Errorf("%d requests, want 300", n)
+			}
+		})
+	}
+}
+
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	g.write("not.pem", []byte("nothing"))
+	g.write("plain.json", g.account(map[string]string{"token_uri": "http://127.0.0.1/token"}))
+	g.write("noproject.json", g.account(map[string]string{"project_id": ""}))
+	g.write("user.json", g.account(map[string]string{"type": "authorized_user"}))
+	for _, tt := range []struct {
+		name string
+		with map[string]any
+		want string // "" opens
+	}{
+		{"as they are", nil, ""},
+		{"the key itself", map[string]any{"credentials_file": "", "credentials": string(g.account(nil))}, ""},
+		{"both", map[string]any{"credentials": string(g.account(nil))}, "not both"},
+		{"none", map[string]any{"credentials_file": ""}, "credentials_file"},
+		{"no such file", map[string]any{"credentials_file": filepath.Join(g.dir, "none")}, "credentials_file"},
+		{"no key", map[string]any{"credentials_file": filepath.Join(g.dir, "not.pem")}, "service account"},
+		{"a person's key", map[string]any{"credentials_file": filepath.Join(g.dir, "user.json")}, "service account"},
+		{"plain token endpoint", map[string]any{"credentials_file": filepath.Join(g.dir, "plain.json")}, "token_uri"},
+		{"no project", map[string]any{"credentials_file": filepath.Join(g.dir, "noproject.json")}, "project"},
+		{"project from the settings", map[string]any{"credentials_file": filepath.Join(g.dir, "noproject.json"), "project": "acme"}, ""},
+		{"project with a path", map[string]any{"project": "acme/../evil"}, "project"},
+		{"plain endpoint", map[string]any{"endpoint": "http://127.0.0.1"}, "endpoint"},
+		{"endpoint with a path", map[string]any{"endpoint": "https://example.com/v1"}, "endpoint"},
+		{"endpoint with a user", map[string]any{"endpoint": "https://a:b@example.com"}, "endpoint"},
+		{"no such CA", map[string]any{"ca_file": filepath.Join(g.dir, "none")}, "ca_file"},
+		{"no CA", map[string]any{"ca_file": filepath.Join(g.dir, "not.pem")}, "ca_file"},
+		{"timeout", map[string]any{"timeout": "5"}, "timeout"},
+		{"short timeout", map[string]any{"timeout": "1ms"}, "timeout"},
+		{"long timeout", map[string]any{"timeout": "3m"}, "timeout"},
+		{"pool", map[string]any{"pool": map[string]any{"max": 0}}, "pool.max"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p, err := fcm.Kind().Open(t.Context(), g.settings(tt.with))
+			if err == nil {
+				err2 := p.Close(t.Context())
+				if err2 != nil {
+					t.Error(err2)
+				}
+			}
+			switch {
+			case tt.want == "" && err != nil:
+				t.Error(err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("error is %v, want one about %q", err, tt.want)
+			case err != nil && strings.Contains(err.Error(), "PRIVATE KEY"):
+				t.Errorf("the error quotes the key: %v", err)
+			}
+		})
+	}
+}
+
+func TestKind(t *testing.T) {
+	t.Parallel()
+	k := fcm.Kind()
+	if k.Name != "fcm" || k.Channel != "push" || k.MaxBatch != 100 || !k.Secret {
+		t.Errorf("kind is %+v", k)
+	}
+	if !json.Valid(k.Content) {
+		t.Error("the content's schema is not JSON")
+	}
+	address := regexp.MustCompile(k.Address)
+	for a, want := range map[string]bool{
+		someToken: true,
+		"cVnZ3m0sQ0u1fJ:APA91bH" + strings.Repeat("aZ0_-", 28): true,
+		"short":                 false,
+		"dead-token-1":          true,
+		"fcm/../token-12345":    false,
+		"fcm token-12345":       false,
+		"fcm-token-12345\n":     false,
+		"fcm-token-12345\x00":   false,
+		"fcm-tøken-1234567":     false,
+		"fcm-token-12345?x=1&y": false,
+	} {
+		if got := address.MatchString(a); got != want {
+			t.Errorf("address %q matches: %v", a, got)
+		}
+	}
+	names := map[string]bool{}
+	for _, s := range k.Settings {
+		if names[s.Name] || s.Doc == "" {
+			t.Errorf("setting %q is doubled or has no doc", s.Name)
+		}
+		names[s.Name] = true
+	}
+	for _, n := range []string{"credentials_file", "credentials", "project", "endpoint", "ca_file", "timeout", "pool.max", "pool.streams"} {
+		if !names[n] {
+			t.Errorf("no setting %q", n)
+		}
+	}
+}
+
+func TestCloseWaitsForAnswers(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	arrived, goOn := make(chan struct{}), make(chan struct{})
+	g.answers(func(w http.ResponseWriter, _ request) {
+		close(arrived)
+		<-goOn
+		fmt.Fprint(w, `{}`)
+	})
+	p, err := fcm.Kind().Open(t.Context(), g.settings(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() {
+		<-arrived
+		go func() { closed <- p.Close(t.Context()) }()
+		for p.Health(t.Context()).Pool.Idle > 0 || !isClosed(t, p) { //nolint:revive // waits for Close to begin
+		}
+		close(goOn)
+	}()
+	results, err := deliver(t.Context(), t, p, batchOf(1)...)
+	if err != nil || len(results) != 1 {
+		t.Errorf("results %v, error %v", results, err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+// isClosed says whether p takes no more messages.
+func isClosed(t *testing.T, p providers.Provider) bool {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	closed := false
+	_ = p.Deliver(ctx, batchOf(1), func(r providers.Result) { closed = r.Reason == "the provider is closed" })
+	return closed
+}
+
+// A server that goes away after each answer loses nothing and sees nothing twice: what it did not look
+// at is sent again on another connection.
+func TestGoAway(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	g.answers(func(w http.ResponseWriter, r request) {
+		if r.n%20 == 0 {
+			w.Header().Set("Connection", "close") // net/http's server says GOAWAY
+		}
+		fmt.Fprint(w, `{}`)
+	})
+	p := g.open(nil)
+	for range 5 {
+		batch := batchOf(100)
+		results, err := deliver(t.Context(), t, p, batch...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range batch {
+			if r := results[m.ID]; r.Outcome != providers.Accepted {
+				t.Fatalf("%+v", r)
+			}
+		}
+	}
+	if n := len(g.got()); n != 500 {
+		t.Errorf("%d requests for 500 messages", n)
+	}
+	if s := p.Health(t.Context()).Pool; s.Closed == 0 {
+		t.Errorf("no connection was replaced: %+v", s)
+	}
+}
+
+// The library's configuration is filled by reflection; see newMessaging.
+func TestLibraryIsTheOneWeKnow(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(b), "firebase.google.com/go/v4 v4.19.0") {
+		t.Error("another version of the FCM library: look at internal.MessagingConfig, at the retries in internal/http_client.go, and at sdkVersion")
+	}
+	g := startGoogle(t)
+	if _, err := deliver(t.Context(), t, g.open(nil), batchOf(1)...); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range g.got() {
+		if v := r.header.Get("X-Firebase-Client"); v != "fire-admin-go/4.19.0" {
+			t.Errorf("the library says it is %q", v)
+		}
+	}
+}
