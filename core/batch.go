@@ -85,7 +85,7 @@ type Settlement struct {
 	At time.Time
 }
 
-// Attempt is the record of one message's attempt in a round.
+// Attempt is the record of what a round did with one message.
 type Attempt struct {
 	Delivery ID                `json:"d"`
 	Outcome  providers.Outcome `json:"o"`
@@ -94,6 +94,7 @@ type Attempt struct {
 	HeldTill int64             `json:"h,omitempty"` // Unix milliseconds; 0: not held
 	State    State             `json:"s"`
 	Parts    int               `json:"p,omitempty"`
+	None     bool              `json:"n,omitempty"` // no attempt was made: held or expired before it
 }
 
 // Move is a new batch and the deliveries that go into it.

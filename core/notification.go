@@ -64,6 +64,7 @@ const (
 	SkipNoRoute          = "no_route"
 	SkipNoContent        = "no_content"
 	SkipDuplicate        = "duplicate_address"
+	SkipChannel          = "channel_not_asked"
 )
 
 // Content is what was rendered for one channel: all of a providers.Message that does not differ from

@@ -25,8 +25,9 @@ type Store interface {
 
 // Overdue is what the relay needs of the store.
 type Overdue interface {
-	// Next returns when the earliest batch that is not done runs at, ok false if there is none.
-	Next(ctx context.Context) (at time.Time, ok bool, err error)
+	// Overdue reports whether any batch that is not done has its run_at behind it, by the database's
+	// clock. It is cheap: the relay asks it four times a second.
+	Overdue(ctx context.Context) (bool, error)
 	// Due takes up to limit batches of a route and lane that are pending or queued and overdue, makes
 	// them queued under a new fence with a new alarm clock, and returns their wakes, fairly between
 	// apps, the longest overdue first. Batches of a paused route are left alone.
@@ -62,8 +63,10 @@ type Gate interface {
 	// many may go now, 0 to n; the rest is to be held until the time given, for the reason given by
 	// code (core.CodeRate, core.CodeCircuitOpen).
 	Admit(ctx context.Context, route string, n int) (granted int, until time.Duration, code string)
-	// Report tells what became of the messages granted, so that the circuit and the rate follow.
-	Report(route string, results []providers.Result)
+	// Report tells what became of the messages granted, so that the circuit and the rate follow. It
+	// returns false when a burst of Gone from the route is not to be believed (a sandbox/production
+	// mix-up): then no endpoint is dropped and those messages are held.
+	Report(route string, results []providers.Result) (believeGone bool)
 }
 
 // Routes finds the provider of a route.

@@ -1,0 +1,221 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// settleMargin is the part of a lease kept for settling: the provider's call ends that long before the
+// lease does, by the monotonic clock, so that a worker stopped in its tracks sends nothing more when
+// it wakes.
+const settleMargin = time.Second
+
+// Options are what a Dispatcher works with. All but Logger and Observer are required.
+type Options struct {
+	Store    Store
+	Queue    Queue
+	Gate     Gate
+	Routes   Routes
+	Observer Observer     // nil: nobody is told
+	Logger   *slog.Logger // nil: slog.Default()
+	Worker   string       // this process's name in the timeline: host:pid
+}
+
+// Dispatcher turns wakes into rounds. It is safe for concurrent use.
+type Dispatcher struct {
+	store    Store
+	queue    Queue
+	gate     Gate
+	routes   Routes
+	observer Observer
+	log      *slog.Logger
+	worker   string
+}
+
+// New returns a Dispatcher.
+func New(o Options) *Dispatcher {
+	d := &Dispatcher{store: o.Store, queue: o.Queue, gate: o.Gate, routes: o.Routes, observer: o.Observer, log: o.Logger, worker: o.Worker}
+	if d.observer == nil {
+		d.observer = nobody{}
+	}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	return d
+}
+
+// Deliver is one round: it claims the wake's batch, asks the gate how many may go, sends them, and
+// settles what the answers make of each delivery. A wake that is stale, early or of a route that is
+// no longer configured does nothing. Whatever fails on the way, the batch's alarm clock in the store
+// brings it back: the error is for the log alone.
+func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
+	provider, limits, ok := d.routes.Provider(w.Route)
+	if !ok {
+		return nil // the relay reports strays
+	}
+	lease := limits.Timeout + core.LeaseSlack
+	clock := newClock(lease)
+	batch, err := d.store.Claim(ctx, w, d.worker, lease)
+	if err != nil {
+		return fmt.Errorf("claim batch %s: %w", w.Batch, err)
+	}
+	if batch == nil {
+		return nil
+	}
+	clock.set(batch.Now)
+	if err := clock.waitFor(ctx, batch.DueAt); err != nil {
+		return fmt.Errorf("wait for the due time of batch %s: %w", w.Batch, err)
+	}
+
+	r := newRound(batch, limits.Policy, clock)
+	r.holdPaused()
+	r.expire()
+	if r.waiting() > 0 {
+		admit, cancel := clock.until(ctx, limits.Timeout+settleMargin)
+		granted, wait, code := d.gate.Admit(admit, w.Route, r.waiting())
+		cancel()
+		r.holdBeyond(granted, wait, code)
+		r.expire() // the gate may have taken its time
+	}
+
+	call, cancel := clock.until(ctx, settleMargin)
+	returned := r.send(call, provider, limits.Timeout)
+	defer cancel()
+	believe := len(r.answers) == 0 || d.gate.Report(w.Route, r.answers)
+	r.judge(believe)
+
+	err = d.settle(ctx, r)
+	<-returned // a provider that overstays its context keeps its worker, not the batch
+	return err
+}
+
+// settle writes what a round came to and wakes what is held.
+func (d *Dispatcher) settle(ctx context.Context, r *round) error {
+	// What was sent must be written even when the process is told to stop in this moment.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), core.LeaseSlack)
+	defer cancel()
+	s := &r.settlement
+	s.Worker, s.At = d.worker, r.clock.now()
+	wakes := s.Split(s.At, d.queue.Room(r.App, r.Route, r.Lane) > 0)
+	stale, err := d.store.Settle(ctx, s)
+	if err != nil {
+		return fmt.Errorf("settle batch %s: %w", r.ID, err)
+	}
+	if stale {
+		d.observer.Stale(r.Route)
+		return nil
+	}
+	d.observer.Settled(r.Route, r.Lane, s, r.clock.elapsed())
+	if len(wakes) == 0 {
+		return nil
+	}
+	if err := d.queue.Wake(ctx, wakes...); err != nil {
+		return fmt.Errorf("wake what batch %s holds, the relay will: %w", r.ID, err)
+	}
+	return nil
+}
+
+// round is the working state of one pass: which deliveries still wait to be sent, and what is settled.
+type round struct {
+	*core.Round
+	policy     core.Policy
+	clock      *clock
+	todo       []core.Delivery
+	answers    []providers.Result
+	callErr    error
+	settlement core.Settlement
+}
+
+func newRound(b *core.Round, p core.Policy, c *clock) *round {
+	return &round{Round: b, policy: p, clock: c, todo: b.Deliveries, settlement: core.Settlement{
+		Batch: b.Batch, Verdicts: make([]core.Verdict, 0, len(b.Deliveries)),
+	}}
+}
+
+// waiting is how many deliveries are still to be sent.
+func (r *round) waiting() int { return len(r.todo) }
+
+// pausedFor is how far a paused route's batches are put off. The relay leaves them alone until the
+// route is resumed, and takes them at once then.
+const pausedFor = 30 * time.Second
+
+// holdPaused holds everything while the route is paused.
+func (r *round) holdPaused() {
+	if r.Paused {
+		r.holdBeyond(0, pausedFor, core.CodePaused)
+	}
+}
+
+// expire takes out what ran out of time.
+func (r *round) expire() {
+	now := r.clock.now()
+	kept := r.todo[:0:len(r.todo)]
+	for _, d := range r.todo {
+		if d.ExpiresAt.After(now) {
+			kept = append(kept, d)
+			continue
+		}
+		r.add(d.Expire(now), nil)
+	}
+	r.todo = kept
+}
+
+// holdBeyond holds all but the first n for a while.
+func (r *round) holdBeyond(n int, wait time.Duration, code string) {
+	n = min(max(n, 0), len(r.todo))
+	now := r.clock.now()
+	for _, d := range r.todo[n:] {
+		r.add(d.Hold(code, now.Add(max(wait, time.Second)), now), nil)
+	}
+	r.todo = r.todo[:n]
+}
+
+// judge applies each answer to its delivery; what got none is Unknown.
+func (r *round) judge(believeGone bool) {
+	answers := make(map[string]*providers.Result, len(r.answers))
+	for i := range r.answers {
+		answers[r.answers[i].ID] = &r.answers[i]
+	}
+	now := r.clock.now()
+	for _, d := range r.todo {
+		res := providers.Result{Outcome: providers.Unknown}
+		if a := answers[d.ID.String()]; a != nil {
+			res = *a
+		} else if r.callErr != nil {
+			res.Reason = scrub(r.callErr)
+		}
+		if res.Outcome == providers.Gone && !believeGone {
+			// So many dead addresses at once are our mistake, not theirs: hold, drop nothing.
+			res.Outcome, res.Reason = providers.Denied, "too many addresses of this route are reported gone at once; is it the right environment?"
+		}
+		r.add(d.Apply(res, r.policy, now, rand.Float64()), &res)
+	}
+	r.todo = nil
+}
+
+// add settles one delivery; res is nil if no attempt was made.
+func (r *round) add(v core.Verdict, res *providers.Result) {
+	a := core.Attempt{Delivery: v.Delivery.ID, Code: v.Delivery.Code, State: v.Delivery.State, None: res == nil}
+	if res != nil {
+		a.Outcome, a.Reason, a.Parts = res.Outcome, res.Reason, res.Parts
+	}
+	if v.Held {
+		a.HeldTill = v.DueAt.UnixMilli()
+	}
+	r.settlement.Verdicts = append(r.settlement.Verdicts, v)
+	r.settlement.Results = append(r.settlement.Results, a)
+}
+
+// nobody is the Observer of who has none.
+type nobody struct{}
+
+func (nobody) Settled(string, core.Lane, *core.Settlement, time.Duration) {}
+func (nobody) Stale(string)                                               {}
+func (nobody) Repaired(string, int)                                       {}
+func (nobody) Received(string, providers.Event, bool)                     {}

@@ -1,0 +1,205 @@
+package intake
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/templates"
+)
+
+// Options are what an Intake works with.
+type Options struct {
+	Store     Store
+	Queue     Queue
+	Templates *templates.Catalog
+	Routing   *Routing
+	Logger    *slog.Logger // nil: slog.Default()
+}
+
+// Intake accepts requests. It is safe for concurrent use.
+type Intake struct {
+	store     Store
+	queue     Queue
+	templates *templates.Catalog
+	routing   *Routing
+	log       *slog.Logger
+}
+
+// New returns an Intake.
+func New(o Options) *Intake {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, routing: o.Routing, log: o.Logger}
+}
+
+// wakeTimeout bounds how long an answer waits for the queue. What is accepted is kept without it: the
+// relay wakes whatever this does not.
+const wakeTimeout = 500 * time.Millisecond
+
+// Accept takes a request whole or not at all: it checks it, resolves whom it reaches, renders what they
+// get, records all of that durably, and wakes the workers. The error is *Invalid for what the caller
+// can mend, core.ErrKeyReused for a key used with another body, or the store's.
+func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key) (*Accepted, error) {
+	now := in.store.Now()
+	p, err := in.plan(ctx, app, req, now)
+	if err != nil {
+		return nil, err
+	}
+	acceptance, answer, err := p.acceptance(key)
+	if err != nil {
+		return nil, err
+	}
+	recorded, err := in.store.Record(ctx, acceptance)
+	if err != nil {
+		return nil, fmt.Errorf("record notification: %w", err)
+	}
+	if recorded.Replayed {
+		return replay(recorded.Answer)
+	}
+	in.wake(ctx, recorded.Wakes)
+	return answer, nil
+}
+
+// Preview says what Accept would do, by the same code, and stores and sends nothing.
+func (in *Intake) Preview(ctx context.Context, app string, req *Request) (*Preview, error) {
+	p, err := in.plan(ctx, app, req, in.store.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &Preview{Template: p.notification.Template, SendAt: p.notification.SendAt, ExpiresAt: p.notification.ExpiresAt,
+		Decisions: p.decisions, Contents: p.contents}, nil
+}
+
+// Routing returns what the intake routes by.
+func (in *Intake) Routing() *Routing { return in.routing }
+
+func (in *Intake) wake(ctx context.Context, wakes []core.Wake) {
+	if len(wakes) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
+	defer cancel()
+	if err := in.queue.Wake(ctx, wakes...); err != nil {
+		in.log.Warn("accepted notifications could not be woken at once, the relay will", "wakes", len(wakes), "error", err)
+	}
+}
+
+// plan is a request on its way: what it becomes, and what was decided for whom.
+type plan struct {
+	notification core.Notification
+	deliveries   []core.Delivery
+	contents     []core.Content
+	decisions    []Decision
+}
+
+// plan checks, resolves and renders.
+func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.Time) (*plan, error) {
+	p := &plan{notification: notification(app, req, now)}
+	f := &faults{}
+	checkTimes(req, &p.notification, now, f)
+	targets := in.checkTargets(app, req, f)
+	r := in.newRenderer(ctx, app, req, f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	recipients, err := in.store.Recipients(ctx, app, recipientIDs(req))
+	if err != nil {
+		return nil, fmt.Errorf("find recipients: %w", err)
+	}
+	r.p, p.notification.Template = p, r.pinned
+	in.resolve(p, req, targets, recipients, r, f)
+	in.checkContents(p, r, f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// acceptance is what is recorded of a plan, and the answer that is given for it.
+func (p *plan) acceptance(key Key) (*core.Acceptance, *Accepted, error) {
+	n := &p.notification
+	status := core.StatusOf(n, core.Counts{Pending: len(p.deliveries)}, false, n.CreatedAt)
+	answer := &Accepted{ID: n.ID, Status: status, Deliveries: len(p.deliveries), CreatedAt: n.CreatedAt,
+		Skipped: n.Skipped[:min(len(n.Skipped), core.MaxSkipShown)]}
+	a := &core.Acceptance{Notification: *n, Deliveries: p.deliveries, Contents: p.contents, Key: key.Value, BodyHash: key.Hash}
+	if key.Value != "" {
+		body, err := json.Marshal(answer)
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode the answer: %w", err)
+		}
+		a.Answer = body
+	}
+	return a, answer, nil
+}
+
+func replay(answer []byte) (*Accepted, error) {
+	a := &Accepted{}
+	if err := json.Unmarshal(answer, a); err != nil {
+		return nil, fmt.Errorf("decode the stored answer: %w", err)
+	}
+	a.Replayed = true
+	return a, nil
+}
+
+// notification is the request without its words, with the defaults filled in.
+func notification(app string, req *Request, now time.Time) core.Notification {
+	n := core.Notification{
+		ID: core.NewID(now), App: app, CreatedAt: now, SendAt: now, Priority: req.Priority, Mode: "all",
+		Category: req.Category, CollapseKey: req.CollapseKey, Unknown: req.Unknown, Metadata: req.Metadata,
+	}
+	if n.Priority == "" {
+		n.Priority = core.Lanes[1]
+	}
+	if n.Unknown == "" {
+		n.Unknown = core.RetryUnknown
+	}
+	if !req.SendAt.IsZero() {
+		n.SendAt = req.SendAt
+	} else if req.Delay > 0 {
+		n.SendAt = now.Add(req.Delay)
+	}
+	ttl := req.TTL
+	if ttl == 0 {
+		ttl = core.DefaultTTL
+	}
+	n.ExpiresAt = later(n.SendAt, now).Add(ttl)
+	return n
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// pastSlack is how far in the past a send_at may lie: clocks differ and requests take time. What is
+// older was not meant.
+const pastSlack = time.Minute
+
+func checkTimes(req *Request, n *core.Notification, now time.Time, f *faults) {
+	if !req.SendAt.IsZero() && req.Delay != 0 {
+		f.add("/delay", FaultConflict, "give send_at or delay, not both")
+	}
+	if req.Delay < 0 {
+		f.add("/delay", FaultRange, "must not be negative")
+	}
+	if !req.SendAt.IsZero() && req.SendAt.Before(now.Add(-pastSlack)) {
+		f.add("/send_at", FaultRange, "lies in the past; leave it out to send now")
+	}
+	if n.SendAt.After(now.Add(core.MaxAhead)) {
+		pointer := "/send_at"
+		if req.Delay > 0 {
+			pointer = "/delay"
+		}
+		f.add(pointer, FaultRange, "lies more than %d days ahead", int(core.MaxAhead.Hours()/24))
+	}
+	if req.TTL < 0 || req.TTL > core.MaxTTL {
+		f.add("/ttl", FaultRange, "must be above 0 and at most %s", core.MaxTTL)
+	}
+}

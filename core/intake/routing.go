@@ -1,0 +1,240 @@
+package intake
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// Routing knows which channels there are, which kinds and routes serve them, and what their addresses
+// and contents look like. It is immutable.
+type Routing struct {
+	kinds    map[string]*servedKind
+	channels map[string]*channel
+	order    []string // channel names as configured, then by name
+}
+
+type servedKind struct {
+	providers.Kind
+	address *regexp.Regexp
+	routes  []core.Route // in the order of the channel's list
+}
+
+type channel struct {
+	name   string
+	kinds  []*servedKind
+	schema *jsonschema.Schema // of the channel's block; nil: none allowed
+}
+
+// NewRouting builds a Routing. channels lists each channel's routes by name, in order; a route that
+// no channel lists is reached by naming it only.
+func NewRouting(routes []core.Route, channels map[string][]string, kinds map[string]providers.Kind) (*Routing, error) {
+	r := &Routing{kinds: map[string]*servedKind{}, channels: map[string]*channel{}}
+	byName := map[string]core.Route{}
+	for _, route := range routes {
+		byName[route.Name] = route
+		if _, done := r.kinds[route.Kind]; done {
+			continue
+		}
+		k, ok := kinds[route.Kind]
+		if !ok {
+			return nil, fmt.Errorf("route %s: there is no provider of kind %q", route.Name, route.Kind)
+		}
+		address, err := regexp.Compile(`^(?:` + k.Address + `)$`)
+		if err != nil {
+			return nil, fmt.Errorf("kind %s: its address pattern is no RE2: %w", k.Name, err)
+		}
+		r.kinds[route.Kind] = &servedKind{Kind: k, address: address}
+	}
+	for _, name := range slices.Sorted(maps.Keys(channels)) {
+		c := &channel{name: name}
+		for _, rn := range channels[name] {
+			route, ok := byName[rn]
+			if !ok {
+				return nil, fmt.Errorf("channel %s: there is no route %q", name, rn)
+			}
+			k := r.kinds[route.Kind]
+			if k.Channel != name {
+				return nil, fmt.Errorf("channel %s: route %s is of kind %s, which serves %s", name, rn, route.Kind, k.Channel)
+			}
+			k.routes = append(k.routes, route)
+			if !slices.Contains(c.kinds, k) {
+				c.kinds = append(c.kinds, k)
+			}
+			delete(byName, rn)
+		}
+		schema, err := compileBlock(name, c.kinds)
+		if err != nil {
+			return nil, err
+		}
+		c.schema = schema
+		r.channels[name] = c
+		r.order = append(r.order, name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		k := r.kinds[byName[name].Kind]
+		k.routes = append(k.routes, byName[name])
+	}
+	return r, nil
+}
+
+// Channels returns the names of the channels.
+func (r *Routing) Channels() []string { return slices.Clone(r.order) }
+
+// Kind returns what is known of a kind that some route has.
+func (r *Routing) Kind(name string) (providers.Kind, bool) {
+	k, ok := r.kinds[name]
+	if !ok {
+		return providers.Kind{}, false
+	}
+	return k.Kind, true
+}
+
+// CheckAddress reports what is wrong with an address of a kind; nil if nothing is.
+func (r *Routing) CheckAddress(kind, address string) error {
+	k, ok := r.kinds[kind]
+	if !ok {
+		return fmt.Errorf("there is no route of kind %q; configured kinds are %s", kind, strings.Join(slices.Sorted(maps.Keys(r.kinds)), ", "))
+	}
+	if !k.address.MatchString(address) {
+		return fmt.Errorf("not an address of kind %s: it must match %s", kind, k.Address)
+	}
+	return nil
+}
+
+// route finds the route for an address of a kind: the one named, or the first that serves the app.
+func (k *servedKind) route(app, name string) (core.Route, bool) {
+	for _, r := range k.routes {
+		if r.Serves(app) && (name == "" || r.Name == name) {
+			return r, true
+		}
+	}
+	return core.Route{}, false
+}
+
+// compileBlock makes the schema of a channel's content block: the union of its kinds' properties.
+func compileBlock(name string, kinds []*servedKind) (*jsonschema.Schema, error) {
+	union := map[string]any{"type": "object", "additionalProperties": false}
+	props, defs := map[string]any{}, map[string]any{}
+	var required []any
+	for _, k := range kinds {
+		if k.Content == nil {
+			continue
+		}
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(k.Content))
+		if err != nil {
+			return nil, fmt.Errorf("kind %s: its content schema is no JSON: %w", k.Name, err)
+		}
+		m, _ := doc.(map[string]any)
+		if p, ok := m["properties"].(map[string]any); ok {
+			maps.Copy(props, p)
+		}
+		if d, ok := m["$defs"].(map[string]any); ok {
+			maps.Copy(defs, d)
+		}
+		if q, ok := m["required"].([]any); ok && len(kinds) == 1 {
+			required = q
+		}
+	}
+	if len(props) == 0 {
+		return nil, nil
+	}
+	union["properties"], union["$defs"] = props, defs
+	if required != nil {
+		union["required"] = required
+	}
+	c := jsonschema.NewCompiler()
+	c.UseLoader(noLoader{})
+	url := "mem:///" + name
+	if err := c.AddResource(url, union); err != nil {
+		return nil, fmt.Errorf("channel %s: content schema: %w", name, err)
+	}
+	s, err := c.Compile(url)
+	if err != nil {
+		return nil, fmt.Errorf("channel %s: content schema: %w", name, err)
+	}
+	return s, nil
+}
+
+// noLoader refuses every reference out of a schema: nothing is fetched or read for one.
+type noLoader struct{}
+
+func (noLoader) Load(url string) (any, error) {
+	return nil, errors.New("references out of a content schema are not followed")
+}
+
+// checkBlock checks a channel's content block and adds its faults below the pointer.
+func (c *channel) checkBlock(block json.RawMessage, pointer string, f *faults) {
+	if len(block) == 0 || c == nil {
+		return
+	}
+	if c.schema == nil {
+		f.add(pointer, FaultContent, "channel %s takes no block of its own, only title, body, url and data", c.name)
+		return
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(block))
+	if err != nil {
+		f.add(pointer, FaultInvalid, "not valid JSON")
+		return
+	}
+	var bad *jsonschema.ValidationError
+	if err := c.schema.Validate(doc); errors.As(err, &bad) {
+		for _, leaf := range leaves(bad, nil) {
+			f.add(pointer+instance(leaf), FaultContent, "%s", schemaDetail(leaf))
+		}
+	}
+}
+
+func leaves(e *jsonschema.ValidationError, out []*jsonschema.ValidationError) []*jsonschema.ValidationError {
+	if len(e.Causes) == 0 {
+		return append(out, e)
+	}
+	for _, c := range e.Causes {
+		out = leaves(c, out)
+	}
+	return out
+}
+
+func instance(e *jsonschema.ValidationError) string {
+	var b strings.Builder
+	for _, part := range e.InstanceLocation {
+		b.WriteString("/" + escapePointer(part))
+	}
+	if extra, ok := e.ErrorKind.(*kind.AdditionalProperties); ok && len(extra.Properties) > 0 {
+		b.WriteString("/" + escapePointer(extra.Properties[0]))
+	}
+	return b.String()
+}
+
+// schemaDetail explains a schema error without repeating the value.
+func schemaDetail(e *jsonschema.ValidationError) string {
+	switch k := e.ErrorKind.(type) {
+	case *kind.AdditionalProperties:
+		return "unknown field " + strings.Join(k.Properties, ", ")
+	case *kind.Pattern:
+		return "must match " + k.Want
+	case *kind.Format:
+		return "must be a " + k.Want
+	default:
+		return e.ErrorKind.LocalizedString(printer)
+	}
+}
+
+var printer = message.NewPrinter(language.English)
+
+func escapePointer(s string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(s)
+}
