@@ -29,13 +29,28 @@ type Options struct {
 	Capacity int
 	// Seed makes the faults of a Script repeatable; 0 takes a random one (see Sandbox.Seed).
 	Seed uint64
+	// Hosts are further DNS names and IP addresses that the servers' certificates are valid for;
+	// localhost, 127.0.0.1 and ::1 always are.
+	Hosts []string
+	// OpenRelay lets SMTP clients send without STARTTLS and AUTH. Otherwise both are demanded, as a
+	// submission server does (RFC 6409, section 4.3).
+	OpenRelay bool
 }
 
-// Script is the faults of one service, looked at for each message. Rates are 0 to 1.
+// Script is the faults of one service, looked at for each message. Rates are 0 to 1. In this order: a
+// message may be dropped before it is read (DropBefore), it is checked as the real service would check
+// it, its address may be dead, it may meet one of Errors; else it is taken and answered, or met by Stall
+// or DropAfter. The fate of the n-th message since the script was set follows from the sandbox's seed
+// and n alone.
 type Script struct {
 	Latency, Jitter time.Duration // before each answer: Latency + rand(Jitter)
 	// Errors is the mix of error answers by code: "BadDeviceToken", "503", "UNREGISTERED",
 	// "451 4.7.1 greylisted". Their sum must not pass 1.
+	//
+	// APNs takes Apple's reasons and bare HTTP statuses, FCM the names of FcmError, google.rpc.Code and
+	// bare statuses; 502 and 504 have an HTML body, as a gateway's do. SMTP takes reply lines of 4xx and
+	// 5xx: 421 is given at MAIL and closes the connection, others at RCPT; the prefixes "mail:", "rcpt:"
+	// and "data:" (after the final dot) say otherwise.
 	Errors map[string]float64
 	// RetryAfter goes with 429 and 503 answers as Retry-After, in whole seconds; 0 sends none.
 	RetryAfter time.Duration
@@ -44,15 +59,19 @@ type Script struct {
 	DropBefore, DropAfter float64
 	// Stall leaves a message that was taken without any answer until its client gives up.
 	Stall float64
-	// TakenAnyway answers an error of Errors although the message was taken (Firebase's 503).
+	// TakenAnyway is the share of Errors where the message is taken all the same (Firebase's 503). Over
+	// SMTP it concerns errors after the final dot alone: before it there is no message to take.
 	TakenAnyway float64
-	// GoAwayEvery makes APNs and FCM send GOAWAY on a connection after that many requests; 0 never.
+	// GoAwayEvery makes APNs and FCM send GOAWAY on a connection after that many requests, and SMTP
+	// answer 421 to the MAIL after that many messages; 0 never.
 	GoAwayEvery int
 	// MaxStreams is the MAX_CONCURRENT_STREAMS announced to new connections; 0 is 1000.
 	MaxStreams uint32
 	// DeadAddress reports whether an address is dead for ever (410 Unregistered, UNREGISTERED, 550
 	// 5.1.1). Nil: addresses that begin with "dead" (for a hexadecimal token too) are dead.
 	DeadAddress func(address string) bool
+	// GoneSince is the timestamp of APNs's 410 answers; the zero time is the time of the answer.
+	GoneSince time.Time
 }
 
 // Message is one message that arrived and was taken, as the ledger keeps it.

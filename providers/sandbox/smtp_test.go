@@ -1,0 +1,70 @@
+package sandbox_test
+
+import (
+	"net/smtp"
+	"testing"
+
+	"github.com/carillon-notify/carillon/providers/sandbox"
+)
+
+func mailText(id string) []byte {
+	return []byte("From: a@b.example\r\nTo: ann@example.com\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nMessage-ID: <" + id + "@" +
+		sandbox.Domain + ">\r\n\r\nText\r\n.dot\r\n")
+}
+
+// login opens a session as far as a client gets before its first mail.
+func login(t testing.TB, s *sandbox.Sandbox) *smtp.Client {
+	t.Helper()
+	c, err := smtp.Dial(s.SMTPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() }) //nolint:errcheck // often closed by the server
+	tls := trust(t, s)
+	tls.ServerName = "localhost"
+	if err := c.StartTLS(tls); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Auth(smtp.PlainAuth("", sandbox.Username, sandbox.Password, "127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// sendMail sends one mail and returns the first error.
+func sendMail(c *smtp.Client, to string, text []byte) error {
+	if err := c.Mail(sandbox.From); err != nil {
+		return err
+	}
+	if err := c.Rcpt(to); err != nil {
+		return err
+	}
+	w, err := c.Data()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(text); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+func TestSMTPTakesAMail(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Options{})
+	c := login(t, s)
+	if err := sendMail(c, "ann@example.com", mailText("m-1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Quit(); err != nil {
+		t.Fatal(err)
+	}
+	m := s.Messages(sandbox.Filter{Service: sandbox.SMTP})
+	if len(m) != 1 {
+		t.Fatalf("%d messages", len(m))
+	}
+	if m[0].ID != "m-1" || m[0].Address != "ann@example.com" || m[0].Title != "Grüße" || m[0].Content != string(mailText("m-1")) ||
+		m[0].Answered != "250" {
+		t.Errorf("ledger has %+v", m[0])
+	}
+}
