@@ -219,6 +219,7 @@ const (
 	EventSeen      Event = "seen"
 	EventRead      Event = "read"
 	EventClicked   Event = "clicked"
+	EventArchived  Event = "archived"
 )
 
 // Receipt is what a provider heard about a message after it was sent.

@@ -1,0 +1,143 @@
+package websocket
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+
+	"github.com/centrifugal/centrifuge"
+
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// Codes of the results; centrifuge has no words of its own for these.
+const (
+	codeTest        = "test"
+	codeTooLarge    = "too_large"
+	codeBadAddress  = "bad_address"
+	codeBadContent  = "bad_content"
+	codeUnavailable = "broker_unavailable"
+)
+
+// Deliver implements providers.Provider. A message for which a connection was live when it was published
+// is Accepted, one for which none was is Absent; either is in the recipient's history.
+func (g *Gateway) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+	l := g.running(ctx)
+	if l == nil {
+		for i := range batch {
+			report(providers.Result{ID: batch[i].ID, Outcome: providers.Deferred, Code: codeUnavailable, Reason: "the gateway is not connected to its Redis, or closed"})
+		}
+		return nil
+	}
+	if l.shard != nil {
+		g.deliverThroughRedis(ctx, l, batch, report)
+		return nil
+	}
+	for i := range batch { // publishing in memory is all CPU: more goroutines would gain nothing
+		if ctx.Err() != nil {
+			report(notHandedOver(batch[i].ID))
+			continue
+		}
+		report(g.deliver(l, &batch[i]))
+	}
+	return nil
+}
+
+func notHandedOver(id string) providers.Result {
+	return providers.Result{ID: id, Outcome: providers.Deferred, Code: codeUnavailable, Reason: "the call ended before this message was published"}
+}
+
+// deliverThroughRedis publishes the recipients of a batch side by side, for the client pipelines what is
+// asked at once, and each recipient's messages in their order. It does not outlast ctx: Redis commands
+// cannot be cancelled, so what is on its way then is left without a report.
+func (g *Gateway) deliverThroughRedis(ctx context.Context, l *live, batch []providers.Message, report func(providers.Result)) {
+	batch = slices.Clone(batch) // for a publication that outlasts the call
+	lines := make(map[string][]int, len(batch))
+	for i := range batch {
+		channel := channelOf(batch[i].App, batch[i].Address)
+		lines[channel] = append(lines[channel], i)
+	}
+	results := make(chan providers.Result, len(batch))
+	handedOver := make([]atomic.Bool, len(batch)) // set by whoever decides that message's fate
+	for _, line := range lines {
+		go func() {
+			for _, i := range line {
+				if handedOver[i].CompareAndSwap(false, true) {
+					results <- g.deliver(l, &batch[i])
+				}
+			}
+		}()
+	}
+	for range batch {
+		select {
+		case r := <-results:
+			report(r)
+		case <-ctx.Done():
+			for i := range batch {
+				if handedOver[i].CompareAndSwap(false, true) {
+					report(notHandedOver(batch[i].ID))
+				}
+			}
+			for len(results) > 0 {
+				report(<-results)
+			}
+			return
+		}
+	}
+}
+
+// deliver publishes one message.
+func (g *Gateway) deliver(l *live, m *providers.Message) providers.Result {
+	r := providers.Result{ID: m.ID}
+	if m.App == "" || !validRecipient(m.Address) {
+		r.Outcome, r.Code, r.Reason = providers.Rejected, codeBadAddress, "the address is not the id of a recipient of an app"
+		return r
+	}
+	data, err := encode(make([]byte, 0, 256+len(m.Title)+len(m.Body)+len(m.URL)+len(m.Data)), m)
+	if err != nil {
+		r.Outcome, r.Code, r.Reason = providers.Rejected, codeBadContent, err.Error()
+		if errors.Is(err, errTooLarge) {
+			r.Code = codeTooLarge
+		}
+		return r
+	}
+	if m.Test {
+		r.Outcome, r.Code = providers.Accepted, codeTest
+		return r
+	}
+	channel := channelOf(m.App, m.Address)
+	// Presence is asked before publishing: a client that comes in between gets the message and is
+	// counted absent, which costs a needless fall-back; asked after, one that came too late to get it
+	// would count as reached.
+	present, err := g.present(l, channel)
+	if err == nil {
+		_, err = l.node.Publish(channel, data, g.publish[0], g.publish[1], centrifuge.WithIdempotencyKey(m.ID))
+	}
+	if l.shard != nil {
+		g.inTrouble(err)
+	}
+	switch {
+	case err != nil:
+		// Whether it was published or not, the idempotency key makes another attempt safe.
+		r.Outcome, r.Code, r.Reason = providers.Deferred, codeUnavailable, err.Error()
+	case present:
+		r.Outcome = providers.Accepted
+		g.reused.Add(1)
+	default:
+		r.Outcome = providers.Absent
+	}
+	return r
+}
+
+// present says whether anybody is subscribed to the channel, here or at another gateway.
+func (g *Gateway) present(l *live, channel string) (bool, error) {
+	if l.node.Hub().NumSubscribers(channel) > 0 {
+		return true, nil
+	}
+	if l.shard == nil {
+		return false, nil
+	}
+	stats, err := l.node.PresenceStats(channel)
+	return err == nil && stats.NumClients > 0, err
+}

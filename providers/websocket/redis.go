@@ -1,0 +1,118 @@
+package websocket
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/centrifugal/centrifuge"
+)
+
+// Redis bounds: a command is given up after redisIOTimeout, so that a Redis that went away costs a
+// message one Deferred and not its call's whole time.
+const (
+	redisConnectTimeout = time.Second
+	redisIOTimeout      = 3 * time.Second
+	// presenceTTL is how long a client of a gateway that died without a word still counts as present.
+	presenceTTL      = 60 * time.Second
+	presenceInterval = 25 * time.Second
+)
+
+var errRedisURL = errors.New("redis: is not redis://[user:password@]host[:port][/db], rediss://…, redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with &tls=true for TLS)")
+
+// parseRedis reads a Redis URL. It takes it apart by hand because net/url refuses several hosts with
+// ports, and because its errors repeat the whole URL with the password.
+func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
+	c := centrifuge.RedisShardConfig{ConnectTimeout: redisConnectTimeout, IOTimeout: redisIOTimeout, ClientName: "carillon-websocket"}
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return c, errRedisURL
+	}
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	userinfo, hosts := "", authority
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		userinfo, hosts = authority[:i+1], authority[i+1:]
+	}
+	u, err := url.Parse("redis://" + userinfo + "host" + tail)
+	if err != nil || hosts == "" {
+		return c, errRedisURL
+	}
+	if path := strings.Trim(u.Path, "/"); path != "" {
+		if c.DB, err = strconv.Atoi(path); err != nil || c.DB < 0 {
+			return c, errRedisURL
+		}
+	}
+	c.User = u.User.Username()
+	c.Password, _ = u.User.Password()
+	query := u.Query()
+	if scheme == "rediss" || query.Get("tls") == "true" {
+		c.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	switch scheme {
+	case "redis", "rediss":
+		addresses, err := hostPorts(hosts, "6379")
+		if err != nil || len(addresses) != 1 {
+			return c, errRedisURL
+		}
+		c.Address = addresses[0]
+		return c, nil
+	case "redis-cluster":
+		c.ClusterAddresses, err = hostPorts(hosts, "6379")
+		return c, err
+	case "redis-sentinel":
+		c.SentinelMasterName, c.SentinelPassword, c.SentinelTLSConfig = query.Get("master"), query.Get("sentinel_password"), c.TLSConfig
+		if c.SentinelMasterName == "" {
+			return c, errRedisURL
+		}
+		c.SentinelAddresses, err = hostPorts(hosts, "26379")
+		return c, err
+	}
+	return c, errRedisURL
+}
+
+func hostPorts(list, port string) ([]string, error) {
+	var out []string
+	for h := range strings.SplitSeq(list, ",") {
+		host, p, err := net.SplitHostPort(h)
+		if err != nil {
+			host, p = strings.Trim(h, "[]"), port
+		}
+		if host == "" || p == "" {
+			return nil, errRedisURL
+		}
+		out = append(out, net.JoinHostPort(host, p))
+	}
+	return out, nil
+}
+
+// joinRedis gives the node a broker and presence on Redis; the caller closes the shard.
+func joinRedis(node *centrifuge.Node, config centrifuge.RedisShardConfig, prefix string) (*centrifuge.RedisShard, error) {
+	shard, err := centrifuge.NewRedisShard(node, config)
+	if err != nil {
+		return nil, err
+	}
+	shards := []*centrifuge.RedisShard{shard}
+	broker, err := centrifuge.NewRedisBroker(node, centrifuge.RedisBrokerConfig{Prefix: prefix, Shards: shards})
+	if err != nil {
+		shard.Close()
+		return nil, err
+	}
+	presence, err := centrifuge.NewRedisPresenceManager(node, centrifuge.RedisPresenceManagerConfig{Prefix: prefix, Shards: shards, PresenceTTL: presenceTTL})
+	if err != nil {
+		shard.Close()
+		return nil, err
+	}
+	node.SetBroker(broker)
+	// SetBroker leaves the controller alone where the node already has one; gateways find each other
+	// through the broker's.
+	node.SetController(broker)
+	node.SetPresenceManager(presence)
+	return shard, nil
+}
