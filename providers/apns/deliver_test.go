@@ -414,7 +414,10 @@ func TestDeliverRefusesOnItsOwn(t *testing.T) {
 func TestDeliverWithACertificate(t *testing.T) {
 	t.Parallel()
 	seen := make(chan string, 1)
-	p := newPeer(t, func(c *peerConn, r *peerRequest) { seen <- r.header["authorization"] + "|" + r.header["apns-topic"]; c.ok(r) })
+	p := newPeer(t, func(c *peerConn, r *peerRequest) {
+		seen <- r.header["authorization"] + "|" + r.header["apns-topic"]
+		c.ok(r)
+	})
 	cert := map[string]any{"cert_file": p.files["cert_file"], "key_file": nil, "key_id": nil, "team_id": nil, "topic": nil}
 	pr := p.open(t, cert)
 	got, err := deliver(t, within(t, 5*time.Second), pr, batch(1))
