@@ -153,6 +153,7 @@ func TestAnswersBesideTheTable(t *testing.T) {
 		"429 nonsense":        {429, `{"reason":"TooManyRequests"}`, []string{"retry-after", "soon"}, providers.Result{Outcome: providers.Deferred, Code: "TooManyRequests", After: time.Minute}},
 		"429 for ever":        {429, `{"reason":"TooManyRequests"}`, []string{"retry-after", "99999999"}, providers.Result{Outcome: providers.Deferred, Code: "TooManyRequests", After: 24 * time.Hour}},
 		"400 Retry-After":     {400, `{"reason":"BadTopic"}`, []string{"retry-after", "90"}, providers.Result{Outcome: providers.Rejected, Code: "BadTopic"}},
+		"a redirection":       {307, "", []string{"location", "/3/device/elsewhere"}, providers.Result{Outcome: providers.Denied, Code: "307"}},
 		"200 with half JSON":  {200, `{`, nil, providers.Result{Outcome: providers.Accepted}},
 		"a reason that lies":  {400, `{"reason":"line\nbreak"}`, nil, providers.Result{Outcome: providers.Rejected, Code: "400"}},
 		"a reason that is no": {400, `{"reason":7}`, nil, providers.Result{Outcome: providers.Rejected, Code: "400"}},
@@ -166,6 +167,9 @@ func TestAnswersBesideTheTable(t *testing.T) {
 			}
 			r := got[id(0)]
 			r.ID, r.Reason, r.ProviderID = "", "", ""
+			if _, asked, _ := p.counts(); asked != 1 {
+				t.Errorf("%d requests", asked)
+			}
 			if d := cmp.Diff(tt.want, r); d != "" {
 				t.Errorf("result (-want +got):\n%s", d)
 			}
