@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -114,7 +115,10 @@ func (c *credentials) loadClientCert(dir string) error {
 		time.Now().Before(pair.Leaf.NotAfter.Add(-24*time.Hour)) {
 		return nil
 	}
-	cert, key, err := c.issue(Topic, x509.ExtKeyUsageClientAuth, nil)
+	// Apple's certificates carry the bundle id as the user id (RFC 4519, section 2.39).
+	subject := pkix.Name{CommonName: "Apple Push Services: " + Topic, ExtraNames: []pkix.AttributeTypeAndValue{
+		{Type: asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}, Value: Topic}}}
+	cert, key, err := c.issue(subject, x509.ExtKeyUsageClientAuth, nil)
 	if err != nil {
 		return err
 	}
@@ -191,20 +195,20 @@ func (c *credentials) writeServiceAccount(dir, base string) error {
 
 // serverCert makes a certificate for the servers, anew at each start.
 func (c *credentials) serverCert(hosts []string) (tls.Certificate, error) {
-	cert, key, err := c.issue("localhost", x509.ExtKeyUsageServerAuth, append([]string{"localhost", "127.0.0.1", "::1"}, hosts...))
+	cert, key, err := c.issue(pkix.Name{CommonName: "localhost"}, x509.ExtKeyUsageServerAuth, append([]string{"localhost", "127.0.0.1", "::1"}, hosts...))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	return tls.Certificate{Certificate: [][]byte{cert, c.ca.Raw}, PrivateKey: key}, nil
 }
 
-func (c *credentials) issue(name string, usage x509.ExtKeyUsage, hosts []string) ([]byte, *ecdsa.PrivateKey, error) {
+func (c *credentials) issue(subject pkix.Name, usage x509.ExtKeyUsage, hosts []string) ([]byte, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make key for %s: %w", name, err)
+		return nil, nil, fmt.Errorf("make key for %s: %w", subject, err)
 	}
 	tmpl := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: name},
+		SerialNumber: serial(), Subject: subject,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{usage},
 	}
@@ -217,7 +221,7 @@ func (c *credentials) issue(name string, usage x509.ExtKeyUsage, hosts []string)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.ca, &key.PublicKey, c.caKey)
 	if err != nil {
-		return nil, nil, fmt.Errorf("sign certificate for %s: %w", name, err)
+		return nil, nil, fmt.Errorf("sign certificate for %s: %w", subject, err)
 	}
 	return der, key, nil
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -523,108 +522,4 @@ func hangUp(conn net.Conn) {
 		conn = t.NetConn()
 	}
 	conn.Close() //nolint:errcheck // nothing depends on it
-}
-
-func appendFrameHeader(b []byte, length int, t http2.FrameType, flags http2.Flags, stream uint32) []byte {
-	b = append(b, byte(length>>16), byte(length>>8), byte(length), byte(t), byte(flags))
-	return appendUint32(b, stream)
-}
-
-func appendUint32(b []byte, v uint32) []byte {
-	return append(b, byte(v>>24), byte(v>>16), byte(v>>8), byte(v))
-}
-
-func appendWindowUpdate(b []byte, stream, n uint32) []byte {
-	return appendUint32(appendFrameHeader(b, 4, http2.FrameWindowUpdate, 0, stream), n)
-}
-
-func appendGoAway(b []byte, last uint32, code http2.ErrCode, debug string) []byte {
-	b = appendFrameHeader(b, 8+len(debug), http2.FrameGoAway, 0, 0)
-	return append(appendUint32(appendUint32(b, last), uint32(code)), debug...)
-}
-
-// appendStatus writes :status from HPACK's static table (RFC 7541, appendix A) where it is there.
-func appendStatus(b []byte, status int) []byte {
-	switch status {
-	case 200:
-		return append(b, 0x80|8)
-	case 400:
-		return append(b, 0x80|12)
-	case 404:
-		return append(b, 0x80|13)
-	case 500:
-		return append(b, 0x80|14)
-	}
-	return append(b, 8, 3, '0'+byte(status/100), '0'+byte(status/10%10), '0'+byte(status%10))
-}
-
-// appendHpack writes a string without Huffman coding (RFC 7541, sections 5.1 and 5.2).
-func appendHpack(b []byte, s string) []byte {
-	n := len(s)
-	if n < 127 {
-		return append(append(b, byte(n)), s...)
-	}
-	b = append(b, 127)
-	for n -= 127; n >= 128; n >>= 7 {
-		b = append(b, byte(n)|128)
-	}
-	return append(append(b, byte(n)), s...)
-}
-
-// listener counts and keeps the connections of one service, so that Close can end them.
-type listener struct {
-	net.Listener
-	opened *atomic.Uint64
-	wg     sync.WaitGroup
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	closed bool
-}
-
-// run accepts connections and serves each on a goroutine of its own, until Close.
-func (l *listener) run(serve func(net.Conn)) {
-	l.wg.Add(1)
-	go func() {
-		defer l.wg.Done()
-		for {
-			conn, err := l.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil { // out of file descriptors: those that are open will close
-				time.Sleep(10 * time.Millisecond)
-				continue
-			}
-			l.mu.Lock()
-			if l.closed {
-				l.mu.Unlock()
-				conn.Close() //nolint:errcheck // never served
-				return
-			}
-			l.conns[conn] = struct{}{}
-			l.wg.Add(1)
-			l.mu.Unlock()
-			l.opened.Add(1)
-			go func() {
-				defer l.wg.Done()
-				serve(conn)
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				delete(l.conns, conn)
-			}()
-		}
-	}()
-}
-
-// Close ends the listener and all its connections and waits for their goroutines.
-func (l *listener) Close() error {
-	err := l.Listener.Close()
-	l.mu.Lock()
-	l.closed = true
-	for conn := range l.conns {
-		conn.Close() //nolint:errcheck // its goroutine sees it
-	}
-	l.mu.Unlock()
-	l.wg.Wait()
-	return err
 }

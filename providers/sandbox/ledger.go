@@ -173,6 +173,7 @@ type ledger struct {
 	first    uint64 // the oldest entry that is kept
 	entries  []*entry
 
+	resets      atomic.Uint64
 	listeners   atomic.Int32
 	listenersMu sync.Mutex
 	listening   map[chan Message]Service
@@ -252,6 +253,7 @@ func (l *ledger) at(seq uint64) *entry {
 }
 
 func (l *ledger) reset() {
+	l.resets.Add(1)
 	l.mu.Lock()
 	l.first = l.seq + 1
 	if l.capacity > 0 {
@@ -266,21 +268,23 @@ func (l *ledger) reset() {
 }
 
 func (l *ledger) tell(e *entry) {
-	m := e.message()
 	l.listenersMu.Lock()
 	defer l.listenersMu.Unlock()
+	var m Message
 	for ch, service := range l.listening {
-		if service == "" || service == e.service {
-			select {
-			case ch <- m:
-			default: // a slow listener misses messages, it never holds up a service
-			}
+		// A slow listener misses messages, it never holds up a service. Nobody else sends here.
+		if service != "" && service != e.service || len(ch) == cap(ch) {
+			continue
 		}
+		if m.Seq == 0 {
+			m = e.message()
+		}
+		ch <- m
 	}
 }
 
 func (l *ledger) listen(service Service, size int) (<-chan Message, func()) {
-	ch := make(chan Message, size)
+	ch := make(chan Message, max(size, 1))
 	l.listenersMu.Lock()
 	defer l.listenersMu.Unlock()
 	l.listening[ch] = service

@@ -1,7 +1,14 @@
 package sandbox_test
 
 import (
+	"bufio"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
 	"net/smtp"
+	"strings"
 	"testing"
 
 	"github.com/carillon-notify/carillon/providers/sandbox"
@@ -66,5 +73,75 @@ func TestSMTPTakesAMail(t *testing.T) {
 	if m[0].ID != "m-1" || m[0].Address != "ann@example.com" || m[0].Title != "Grüße" || m[0].Content != string(mailText("m-1")) ||
 		m[0].Answered != "250" {
 		t.Errorf("ledger has %+v", m[0])
+	}
+}
+
+// rawMail is an SMTP session spoken by hand.
+type rawMail struct {
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+// dialMail opens a session with TLS and logs in.
+func dialMail(t testing.TB, s *sandbox.Sandbox) *rawMail {
+	t.Helper()
+	m := dialPlain(t, s)
+	if err := m.exchange("EHLO test.example\r\nSTARTTLS\r\n", "250", "220"); err != nil {
+		t.Fatal(err)
+	}
+	config := trust(t, s)
+	config.ServerName = "localhost"
+	m.conn = tls.Client(m.conn, config)
+	m.in.Reset(m.conn)
+	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + sandbox.Username + "\x00" + sandbox.Password))
+	if err := m.exchange("EHLO test.example\r\nAUTH PLAIN "+plain+"\r\n", "250", "235"); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func dialPlain(t testing.TB, s *sandbox.Sandbox) *rawMail {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.SMTPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() }) //nolint:errcheck // at its end
+	m := &rawMail{conn, bufio.NewReader(conn)}
+	if err := m.exchange("", "220"); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// exchange writes text in one piece and expects replies that begin as told.
+func (m *rawMail) exchange(text string, replies ...string) error {
+	if _, err := io.WriteString(m.conn, text); err != nil {
+		return err
+	}
+	for _, want := range replies {
+		reply, err := m.reply()
+		if err != nil {
+			return fmt.Errorf("waiting for %s: %w", want, err)
+		}
+		if !strings.HasPrefix(reply, want) {
+			return fmt.Errorf("answered %q, not %s", reply, want)
+		}
+	}
+	return nil
+}
+
+// reply reads one reply of one or more lines.
+func (m *rawMail) reply() (string, error) {
+	var all string
+	for {
+		line, err := m.in.ReadString('\n')
+		if err != nil {
+			return "", err
+		}
+		all += line
+		if len(line) < 4 || line[3] != '-' {
+			return strings.TrimRight(all, "\r\n"), nil
+		}
 	}
 }

@@ -22,7 +22,7 @@ import (
 // What the sandbox's services know their clients by.
 const (
 	KeyID    = "SANDBOX001"          // of AuthKey.p8
-	TeamID   = "SANDBOXTEAM"         // the issuer of provider tokens
+	TeamID   = "SANDBOXTM1"          // the issuer of provider tokens
 	Topic    = "com.example.app"     // the app's bundle id
 	Project  = "carillon-sandbox"    // the Firebase project
 	Username = "carillon"            // for SMTP's AUTH
