@@ -383,14 +383,17 @@ func TestGoAway(t *testing.T) {
 func TestMaxStreams(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Options{})
-	if err := s.Script(sandbox.APNs, sandbox.Script{MaxStreams: 3, Latency: 2 * time.Millisecond}); err != nil {
+	if err := s.Script(sandbox.APNs, sandbox.Script{MaxStreams: 5, Latency: 2 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	token, client := providerToken(t, s, nil), h2(t, s)
+	if a, err := do(t, client, pushRequest(t.Context(), t, s, token)); err != nil || a.Status != 200 { // it knows the limit now
+		t.Fatalf("answered %+v, %v", a, err)
+	}
 	var wg sync.WaitGroup
-	for range 30 {
+	for range 8 {
 		wg.Go(func() {
-			for range 5 {
+			for range 20 {
 				if a, err := do(t, client, pushRequest(t.Context(), t, s, token)); err != nil || a.Status != 200 {
 					t.Errorf("answered %+v, %v", a, err)
 				}
@@ -398,7 +401,7 @@ func TestMaxStreams(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if c := s.Counts(sandbox.APNs); c.Distinct != 150 || c.Duplicates != 0 || c.Conns < 2 {
+	if c := s.Counts(sandbox.APNs); c.Distinct != 161 || c.Duplicates != 0 || c.Conns < 2 {
 		t.Errorf("counts are %+v", c)
 	}
 }

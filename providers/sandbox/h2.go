@@ -101,7 +101,7 @@ type h2Conn struct {
 	spare    []byte
 	flushing bool
 	closed   bool
-	goneAt   uint32 // the last stream of our GOAWAY; 0: none was sent
+	gone     bool // GOAWAY was sent
 	window   int64
 	initial  int64 // the client's SETTINGS_INITIAL_WINDOW_SIZE
 	blocked  []*h2Stream
@@ -138,10 +138,10 @@ func (s *h2Server) serve(conn *tls.Conn) {
 		case errors.As(err, &se):
 			c.reset(se.StreamID, se.Code)
 		case errors.As(err, &ce):
-			c.mu.Lock()
-			c.out = appendGoAway(c.out, c.lastID, http2.ErrCode(ce), "")
-			c.mu.Unlock()
-			c.flush()
+			c.fail(http2.ErrCode(ce))
+			return
+		case errors.Is(err, http2.ErrFrameTooLarge):
+			c.fail(http2.ErrCodeFrameSize)
 			return
 		default:
 			return
@@ -149,16 +149,9 @@ func (s *h2Server) serve(conn *tls.Conn) {
 	}
 }
 
-// greet reads the client's preface and says our settings.
+// greet says our settings, at once so that a client does not open more streams than it may, and reads
+// the client's preface.
 func (c *h2Conn) greet() bool {
-	var preface [len(http2.ClientPreface)]byte
-	c.conn.SetReadDeadline(time.Now().Add(writeTimeout)) //nolint:errcheck // the read fails then
-	if _, err := io.ReadFull(c.in, preface[:]); err != nil || string(preface[:]) != http2.ClientPreface {
-		return false
-	}
-	c.conn.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.out = appendFrameHeader(c.out, 18, http2.FrameSettings, 0, 0)
 	for _, s := range []http2.Setting{
 		{ID: http2.SettingMaxConcurrentStreams, Val: c.limit},
@@ -168,6 +161,15 @@ func (c *h2Conn) greet() bool {
 		c.out = appendUint32(c.out, s.Val)
 	}
 	c.out = appendWindowUpdate(c.out, 0, connWindow-65535)
+	if !c.flush() {
+		return false
+	}
+	var preface [len(http2.ClientPreface)]byte
+	c.conn.SetReadDeadline(time.Now().Add(writeTimeout)) //nolint:errcheck // the read fails then
+	if _, err := io.ReadFull(c.in, preface[:]); err != nil || string(preface[:]) != http2.ClientPreface {
+		return false
+	}
+	c.conn.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	return true
 }
 
@@ -261,7 +263,7 @@ func (c *h2Conn) headers(f *http2.HeadersFrame) error {
 	}
 	c.lastID = id
 	c.mu.Lock()
-	if c.goneAt != 0 { // after our GOAWAY: the client sends it again elsewhere
+	if c.gone { // after our GOAWAY: the client sends it again elsewhere
 		c.mu.Unlock()
 		return nil
 	}
@@ -337,7 +339,7 @@ func (c *h2Conn) complete(s *h2Stream) error {
 	v := c.server.handle(&c.peer, &s.request)
 	c.requests++
 	if n := c.server.plan().GoAwayEvery; n > 0 && c.requests >= n {
-		c.goAway(s.id)
+		c.goAway()
 	}
 	switch {
 	case v.drop:
@@ -356,13 +358,13 @@ func (c *h2Conn) complete(s *h2Stream) error {
 	return nil
 }
 
-// goAway tells the client that s is the last stream served here (RFC 9113, section 6.8).
-func (c *h2Conn) goAway(last uint32) {
+// goAway tells the client that no more streams than those begun are served here (RFC 9113, section 6.8).
+func (c *h2Conn) goAway() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.goneAt == 0 {
-		c.goneAt = last
-		c.out = appendGoAway(c.out, last, http2.ErrCodeNo, "")
+	if !c.gone {
+		c.gone = true
+		c.out = appendGoAway(c.out, c.lastID, http2.ErrCodeNo)
 	}
 }
 
@@ -493,14 +495,26 @@ func (c *h2Conn) flush() bool {
 		}
 	}
 	c.flushing = false
-	if c.goneAt != 0 && len(c.streams) == 0 && !c.closed {
+	if c.gone && len(c.streams) == 0 && !c.closed {
 		c.finish()
 	}
 	return !c.closed
 }
 
-// finish ends a connection after GOAWAY when all that we promised is answered. It is closed a little
-// later, for a close with data unread would reset it and take the last answers away. c.mu is held.
+// fail ends a connection because of what the client did.
+func (c *h2Conn) fail(code http2.ErrCode) {
+	c.mu.Lock()
+	c.out = appendGoAway(c.out, c.lastID, code)
+	c.mu.Unlock()
+	if c.flush() {
+		c.mu.Lock()
+		c.finish()
+		c.mu.Unlock()
+	}
+	io.Copy(io.Discard, c.conn) //nolint:errcheck // it ends either way, see finish
+}
+
+// finish ends a connection after GOAWAY. It is closed a little later, for a close with data unread would reset it and take the last answers away. c.mu is held.
 func (c *h2Conn) finish() {
 	c.closed = true
 	if t, ok := c.conn.(*tls.Conn); ok {

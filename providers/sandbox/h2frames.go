@@ -15,9 +15,9 @@ func appendWindowUpdate(b []byte, stream, n uint32) []byte {
 	return appendUint32(appendFrameHeader(b, 4, http2.FrameWindowUpdate, 0, stream), n)
 }
 
-func appendGoAway(b []byte, last uint32, code http2.ErrCode, debug string) []byte {
-	b = appendFrameHeader(b, 8+len(debug), http2.FrameGoAway, 0, 0)
-	return append(appendUint32(appendUint32(b, last), uint32(code)), debug...)
+func appendGoAway(b []byte, last uint32, code http2.ErrCode) []byte {
+	b = appendFrameHeader(b, 8, http2.FrameGoAway, 0, 0)
+	return appendUint32(appendUint32(b, last), uint32(code))
 }
 
 // appendStatus writes :status from HPACK's static table (RFC 7541, appendix A) where it is there.
