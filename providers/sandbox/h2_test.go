@@ -40,7 +40,7 @@ func (p *rawPusher) until(t *testing.T, f func(http2.Frame) bool) {
 	}
 }
 
-func check(t *testing.T, errs ...error) {
+func check(t testing.TB, errs ...error) {
 	t.Helper()
 	for _, err := range errs {
 		if err != nil {

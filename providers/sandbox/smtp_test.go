@@ -82,21 +82,25 @@ type rawMail struct {
 	in   *bufio.Reader
 }
 
-// dialMail opens a session with TLS and logs in.
-func dialMail(t testing.TB, s *sandbox.Sandbox) *rawMail {
+// dialTLS opens a session as far as the EHLO after STARTTLS.
+func dialTLS(t testing.TB, s *sandbox.Sandbox) *rawMail {
 	t.Helper()
 	m := dialPlain(t, s)
-	if err := m.exchange("EHLO test.example\r\nSTARTTLS\r\n", "250", "220"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.exchange("EHLO test.example\r\nSTARTTLS\r\n", "250", "220"))
 	config := trust(t, s)
 	config.ServerName = "localhost"
 	m.conn = tls.Client(m.conn, config)
 	m.in.Reset(m.conn)
+	check(t, m.exchange("EHLO test.example\r\n", "250"))
+	return m
+}
+
+// dialMail opens a session with TLS and logs in.
+func dialMail(t testing.TB, s *sandbox.Sandbox) *rawMail {
+	t.Helper()
+	m := dialTLS(t, s)
 	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + sandbox.Username + "\x00" + sandbox.Password))
-	if err := m.exchange("EHLO test.example\r\nAUTH PLAIN "+plain+"\r\n", "250", "235"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, m.exchange("AUTH PLAIN "+plain+"\r\n", "235"))
 	return m
 }
 
