@@ -1,11 +1,15 @@
 package fcm
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
 	"time"
+
+	"firebase.google.com/go/v4/messaging"
+	"google.golang.org/api/option"
 
 	"github.com/carillon-notify/carillon/providers"
 )
@@ -20,6 +24,11 @@ func Classify(status int, header http.Header, body []byte, now time.Time) provid
 
 // RetryAfter is retryAfter.
 func RetryAfter(v string, now time.Time) time.Duration { return retryAfter(v, now) }
+
+// NewMessaging is newMessaging.
+func NewMessaging[T any](ctx context.Context, f func(context.Context, *T) (*messaging.Client, error), project string, opts ...option.ClientOption) (*messaging.Client, error) {
+	return newMessaging(ctx, f, project, opts...)
+}
 
 // Build gives the JSON of the message that would be sent at now.
 func Build(m *providers.Message, now time.Time) ([]byte, error) {
