@@ -1,0 +1,227 @@
+package email_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/sandbox"
+)
+
+func startSandbox(t testing.TB) *sandbox.Sandbox {
+	t.Helper()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	s, err := sandbox.Start(sandbox.Options{Dir: t.TempDir(), Seed: seed, Capacity: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func openSandbox(t testing.TB, s *sandbox.Sandbox, more string) providers.Provider {
+	t.Helper()
+	raw, ok := s.Settings("email")
+	if !ok {
+		t.Fatal("the sandbox has no settings for email")
+	}
+	return openWith(t, append(raw[:len(raw)-1], more+"}"...))
+}
+
+// Each fault of a whole service: what is reported, and how many transactions that took.
+func TestSandboxFaults(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name     string
+		script   sandbox.Script
+		address  string
+		want     providers.Outcome
+		code     string
+		requests uint64 // 0: one
+		taken    uint64
+		silent   bool
+	}{
+		{"no fault", sandbox.Script{}, "", providers.Accepted, "250 2.0.0", 0, 1, false},
+		{"slow", sandbox.Script{Latency: 50 * time.Millisecond}, "", providers.Accepted, "250 2.0.0", 0, 1, false},
+		{"greylisted", sandbox.Script{Errors: map[string]float64{"451 4.7.1 greylisted": 1}}, "", providers.Deferred, "451 4.7.1", 0, 0, false},
+		{"full", sandbox.Script{Errors: map[string]float64{"452 4.2.2": 1}}, "", providers.Deferred, "452 4.2.2", 0, 0, false},
+		{"policy", sandbox.Script{Errors: map[string]float64{"550 5.7.1": 1}}, "", providers.Rejected, "550 5.7.1", 0, 0, false},
+		{"unknown mailbox", sandbox.Script{}, "dead@example.org", providers.Gone, "550 5.1.1", 0, 0, false},
+		{"closing", sandbox.Script{Errors: map[string]float64{"421": 1}}, "", providers.Deferred, "421", 0, 0, false},
+		{"dropped after", sandbox.Script{DropAfter: 1}, "", providers.Unknown, "", 0, 1, true},
+		{"stalled", sandbox.Script{Stall: 1}, "", providers.Unknown, "", 0, 1, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := startSandbox(t)
+			if err := s.Script(sandbox.SMTP, tt.script); err != nil {
+				t.Fatal(err)
+			}
+			m := batchOf(1)[0]
+			if tt.address != "" {
+				m.Address = tt.address
+			}
+			results, err := deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"500ms"`), m)
+			r, reported := results[m.ID]
+			if reported == tt.silent || (err != nil) != tt.silent || r.Outcome != tt.want || !strings.HasPrefix(r.Code, tt.code) {
+				t.Errorf("reported %v: %+v, error %v", reported, r, err)
+			}
+			if c := s.Counts(sandbox.SMTP); c.Requests != max(tt.requests, 1) || c.Taken != tt.taken {
+				t.Errorf("%d requests, %d taken; want %d and %d", c.Requests, c.Taken, max(tt.requests, 1), tt.taken)
+			}
+		})
+	}
+}
+
+// Whatever the service does, every message ends, none is lost, and what arrives twice was unknown once.
+func TestNothingIsLostAtAFaultyService(t *testing.T) {
+	t.Parallel()
+	for name, more := range map[string]string{"pool": `,"timeout":"1s"`, "short sessions": `,"timeout":"1s","max_messages":7,"pool":{"max":3}`} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nothingIsLost(t, more)
+		})
+	}
+}
+
+func nothingIsLost(t *testing.T, more string) {
+	t.Helper()
+	const messages, size = 2000, 20
+	s := startSandbox(t)
+	if err := s.Script(sandbox.SMTP, sandbox.Script{
+		Errors:     map[string]float64{"451 4.7.1 greylisted": 0.05, "452 4.2.2": 0.02, "421": 0.01, "550 5.7.1": 0.02},
+		DropBefore: 0.01, DropAfter: 0.01, Stall: 0.0005, GoAwayEvery: 100,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p := openSandbox(t, s, more)
+	left := batchOf(messages)
+	for i := range left {
+		if i%50 == 0 {
+			left[i].Address = fmt.Sprintf("dead%d@example.org", i)
+		}
+	}
+	ended, unknown := map[string]providers.Outcome{}, map[string]int{}
+	for round := 0; len(left) > 0; round++ {
+		if round == 40 {
+			t.Fatalf("%d messages left after %d rounds", len(left), round)
+		}
+		left = deliverAll(t, p, left, size, ended, unknown)
+	}
+	count := map[providers.Outcome]int{}
+	taken := s.IDs(sandbox.SMTP)
+	for id, o := range ended {
+		count[o]++
+		if (o == providers.Accepted) != (taken[id] > 0) && unknown[id] == 0 {
+			t.Errorf("%s is %v and arrived %d times", id, o, taken[id])
+		}
+	}
+	if count[providers.Gone] != messages/50 || count[providers.Accepted]+count[providers.Gone]+count[providers.Rejected] != messages {
+		t.Errorf("ended %v of %d", count, messages)
+	}
+	duplicates := s.Duplicates(sandbox.SMTP)
+	for id, n := range duplicates {
+		if n > 1+unknown[id] {
+			t.Errorf("%s arrived %d times and was unknown %d times", id, n, unknown[id])
+		}
+	}
+	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(unknown), len(duplicates), p.Health(t.Context()).Pool)
+}
+
+// deliverAll delivers messages in batches side by side and returns those that are to be tried again.
+func deliverAll(t *testing.T, p providers.Provider, all []providers.Message, size int, ended map[string]providers.Outcome, unknown map[string]int) []providers.Message {
+	t.Helper()
+	var mu sync.Mutex
+	var again []providers.Message
+	var wg sync.WaitGroup
+	limit := make(chan struct{}, 8)
+	for len(all) > 0 {
+		b := all[:min(size, len(all))]
+		all = all[len(b):]
+		limit <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-limit }()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			got, _ := deliver(ctx, t, p, b...)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, m := range b {
+				switch r := got[m.ID]; r.Outcome {
+				case providers.Accepted, providers.Gone, providers.Rejected:
+					if _, twice := ended[m.ID]; twice {
+						t.Errorf("%s ended twice", m.ID)
+					}
+					ended[m.ID] = r.Outcome
+				case providers.Unknown:
+					unknown[m.ID]++
+					again = append(again, m)
+				case providers.Denied:
+					t.Errorf("denied: %+v", r)
+				default:
+					again = append(again, m)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return again
+}
+
+func TestIdleSessionsAreReleased(t *testing.T) {
+	t.Parallel()
+	s := startSandbox(t)
+	p := openSandbox(t, s, `,"pool":{"idle":0,"idle_timeout":"20ms"}`)
+	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { st := p.Health(t.Context()).Pool; return st.Open == 0 && st.Closed == st.Opened })
+	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t *testing.T, is func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-ctx.Done():
+			t.Fatal("it did not happen")
+		case <-tick.C:
+		}
+	}
+}
+
+func TestSandboxSeesTheMessage(t *testing.T) {
+	t.Parallel()
+	s := startSandbox(t)
+	batch := batchOf(2)
+	batch[1].Body = ".\n..\n.hidden\nend"
+	batch[1].Content = block(t, map[string]any{"html": html, "attachments": []any{map[string]any{"filename": "a.bin", "content": strings.Repeat("AAAA", 20_000)}}})
+	if _, err := deliver(t.Context(), t, openSandbox(t, s, ""), batch...); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range batch {
+		got := s.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: m.ID})
+		if len(got) != 1 || got[0].Address != m.Address || got[0].Title != m.Title {
+			t.Errorf("the sandbox has %+v", got)
+		}
+		if n := strings.Count(got[0].Content, "\n") - strings.Count(got[0].Content, "\r\n"); n != 0 {
+			t.Errorf("%d bare line ends arrived", n)
+		}
+	}
+	if c := s.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: batch[1].ID})[0].Content; !strings.Contains(c, "\r\n.\r\n..\r\n.hidden\r\nend") {
+		t.Errorf("dots were lost:\n%.2000s", c)
+	}
+}
