@@ -85,7 +85,7 @@ func (in *Intake) findTemplate(ctx context.Context, app string, r *renderer) {
 	case err != nil:
 		r.f.add("/template", FaultContent, "cannot be used: %s", err)
 	default:
-		r.template, r.pinned = t, t.Ref()
+		r.template, r.pinned = t, pin(t)
 	}
 	if len(r.req.Data) > 0 {
 		if err := json.Unmarshal(r.req.Data, &r.base); err != nil {
@@ -215,13 +215,19 @@ func (r *renderer) inputPointer(i int, pointer string) string {
 	return "/template"
 }
 
-// recipientInput is what a template sees as `recipient`.
-func recipientInput(rec *core.Recipient) map[string]any {
-	in := map[string]any{"id": rec.ID, "locale": rec.Locale, "timezone": rec.Timezone}
-	attributes := map[string]any{}
-	if rec.Attributes != nil && json.Unmarshal(rec.Attributes, &attributes) != nil {
-		attributes = map[string]any{}
+// pin names exactly what was used: a stored template's version, or a file's content hash.
+func pin(t *templates.Template) string {
+	if v := t.Version(); v > 0 {
+		return fmt.Sprintf("%s@%d", t.Name(), v)
 	}
-	in["attributes"] = attributes
+	return t.Name() + "@" + t.Hash()
+}
+
+// recipientInput is what a template sees as `recipient`.
+func recipientInput(rec *core.Recipient) templates.Recipient {
+	in := templates.Recipient{ID: rec.ID, Locale: rec.Locale, Timezone: rec.Timezone}
+	if rec.Attributes != nil && json.Unmarshal(rec.Attributes, &in.Attributes) != nil {
+		in.Attributes = nil // attributes that are no object are none
+	}
 	return in
 }

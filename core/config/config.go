@@ -1,0 +1,258 @@
+// Package config reads Carillon's settings: one YAML file, over it the environment, over it flags,
+// into one typed Config. Unknown keys are errors; secrets are never printed.
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is every setting. Its zero value is not usable; start from Default or Load.
+type Config struct {
+	Listen    string              `koanf:"listen"`
+	APIKey    Secret              `koanf:"api_key"`
+	Data      string              `koanf:"data"`
+	Store     Secret              `koanf:"store"` // a URL may hold a password
+	Queue     Secret              `koanf:"queue"`
+	Workers   bool                `koanf:"workers"`
+	Sandbox   string              `koanf:"sandbox"`
+	LogLevel  string              `koanf:"log_level"`
+	Routes    map[string]Route    `koanf:"routes"`
+	Channels  map[string][]string `koanf:"channels"`
+	Plugins   Dir                 `koanf:"plugins"`
+	Templates Dir                 `koanf:"templates"`
+}
+
+// Dir is a directory of the user's files.
+type Dir struct {
+	Dir string `koanf:"dir"`
+}
+
+// Route is one configured provider instance.
+type Route struct {
+	Kind        string         `koanf:"kind"`
+	Command     string         `koanf:"command"` // a third party's plugin
+	SHA256      string         `koanf:"sha256"`
+	Isolation   string         `koanf:"isolation"` // none | process
+	Settings    Settings       `koanf:"settings"`
+	Rate        string         `koanf:"rate"` // "1000/s", "500/m"; "" is unlimited
+	Apps        []string       `koanf:"apps"`
+	Timeout     time.Duration  `koanf:"timeout"`     // of one call; 0 is DefaultTimeout
+	Concurrency int            `koanf:"concurrency"` // rounds at a time in each lane; 0 is DefaultConcurrency
+	Pool        map[string]any `koanf:"pool"`
+	Retry       Retry          `koanf:"retry"`
+	Breaker     Breaker        `koanf:"breaker"`
+}
+
+// Retry is how a route tries again; zero fields take core.DefaultPolicy's.
+type Retry struct {
+	MaxAttempts int           `koanf:"max_attempts"`
+	MaxUnknown  int           `koanf:"max_unknown"`
+	Min         time.Duration `koanf:"min"`
+	Max         time.Duration `koanf:"max"`
+}
+
+// Breaker is when a route's circuit opens; zero fields take the gate's defaults.
+type Breaker struct {
+	Ratio  float64       `koanf:"ratio"`  // share of failures, 0 to 1
+	Least  int           `koanf:"least"`  // fewer results than that never open it
+	Window time.Duration `koanf:"window"` // over which they are counted
+	Min    time.Duration `koanf:"min"`    // the first time it stays open
+	Max    time.Duration `koanf:"max"`    // the longest
+}
+
+// Defaults of a route.
+const (
+	DefaultTimeout     = 10 * time.Second
+	DefaultConcurrency = 16
+)
+
+// Values of Store, Queue and Sandbox.
+const (
+	StoreSQLite   = "sqlite"
+	QueueEmbedded = "embedded"
+	SandboxAuto   = "auto"
+	SandboxOn     = "true"
+	SandboxOff    = "false"
+)
+
+// Default returns the settings of a start without any.
+func Default() Config {
+	return Config{
+		Listen: "127.0.0.1:8080", Data: "./data", Store: StoreSQLite, Queue: QueueEmbedded, Workers: true,
+		Sandbox: SandboxAuto, LogLevel: "info", Routes: map[string]Route{}, Channels: map[string][]string{},
+		Plugins: Dir{"./plugins.d"}, Templates: Dir{"./templates.d"},
+	}
+}
+
+// Settings are a provider's own, by name. They may hold secrets and are never shown.
+type Settings map[string]any
+
+// String returns a mask.
+func (s Settings) String() string { return fmt.Sprintf("%d settings", len(s)) }
+
+// GoString returns a mask.
+func (s Settings) GoString() string { return s.String() }
+
+// MarshalJSON returns a mask.
+func (s Settings) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
+
+// LogValue returns a mask.
+func (s Settings) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Secret is a text that is never shown: printed, logged or encoded it is "***" (or nothing if empty).
+type Secret string
+
+// String returns the mask.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString returns the mask.
+func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
+
+// MarshalText returns the mask.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue returns the mask.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Reveal returns the text itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// SandboxRuns reports whether the sandbox is to be started.
+func (c *Config) SandboxRuns() bool {
+	return c.Sandbox == SandboxOn || c.Sandbox == SandboxAuto && len(c.Routes) == 0
+}
+
+// IsSQLite reports whether the store is the one-process one.
+func (c *Config) IsSQLite() bool { return c.Store.Reveal() == StoreSQLite }
+
+// Error is everything wrong with a configuration.
+type Error struct{ Faults []string }
+
+// Error lists the faults, one a line if there are several.
+func (e *Error) Error() string {
+	if len(e.Faults) == 1 {
+		return e.Faults[0]
+	}
+	return "the configuration has faults:\n  " + strings.Join(e.Faults, "\n  ")
+}
+
+// Check reports every setting that cannot be used, all at once, as an *Error.
+func (c *Config) Check() error {
+	var f []string
+	add := func(format string, args ...any) { f = append(f, fmt.Sprintf(format, args...)) }
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		add("listen: %q is no host:port such as 127.0.0.1:8080", c.Listen)
+	}
+	if !c.IsSQLite() && !hasScheme(c.Store, "postgres", "postgresql") {
+		add("store: must be %q or a URL such as postgres://user:pass@host/db", StoreSQLite)
+	}
+	if c.Queue.Reveal() != QueueEmbedded && !hasScheme(c.Queue, "redis", "rediss", "redis-sentinel", "redis-cluster") {
+		add("queue: must be %q or a URL such as redis://host:6379/0", QueueEmbedded)
+	}
+	if !slices.Contains([]string{SandboxAuto, SandboxOn, SandboxOff}, c.Sandbox) {
+		add("sandbox: %q must be auto, true or false", c.Sandbox)
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
+		add("log_level: %q must be debug, info, warn or error", c.LogLevel)
+	}
+	if k := c.APIKey.Reveal(); k != "" && len(k) < 16 {
+		add("api_key: must have at least 16 characters; leave it empty to have one made")
+	}
+	if !c.Workers && c.Queue.Reveal() == QueueEmbedded {
+		add("workers: false needs a queue that another process can reach; set queue to redis://… and store to postgres://…")
+	} else if !c.Workers && c.IsSQLite() {
+		add("workers: false needs a store that another process can open; set store to postgres://user:pass@host/db")
+	}
+	for name, r := range c.Routes {
+		f = append(f, r.check("routes."+name)...)
+		if !validName(name) {
+			add("routes.%s: a route's name is of lower-case letters, digits, '-' and '_'", name)
+		}
+	}
+	for channel, routes := range c.Channels {
+		for _, r := range routes {
+			if _, ok := c.Routes[r]; !ok && len(c.Routes) > 0 {
+				add("channels.%s: there is no route %q", channel, r)
+			}
+		}
+	}
+	if len(f) == 0 {
+		return nil
+	}
+	slices.Sort(f)
+	return &Error{f}
+}
+
+func (r *Route) check(at string) []string {
+	var f []string
+	add := func(key, format string, args ...any) {
+		f = append(f, at+"."+key+": "+fmt.Sprintf(format, args...))
+	}
+	if (r.Kind == "") == (r.Command == "") {
+		add("kind", "name a built-in kind, or give a plugin's command, not both")
+	}
+	if r.Command != "" {
+		add("command", "provider plugins are not offered yet")
+	}
+	if !slices.Contains([]string{"", "none"}, r.Isolation) {
+		add("isolation", "only none is offered yet")
+	}
+	if _, err := ParseRate(r.Rate); err != nil {
+		add("rate", "%s", err)
+	}
+	if r.Timeout != 0 && (r.Timeout < time.Second || r.Timeout > 10*time.Minute) {
+		add("timeout", "must be 1s to 10m")
+	}
+	if r.Concurrency < 0 || r.Concurrency > 10_000 {
+		add("concurrency", "must be 1 to 10000")
+	}
+	if r.Retry.MaxAttempts < 0 || r.Retry.MaxUnknown < 0 || r.Retry.Min < 0 || r.Retry.Max < 0 {
+		add("retry", "no member may be negative")
+	}
+	if r.Breaker.Ratio < 0 || r.Breaker.Ratio > 1 {
+		add("breaker.ratio", "must be 0 to 1")
+	}
+	return f
+}
+
+// ParseRate reads a rate such as "1000/s", "500/m" or "20/h" as messages a second; "" is 0, unlimited.
+func ParseRate(s string) (perSecond float64, err error) {
+	if s == "" {
+		return 0, nil
+	}
+	count, unit, _ := strings.Cut(s, "/")
+	var n float64
+	if err := json.Unmarshal([]byte(count), &n); err != nil || n <= 0 || n > 1e9 {
+		return 0, fmt.Errorf("%q is no rate such as 1000/s, 500/m or 20/h", s)
+	}
+	switch unit {
+	case "s":
+		return n, nil
+	case "m":
+		return n / 60, nil
+	case "h":
+		return n / 3600, nil
+	}
+	return 0, fmt.Errorf("%q is no rate such as 1000/s, 500/m or 20/h", s)
+}
+
+func hasScheme(s Secret, schemes ...string) bool {
+	u, err := url.Parse(s.Reveal())
+	return err == nil && slices.Contains(schemes, u.Scheme) && u.Host != ""
+}
+
+func validName(s string) bool {
+	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
+}

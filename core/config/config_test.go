@@ -1,0 +1,133 @@
+package config_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core/config"
+)
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "carillon.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestDocumentedIsTheDefault(t *testing.T) {
+	t.Parallel()
+	c, warnings, err := config.Load(config.Source{File: write(t, config.Documented)})
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("Load: %v, warnings %v", err, warnings)
+	}
+	if diff := cmp.Diff(config.Default(), c); diff != "" {
+		t.Errorf("`orchestrator config` does not print the defaults (-default +printed):\n%s", diff)
+	}
+}
+
+func TestLoadLayers(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(secret, []byte("from-a-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, warnings, err := config.Load(config.Source{
+		File: write(t, "listen: 127.0.0.1:1\ndata: ./file\nroutes:\n  mail:\n    kind: email\n    rate: 500/m\n    timeout: 20s\n    settings: {addr: 'a:25', username: '${USER_NAME}', max_messages: 5}\n"),
+		Environ: []string{"USER_NAME=ann", "CARILLON_DATA=./env", "CARILLON_LISTEN=127.0.0.1:2", "CARILLON_ROUTES__MAIL__SETTINGS__PASSWORD_FILE=" + secret,
+			"CARILLON_ROUTES__MAIL__SETTINGS__CA_FILE=/ca.pem", "CARILLON_CHANNELS__EMAIL=mail", "CARILLON_NONSENSE=1", "CARILLON_REQUIRE_SERVERS=1", "OTHER=1"},
+		Flags: map[string]string{"listen": "127.0.0.1:3", "workers": "true"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"CARILLON_NONSENSE is no setting of Carillon and is passed over"}, warnings); diff != "" {
+		t.Error(diff)
+	}
+	if c.Listen != "127.0.0.1:3" || c.Data != "./env" {
+		t.Errorf("listen %s, data %s: flags go over the environment, the environment over the file", c.Listen, c.Data)
+	}
+	want := config.Route{Kind: "email", Rate: "500/m", Timeout: 20 * time.Second,
+		Settings: config.Settings{"addr": "a:25", "username": "ann", "password": "from-a-file", "ca_file": "/ca.pem", "max_messages": 5}}
+	if diff := cmp.Diff(want, c.Routes["mail"]); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"mail"}, c.Channels["email"]); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFaultsAreNamedAllAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		file string
+		env  []string
+		want []string
+	}{
+		"unknown keys": {file: "lissten: x\nroutes: {a: {kind: apns, ratee: 1/s}}", want: []string{"lissten: there is no such setting", "ratee: there is no such setting"}},
+		"wrong forms":  {file: "workers: [1]\nroutes: {a: {kind: apns, timeout: soon}}", want: []string{"workers: has a value of the wrong form", "routes.a.timeout: has a value of the wrong form"}},
+		"bad values": {file: "listen: nowhere\nstore: mysql://x/y\nqueue: amqp://x\nsandbox: maybe\nlog_level: loud\napi_key: short",
+			want: []string{"listen:", "store:", "queue:", "sandbox:", "log_level:", "api_key:"}},
+		"bad routes": {file: "routes: {a: {rate: fast, timeout: 1ms, isolation: jail}, B: {kind: apns}}\nchannels: {push: [c]}",
+			want: []string{"routes.a.kind", "routes.a.rate", "routes.a.timeout", "routes.a.isolation", "routes.B", "channels.push"}},
+		"no YAML":                  {file: "a: [", want: []string{"is no YAML"}},
+		"absent reference":         {file: "data: ${NOWHERE}", want: []string{"${NOWHERE}"}},
+		"absent file":              {env: []string{"CARILLON_API_KEY_FILE=/does/not/exist"}, want: []string{"CARILLON_API_KEY_FILE"}},
+		"workers off on embedded":  {file: "workers: false", want: []string{"workers: false needs a queue"}},
+		"workers off on one store": {file: "workers: false\nqueue: redis://h:1/0", want: []string{"workers: false needs a store"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := config.Load(config.Source{File: write(t, tc.file), Environ: tc.env})
+			if err == nil {
+				t.Fatal("Load took it")
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("error %q does not say %q", err, w)
+				}
+			}
+		})
+	}
+}
+
+func TestSecretsAreNotPrinted(t *testing.T) {
+	t.Parallel()
+	c := config.Default()
+	c.APIKey, c.Store = "hunter2hunter2hunter2", "postgres://u:hunter2@h/db"
+	c.Routes["a"] = config.Route{Settings: config.Settings{"password": "hunter2"}}
+	var log strings.Builder
+	slog.New(slog.NewTextHandler(&log, nil)).Info("settings", "key", c.APIKey, "config", c)
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{fmt.Sprint(c), fmt.Sprintf("%+v", c), fmt.Sprintf("%#v", c), fmt.Sprintf("%s %q", c.APIKey, c.APIKey), string(text), log.String()} {
+		if strings.Contains(out, "hunter2") {
+			t.Errorf("a secret is shown in %s", out)
+		}
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]float64{"": 0, "1000/s": 1000, "30/m": 0.5, "36/h": 0.01, "0.5/s": 0.5} {
+		if got, err := config.ParseRate(in); err != nil || got != want {
+			t.Errorf("ParseRate(%q) = %v, %v; want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"fast", "5", "0/s", "-1/s", "5/d", "1e99/s", "/s"} {
+		if _, err := config.ParseRate(in); err == nil {
+			t.Errorf("ParseRate(%q) took it", in)
+		}
+	}
+}
