@@ -280,13 +280,16 @@ func TestDeliverWhenTheContextEnds(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	p := newPeer(t, func(c *peerConn, _ *peerRequest) {
-		if c.requests == 3 {
-			cancel() // three are handed over, the others wait for a stream
-		}
-	})
+	p := newPeer(t, func(*peerConn, *peerRequest) {})
 	p.streams = 3
 	pr := p.open(t, map[string]any{"pool": map[string]any{"max": 1}})
+	go func() { // three are handed over, the others wait in line for a stream
+		await(t, func() bool {
+			_, requests, _ := p.counts()
+			return requests == 3 && pr.Health(t.Context()).Pool.Waiting == 7
+		})
+		cancel()
+	}()
 	got, err := deliver(t, ctx, pr, batch(10))
 	if err == nil {
 		t.Error("no error for the messages without an answer")
@@ -302,7 +305,7 @@ func TestDeliverWhenTheContextEnds(t *testing.T) {
 func TestDeliverReconnects(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, (*peerConn).ok)
-	pr := p.open(t, nil)
+	pr := p.open(t, map[string]any{"pool": map[string]any{"streams": 20}})
 	for i := range 3 {
 		got, err := deliver(t, within(t, 5*time.Second), pr, batch(10))
 		if err != nil {
@@ -333,7 +336,8 @@ func await(t testing.TB, done func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatal("waited in vain")
+			t.Error("waited in vain")
+			return
 		}
 	}
 }

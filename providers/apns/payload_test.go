@@ -32,69 +32,75 @@ func schema(t testing.TB) *jsonschema.Schema {
 	return s
 }
 
+// soon and long are what the rows below speak of.
+var (
+	soon = time.Now().Add(time.Hour).Truncate(time.Second)
+	long = strings.Repeat("k", 65)
+)
+
+var builtRows = []struct {
+	name    string
+	change  func(m *providers.Message)
+	payload string            // without delivery_id
+	headers map[string]string // that differ from an alert's
+}{
+	{"alert", func(*providers.Message) {}, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
+	{"title only", func(m *providers.Message) { m.Body = "" }, `{"aps":{"alert":{"title":"Hi"}}}`, nil},
+	{"critical", func(m *providers.Message) { m.Priority = providers.Critical }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
+	{"bulk", func(m *providers.Message) { m.Priority = providers.Bulk }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-priority": "5"}},
+	{"data only is a background push", func(m *providers.Message) { m.Title, m.Body, m.Data = "", "", json.RawMessage(`{"a":1}`) },
+		`{"a":1,"aps":{"content-available":1}}`, map[string]string{"apns-push-type": "background", "apns-priority": "5"}},
+	{"data cannot take our names", func(m *providers.Message) {
+		m.URL, m.Data = "https://e.x", json.RawMessage(`{"delivery_id":"mine","url":"mine","x":{"y":null}}`)
+	}, `{"aps":{"alert":{"title":"Hi","body":"There"}},"url":"https://e.x","x":{"y":null}}`, nil},
+	{"data's url stands where there is no other", func(m *providers.Message) { m.Data = json.RawMessage(`{"url":"mine"}`) },
+		`{"aps":{"alert":{"title":"Hi","body":"There"}},"url":"mine"}`, nil},
+	{"empty data", func(m *providers.Message) { m.Data = json.RawMessage(`{}`) }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
+	{"laid over", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"badge":3,"sound":"ding.aiff","alert":{"subtitle":"Sub","body":null}},"extra":[1,2.50,12345678901234567890]}},"fcm":{"x":1}}`)
+	}, `{"aps":{"alert":{"title":"Hi","subtitle":"Sub"},"badge":3,"sound":"ding.aiff"},"extra":[1,2.50,12345678901234567890]}`, nil},
+	{"an alert that is a text", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"alert":"Short"}}}}`)
+	},
+		`{"aps":{"alert":"Short"}}`, nil},
+	{"made silent", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"alert":null,"content-available":1}}}}`)
+	}, `{"aps":{"content-available":1}}`, map[string]string{"apns-push-type": "background", "apns-priority": "5"}},
+	{"emptied is silent", func(m *providers.Message) { m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"alert":null}}}}`) },
+		`{"aps":{"content-available":1}}`, map[string]string{"apns-push-type": "background", "apns-priority": "5"}},
+	{"silent with a badge is an alert", func(m *providers.Message) {
+		m.Title, m.Body = "", ""
+		m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"badge":0}}}}`)
+	}, `{"aps":{"badge":0}}`, nil},
+	{"voip", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"headers":{"apns-push-type":"voip","apns-expiration":"0"}}}`)
+	}, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-push-type": "voip", "apns-topic": "com.example.app.voip", "apns-expiration": "0"}},
+	{"live activity", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"headers":{"apns-push-type":"liveactivity"},"payload":{"aps":{"event":"update","timestamp":1,"content-state":{}}}}}`)
+	}, `{"aps":{"alert":{"title":"Hi","body":"There"},"event":"update","timestamp":1,"content-state":{}}}`,
+		map[string]string{"apns-push-type": "liveactivity", "apns-topic": "com.example.app.push-type.liveactivity"}},
+	{"mdm", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"headers":{"apns-push-type":"mdm","apns-topic":"com.apple.mgmt.x"},"payload":{"aps":null,"mdm":"magic"}}}`)
+	}, `{"mdm":"magic"}`, map[string]string{"apns-push-type": "mdm", "apns-topic": "com.apple.mgmt.x"}},
+	{"own headers", func(m *providers.Message) {
+		m.CollapseKey = "other"
+		m.Content = json.RawMessage(fmt.Sprintf(`{"apns":{"headers":{"apns-priority":"1","apns-collapse-id":"mine","apns-topic":"com.example.two","apns-expiration":"%d"}}}`, soon.Unix()-10))
+	}, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-priority": "1", "apns-collapse-id": "mine", "apns-topic": "com.example.two", "apns-expiration": fmt.Sprint(soon.Unix() - 10)}},
+	{"an expiration after the message's own", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"headers":{"apns-expiration":"4000000000"}}}`)
+	},
+		`{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
+	{"no expiration", func(m *providers.Message) { m.ExpiresAt = time.Time{} }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-expiration": ""}},
+	{"a long collapse key", func(m *providers.Message) { m.CollapseKey = long }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`,
+		map[string]string{"apns-collapse-id": "f39cdc2584758c99cf81c1f41d2572f54e17066afffc9d187aeafe5f7cbe2122"}},
+	{"an empty block", func(m *providers.Message) { m.Content = json.RawMessage(`{"apns":{}}`) }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
+	{"another kind's block", func(m *providers.Message) { m.Content = json.RawMessage(`{"fcm":{"android":{}}}`) }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
+}
+
 func TestWhatIsBuilt(t *testing.T) {
 	t.Parallel()
-	soon := time.Now().Add(time.Hour).Truncate(time.Second)
-	long := strings.Repeat("k", 65)
 	valid := schema(t)
-	for _, tt := range []struct {
-		name    string
-		change  func(m *providers.Message)
-		payload string            // without delivery_id
-		headers map[string]string // that differ from an alert's
-	}{
-		{"alert", func(*providers.Message) {}, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
-		{"title only", func(m *providers.Message) { m.Body = "" }, `{"aps":{"alert":{"title":"Hi"}}}`, nil},
-		{"critical", func(m *providers.Message) { m.Priority = providers.Critical }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
-		{"bulk", func(m *providers.Message) { m.Priority = providers.Bulk }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-priority": "5"}},
-		{"data only is a background push", func(m *providers.Message) { m.Title, m.Body, m.Data = "", "", json.RawMessage(`{"a":1}`) },
-			`{"a":1,"aps":{"content-available":1}}`, map[string]string{"apns-push-type": "background", "apns-priority": "5"}},
-		{"data cannot take our names", func(m *providers.Message) {
-			m.URL, m.Data = "https://e.x", json.RawMessage(`{"delivery_id":"mine","url":"mine","x":{"y":null}}`)
-		}, `{"aps":{"alert":{"title":"Hi","body":"There"}},"url":"https://e.x","x":{"y":null}}`, nil},
-		{"data's url stands where there is no other", func(m *providers.Message) { m.Data = json.RawMessage(`{"url":"mine"}`) },
-			`{"aps":{"alert":{"title":"Hi","body":"There"}},"url":"mine"}`, nil},
-		{"empty data", func(m *providers.Message) { m.Data = json.RawMessage(`{}`) }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
-		{"laid over", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"badge":3,"sound":"ding.aiff","alert":{"subtitle":"Sub","body":null}},"extra":[1,2.50,12345678901234567890]}},"fcm":{"x":1}}`)
-		}, `{"aps":{"alert":{"title":"Hi","subtitle":"Sub"},"badge":3,"sound":"ding.aiff"},"extra":[1,2.50,12345678901234567890]}`, nil},
-		{"an alert that is a text", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"alert":"Short"}}}}`)
-		},
-			`{"aps":{"alert":"Short"}}`, nil},
-		{"made silent", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"alert":null,"content-available":1}}}}`)
-		}, `{"aps":{"content-available":1}}`, map[string]string{"apns-push-type": "background", "apns-priority": "5"}},
-		{"emptied is silent", func(m *providers.Message) { m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"alert":null}}}}`) },
-			`{"aps":{"content-available":1}}`, map[string]string{"apns-push-type": "background", "apns-priority": "5"}},
-		{"silent with a badge is an alert", func(m *providers.Message) {
-			m.Title, m.Body = "", ""
-			m.Content = json.RawMessage(`{"apns":{"payload":{"aps":{"badge":0}}}}`)
-		}, `{"aps":{"badge":0}}`, nil},
-		{"voip", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"headers":{"apns-push-type":"voip","apns-expiration":"0"}}}`)
-		}, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-push-type": "voip", "apns-topic": "com.example.app.voip", "apns-expiration": "0"}},
-		{"live activity", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"headers":{"apns-push-type":"liveactivity"},"payload":{"aps":{"event":"update","timestamp":1,"content-state":{}}}}}`)
-		}, `{"aps":{"alert":{"title":"Hi","body":"There"},"event":"update","timestamp":1,"content-state":{}}}`,
-			map[string]string{"apns-push-type": "liveactivity", "apns-topic": "com.example.app.push-type.liveactivity"}},
-		{"mdm", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"headers":{"apns-push-type":"mdm","apns-topic":"com.apple.mgmt.x"},"payload":{"aps":null,"mdm":"magic"}}}`)
-		}, `{"mdm":"magic"}`, map[string]string{"apns-push-type": "mdm", "apns-topic": "com.apple.mgmt.x"}},
-		{"own headers", func(m *providers.Message) {
-			m.CollapseKey = "other"
-			m.Content = json.RawMessage(fmt.Sprintf(`{"apns":{"headers":{"apns-priority":"1","apns-collapse-id":"mine","apns-topic":"com.example.two","apns-expiration":"%d"}}}`, soon.Unix()-10))
-		}, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-priority": "1", "apns-collapse-id": "mine", "apns-topic": "com.example.two", "apns-expiration": fmt.Sprint(soon.Unix() - 10)}},
-		{"an expiration after the message's own", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"headers":{"apns-expiration":"4000000000"}}}`)
-		},
-			`{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
-		{"no expiration", func(m *providers.Message) { m.ExpiresAt = time.Time{} }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, map[string]string{"apns-expiration": ""}},
-		{"a long collapse key", func(m *providers.Message) { m.CollapseKey = long }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`,
-			map[string]string{"apns-collapse-id": "f39cdc2584758c99cf81c1f41d2572f54e17066afffc9d187aeafe5f7cbe2122"}},
-		{"an empty block", func(m *providers.Message) { m.Content = json.RawMessage(`{"apns":{}}`) }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
-		{"another kind's block", func(m *providers.Message) { m.Content = json.RawMessage(`{"fcm":{"android":{}}}`) }, `{"aps":{"alert":{"title":"Hi","body":"There"}}}`, nil},
-	} {
+	for _, tt := range builtRows {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPeer(t, (*peerConn).ok)

@@ -151,9 +151,6 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 		}
 		r = means.result(m.ID, a.reason, a.retryAfter)
 		r.ProviderID, r.Since = a.id, a.since
-		if r.Outcome != providers.Gone {
-			r.Since = time.Time{}
-		}
 		return r, nil
 	}
 	return providers.Result{ID: m.ID, Outcome: providers.Deferred, Code: codeLost,

@@ -61,19 +61,7 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := map[string]any{}
-			for _, part := range []map[string]any{tt.base, tt.more} {
-				for name, v := range part {
-					if s[name] = v; v == nil {
-						delete(s, name)
-					}
-				}
-			}
-			raw, err := json.Marshal(s)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p, err := apns.Kind().Open(context.Background(), raw)
+			p, err := apns.Kind().Open(context.Background(), laid(t, tt.base, tt.more))
 			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Fatalf("error %v, want %q", err, tt.want)
@@ -94,6 +82,28 @@ func TestSettings(t *testing.T) {
 			}
 		})
 	}
+}
+
+// laid lays settings over each other; nil takes one away.
+func laid(t *testing.T, parts ...map[string]any) []byte {
+	t.Helper()
+	s := map[string]any{}
+	for _, part := range parts {
+		for name, v := range part {
+			if s[name] = v; v == nil {
+				delete(s, name)
+			}
+		}
+	}
+	raw, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func TestSettingsThatAreNone(t *testing.T) {
+	t.Parallel()
 	for _, raw := range []string{`{`, `[]`, `{} {}`, `"x"`} {
 		if _, err := apns.Kind().Open(context.Background(), []byte(raw)); err == nil {
 			t.Errorf("settings %s were taken", raw)

@@ -200,6 +200,9 @@ func TestSharedReleasesIdleAndOld(t *testing.T) {
 		}
 		time.Sleep(30 * time.Minute)
 		old := mustUse(t, p)
+		if got := p.Stats(); got.Opened != 3 {
+			t.Fatalf("the last idle connection was not kept: %+v", got)
+		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if s.open != 1 {
