@@ -218,6 +218,14 @@ func (c *blockCompiler) slot(p *part, r role) {
 
 func itoa(i int) string { return strconv.Itoa(i) }
 
+// asIs are the bytes that a JSON string has as they are.
+var asIs = func() (t [256]bool) {
+	for b := byte(' '); b < utf8.RuneSelf; b++ {
+		t[b] = b != '"' && b != '\\'
+	}
+	return t
+}()
+
 // appendQuoted appends s as a JSON string (RFC 8259 section 7). It escapes what must be escaped, and
 // U+2028 and U+2029, but not <, > and &, which would make HTML half as long again.
 func appendQuoted[T string | []byte](dst []byte, s T) []byte {
@@ -226,7 +234,7 @@ func appendQuoted[T string | []byte](dst []byte, s T) []byte {
 	from := 0
 	for i := 0; i < len(s); {
 		b := s[i]
-		if b >= ' ' && b != '"' && b != '\\' && b < utf8.RuneSelf {
+		if asIs[b] {
 			i++
 			continue
 		}

@@ -121,6 +121,9 @@ var listFilters = map[string]filter{
 					return nil, err
 				}
 			}
+			if err := m.spend(8); err != nil { // a JSON encoder each
+				return nil, err
+			}
 			if err := m.spendTree(key); err != nil {
 				return nil, err
 			}

@@ -268,6 +268,9 @@ func dateFilter(m *machine, in any, args []any) (any, error) {
 	if len(format) > 200 || strftimeWidth.MatchString(format) {
 		return nil, stopf(CodeLimit, "a format of more than 200 bytes, or a width of more than 99")
 	}
+	if err := m.spend(40 + 8*len(format)); err != nil { // the format is parsed every time
+		return nil, err
+	}
 	out, err := tuesday.Strftime(format, t)
 	if err != nil {
 		return nil, stopf(CodeValue, "the format is none of strftime")

@@ -12,9 +12,9 @@ import (
 	"github.com/carillon-notify/carillon/templates"
 )
 
-// bounded is what a hostile template may take, to compile and to render, on a slow machine under the
-// race detector. Without it, the dearest takes about a tenth of a second.
-const bounded = 5 * time.Second
+// bounded is far more than a hostile template may take, to compile and to render, on a crowded machine
+// under the race detector. Alone, the dearest takes less than a tenth of a second.
+const bounded = 30 * time.Second
 
 // within fails the test, with everybody's stack, when fn takes too long: a template that loops for ever
 // cannot be stopped.
@@ -51,6 +51,15 @@ func hostileData() object {
 // text or as a fault, and nothing may panic.
 func TestHostile(t *testing.T) {
 	t.Parallel()
+	var before runtime.MemStats
+	runtime.ReadMemStats(&before)
+	t.Cleanup(func() { // after the subtests
+		var after runtime.MemStats
+		runtime.ReadMemStats(&after)
+		if after.HeapSys > before.HeapSys+512<<20 {
+			t.Errorf("the heap grew by %d MiB", (after.HeapSys-before.HeapSys)>>20)
+		}
+	})
 	loop3 := func(list, body string) string {
 		return "{% for a in " + list + " %}{% for b in " + list + " %}{% for c in " + list + " %}" + body + "{% endfor %}{% endfor %}{% endfor %}"
 	}
@@ -125,10 +134,12 @@ func TestHostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			data := hostileData()
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
+			sources := []templates.Source{oneBody(src)}
+			if strings.Contains(name, "capture") || strings.Contains(name, "print") || name == "br" || name == "cycle" {
+				sources = append(sources, oneHTML(src)) // where escaping is part of the work
+			}
 			within(t, func() {
-				for _, src := range []templates.Source{oneBody(src), oneHTML(src)} {
+				for _, src := range sources {
 					start := time.Now()
 					tpl, err := templates.Compile(src, templates.Options{})
 					var e *templates.Error
@@ -141,10 +152,6 @@ func TestHostile(t *testing.T) {
 					t.Logf("%v: %.100v", time.Since(start).Round(time.Millisecond), err)
 				}
 			})
-			runtime.ReadMemStats(&after)
-			if after.HeapSys > before.HeapSys+512<<20 {
-				t.Errorf("the heap grew by %d MiB", (after.HeapSys-before.HeapSys)>>20)
-			}
 		})
 	}
 }

@@ -53,7 +53,12 @@ func parse(src string, p *part, isLayout bool, f *faults) *part {
 	}
 	root, err := parseTree(src)
 	if err != nil {
-		f.add(p.at, CodeSyntax, "%s", err)
+		code := CodeSyntax
+		var s *stop
+		if errors.As(err, &s) {
+			code = s.code
+		}
+		f.add(p.at, code, "%s", err)
 		return p
 	}
 	c := compiler{part: p, f: f, layout: isLayout, roots: map[string]bool{}}
@@ -70,6 +75,11 @@ func parseTree(src string) (root parser.ASTNode, err error) {
 			err = errors.New("an expression is malformed")
 		}
 	}()
+	for _, tok := range parser.Scan(src, parser.SourceLoc{LineNo: 1}, language.Delims) {
+		if len(tok.Args) > maxExpression { // before the parser recurses into it
+			return nil, &stop{CodeLimit, fmt.Sprintf("an expression is longer than %d bytes", maxExpression), tok.SourceLoc.LineNo}
+		}
+	}
 	tree, perr := language.Parse(src, parser.SourceLoc{LineNo: 1})
 	if perr != nil {
 		return nil, syntaxError(perr)
@@ -184,9 +194,6 @@ func (c *compiler) priced(x expressions.Expression, src string, line int) *expr 
 }
 
 func (c *compiler) look(src string, line int) words {
-	if len(src) > maxExpression {
-		c.fault(line, CodeLimit, "an expression is longer than %d bytes", maxExpression)
-	}
 	w := look(src)
 	for _, name := range w.filters {
 		if _, ok := filters[name]; !ok {

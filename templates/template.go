@@ -1,7 +1,9 @@
 package templates
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -69,23 +71,28 @@ func Compile(src Source, opt Options) (*Template, error) {
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	return t, t.seal(opt)
+	t.hash = t.sum(layoutsOf(opt.Layouts)[src.Layout])
+	return t, nil
 }
 
-// seal computes the hash.
-func (t *Template) seal(opt Options) error {
-	b, err := json.Marshal(t.source)
-	if err != nil {
-		return err
-	}
-	l := layoutsOf(opt.Layouts)[t.source.Layout]
+// sum computes the hash: over every text, each with its length before it.
+func (t *Template) sum(l Layout) string {
 	h := sha256.New()
-	for _, s := range []string{string(b), l.HTML, l.Text} {
-		sum := sha256.Sum256([]byte(s))
-		h.Write(sum[:])
+	add := func(texts ...string) {
+		for _, s := range texts {
+			h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(s))))
+			h.Write([]byte(s))
+		}
 	}
-	t.hash = hex.EncodeToString(h.Sum(nil))
-	return nil
+	add(t.source.Layout, l.HTML, l.Text, string(t.source.Schema))
+	for _, name := range sorted(t.source.Locales) {
+		p := t.source.Locales[name]
+		add("locale", name, p.Title, p.Body, p.URL, string(p.Data))
+		for _, channel := range sorted(p.Channels) {
+			add("channel", channel, string(p.Channels[channel]))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func layoutsOf(given map[string]Layout) map[string]Layout {
@@ -396,11 +403,6 @@ func (r *rendering) recipientValue() *value {
 
 // block renders a JSON value.
 func (r *rendering) block(b block) json.RawMessage {
-	size := 0
-	for _, s := range b {
-		size += len(s.json) + 64
-	}
-	out := make([]byte, 0, size)
 	for _, s := range b {
 		if s.role == mailSubject { // before the HTML, whose layout may show it
 			r.mail = r.text(s.part)
@@ -409,38 +411,39 @@ func (r *rendering) block(b block) json.RawMessage {
 			}
 		}
 	}
+	r.m.out = r.m.out[:0]
 	for _, s := range b {
-		out = append(out, s.json...)
+		r.m.out = append(r.m.out, s.json...)
 		if s.part != nil {
-			out = r.segment(out, s)
+			r.segment(s)
 		}
 	}
-	return out
+	return bytes.Clone(r.m.out)
 }
 
-func (r *rendering) segment(out []byte, s segment) []byte {
-	var txt string
+// segment appends a part as a JSON string.
+func (r *rendering) segment(s segment) {
+	m := r.m
 	switch s.role {
 	case ordinary:
-		txt = r.text(s.part)
+		m.out = appendQuoted(m.out, r.text(s.part))
 	case mailSubject:
-		txt = r.mail
+		m.out = appendQuoted(m.out, r.mail)
 	case mailHTML:
 		r.html = r.text(s.part)
-		txt = r.wrap(r.t.html, r.html)
+		m.out = appendQuoted(m.out, r.wrap(r.t.html, r.html))
 	case mailText:
-		txt = strings.TrimSpace(r.wrap(r.t.text, r.text(s.part)))
+		m.out = appendQuoted(m.out, bytes.TrimSpace(r.wrap(r.t.text, r.text(s.part))))
 	case madeText:
-		txt = strings.TrimSpace(r.wrap(r.t.text, PlainText(r.html)))
+		m.out = appendQuoted(m.out, bytes.TrimSpace(r.wrap(r.t.text, PlainText(r.html))))
 	}
-	return appendQuoted(out, txt)
 }
 
-// wrap lays a layout around a part.
-func (r *rendering) wrap(layout *part, content string) string {
+// wrap lays a layout around a part. The result is good until the next part.
+func (r *rendering) wrap(layout *part, content string) []byte {
 	if layout == nil {
-		return content
+		return []byte(content)
 	}
 	b, _ := r.part(layout, content)
-	return string(b)
+	return b
 }
