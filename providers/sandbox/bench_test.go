@@ -125,9 +125,16 @@ func report(b *testing.B, name string, used time.Duration) {
 
 // BenchmarkAPNs pushes over raw HTTP/2; client and server share the processors.
 func BenchmarkAPNs(b *testing.B) {
-	for _, conns := range []int{1, 4} {
-		b.Run(fmt.Sprintf("raw/conns=%d", conns), func(b *testing.B) {
+	for _, tc := range []struct {
+		conns   int
+		latency time.Duration
+	}{{1, 0}, {4, 0}, {4, 5 * time.Millisecond}} {
+		b.Run(fmt.Sprintf("raw/conns=%d/latency=%s", tc.conns, tc.latency), func(b *testing.B) {
+			conns := tc.conns
 			s := start(b, sandbox.Options{})
+			if err := s.Script(sandbox.APNs, sandbox.Script{Latency: tc.latency}); err != nil {
+				b.Fatal(err)
+			}
 			token := providerToken(b, s, nil)
 			pushers := make([]*rawPusher, conns)
 			for i := range pushers {

@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -242,7 +243,7 @@ func TestFCMAuthorization(t *testing.T) {
 		status      int
 	}{
 		{"none", "", 401},
-		{"made up", "ya29.sandbox-AAAAAAAAAAAAAAAAAAAAAAAA", 401},
+		{"made up", "ya29.sandbox-" + base64.RawURLEncoding.EncodeToString(append([]byte{0, 0, 0, 0, 0xff}, make([]byte, 35)...)), 401},
 		{"signed by the account itself", assertion(t, readAccount(t, s), nil), 200},
 		{"the same for another API", assertion(t, readAccount(t, s), jwt.MapClaims{"scope": "", "aud": "https://pubsub.googleapis.com/"}), 401},
 		{"expired", assertion(t, readAccount(t, s), jwt.MapClaims{"iat": 1, "exp": 2}), 401},

@@ -14,8 +14,8 @@ import (
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
-// googleClient is an HTTP/2 client that fetches its access tokens with the service account's file.
-func googleClient(t testing.TB, s *sandbox.Sandbox) *http.Client {
+// tokenSource fetches access tokens with the service account's file.
+func tokenSource(t testing.TB, s *sandbox.Sandbox) oauth2.TokenSource {
 	t.Helper()
 	data, err := os.ReadFile(s.ServiceAccountFile())
 	if err != nil {
@@ -25,7 +25,13 @@ func googleClient(t testing.TB, s *sandbox.Sandbox) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return config.Client(context.WithValue(t.Context(), oauth2.HTTPClient, h2(t, s)))
+	return config.TokenSource(context.WithValue(t.Context(), oauth2.HTTPClient, h2(t, s)))
+}
+
+// googleClient is an HTTP/2 client with those tokens.
+func googleClient(t testing.TB, s *sandbox.Sandbox) *http.Client {
+	t.Helper()
+	return oauth2.NewClient(context.WithValue(t.Context(), oauth2.HTTPClient, h2(t, s)), tokenSource(t, s))
 }
 
 func sendRequest(t testing.TB, s *sandbox.Sandbox, body string) *http.Request {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,13 +178,23 @@ func TestRestart(t *testing.T) {
 		}
 		return all
 	}
-	before, token, client, google := files(first), providerToken(t, first, nil), h2(t, first), googleClient(t, first)
-	if a, err := do(t, client, pushRequest(t.Context(), t, first, token)); err != nil || a.Status != 200 {
-		t.Fatalf("answered %+v, %v", a, err)
+	before, token := files(first), providerToken(t, first, nil)
+	access, err := tokenSource(t, first).Token()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if a, err := do(t, google, sendRequest(t, first, fcmBody(t, "abc", "d"))); err != nil || a.Status != 200 {
-		t.Fatalf("answered %+v, %v", a, err)
+	try := func(s *sandbox.Sandbox, client *http.Client) { // a client that trusts what it did before
+		if a, err := do(t, client, pushRequest(t.Context(), t, s, token)); err != nil || a.Status != 200 {
+			t.Errorf("answered %+v, %v", a, err)
+		}
+		r := sendRequest(t, s, fcmBody(t, "abc", "d"))
+		access.SetAuthHeader(r)
+		if a, err := do(t, client, r); err != nil || a.Status != 200 {
+			t.Errorf("answered %+v, %v", a, err)
+		}
 	}
+	try(first, h2(t, first))
+	later := h2(t, first)
 	check(t, first.Close(), first.Close())
 	if conn, err := net.Dial("tcp", first.SMTPAddr()); err == nil {
 		t.Errorf("%v still listens", conn.RemoteAddr())
@@ -195,12 +206,7 @@ func TestRestart(t *testing.T) {
 	if !bytes.Equal(before, files(second)) {
 		t.Error("the files are others")
 	}
-	if a, err := do(t, client, pushRequest(t.Context(), t, second, token)); err != nil || a.Status != 200 {
-		t.Errorf("answered %+v, %v", a, err)
-	}
-	if a, err := do(t, google, sendRequest(t, second, fcmBody(t, "abc", "d"))); err != nil || a.Status != 200 {
-		t.Errorf("answered %+v, %v", a, err)
-	}
+	try(second, later)
 }
 
 func TestStartErrors(t *testing.T) {

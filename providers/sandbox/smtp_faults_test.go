@@ -246,6 +246,7 @@ func TestSMTPContent(t *testing.T) {
 	}{
 		{"dots", "Message-ID: <a@b>\r\n\r\n..\r\n...two\r\n", "Message-ID: <a@b>\r\n\r\n.\r\n..two\r\n", "a"},
 		{"smuggling", "MESSAGE-id:\r\n <c@d>\r\n\r\nx\n.\nMAIL FROM:<x@y>\n.\r\n\r.\r\n", "MESSAGE-id:\r\n <c@d>\r\n\r\nx\n.\nMAIL FROM:<x@y>\n.\r\n\r.\r\n", "c"},
+		{"a dot and a bare line feed", "Message-ID: <c@d>\r\n\r\n.\nMAIL FROM:<x@y>\r\n", "Message-ID: <c@d>\r\n\r\n\nMAIL FROM:<x@y>\r\n", "c"},
 		{"id in the body", "Subject: x\r\n\r\nMessage-ID: <e@f>\r\n", "Subject: x\r\n\r\nMessage-ID: <e@f>\r\n", ""},
 		{"long lines", "Message-ID: <g@h>\r\n\r\n" + strings.Repeat("y", 40000) + "\r\n", "Message-ID: <g@h>\r\n\r\n" + strings.Repeat("y", 40000) + "\r\n", "g"},
 		{"empty", "", "", ""},
