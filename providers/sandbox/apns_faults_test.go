@@ -32,19 +32,6 @@ func TestAPNsRefusals(t *testing.T) {
 	body := func(b string) func(*http.Request) {
 		return func(r *http.Request) { r.Body, r.ContentLength = io.NopCloser(strings.NewReader(b)), int64(len(b)) }
 	}
-	claim := func(name string, v any) string {
-		return providerToken(t, s, func(j *jwt.Token) { j.Claims.(jwt.MapClaims)[name] = v }) //nolint:errcheck // it is one
-	}
-	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	j := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": sandbox.TeamID, "iat": time.Now().Unix()})
-	j.Header["kid"] = sandbox.KeyID
-	forged, err := j.SignedString(stranger)
-	if err != nil {
-		t.Fatal(err)
-	}
 	padded := func(n int) string {
 		return `{"aps":{},"x":"` + strings.Repeat("x", n-len(`{"aps":{},"x":""}`)) + `"}`
 	}
@@ -68,14 +55,6 @@ func TestAPNsRefusals(t *testing.T) {
 		{"no device", 400, "MissingDeviceToken", nil, path("/3/device/")},
 		{"device not hex", 400, "BadDeviceToken", nil, path("/3/device/xyz" + device[3:])},
 		{"device with a path", 400, "BadDeviceToken", nil, path("/3/device/00/../" + device)},
-		{"no token", 403, "MissingProviderToken", []string{"authorization: "}, nil},
-		{"garbage token", 403, "InvalidProviderToken", []string{"authorization: bearer x.y.z"}, nil},
-		{"forged token", 403, "InvalidProviderToken", []string{"authorization: bearer " + forged}, nil},
-		{"other team", 403, "InvalidProviderToken", []string{"authorization: bearer " + claim("iss", "OTHERTEAM1")}, nil},
-		{"other key id", 403, "InvalidProviderToken", []string{"authorization: bearer " +
-			providerToken(t, s, func(j *jwt.Token) { j.Header["kid"] = "OTHERKEY01" })}, nil},
-		{"token of tomorrow", 403, "InvalidProviderToken", []string{"authorization: bearer " + claim("iat", time.Now().Add(24*time.Hour).Unix())}, nil},
-		{"old token", 403, "ExpiredProviderToken", []string{"authorization: bearer " + claim("iat", time.Now().Add(-61*time.Minute).Unix())}, nil},
 		{"no topic", 400, "MissingTopic", []string{"apns-topic: "}, nil},
 		{"other topic", 400, "TopicDisallowed", []string{"apns-topic: com.example.other"}, nil},
 		{"topic without its suffix", 400, "BadTopic", []string{"apns-push-type: voip"}, nil},
@@ -120,6 +99,43 @@ func TestAPNsRefusals(t *testing.T) {
 	c := s.Counts(sandbox.APNs)
 	if c.Taken != c.Answers["200"] || c.Taken != 9 || c.Answers["BadPriority"] != 2 {
 		t.Errorf("counts are %+v", c)
+	}
+}
+
+func TestAPNsProviderTokens(t *testing.T) {
+	t.Parallel()
+	s := start(t, sandbox.Options{})
+	client := h2(t, s)
+	claim := func(name string, v any) string {
+		return providerToken(t, s, func(j *jwt.Token) { j.Claims.(jwt.MapClaims)[name] = v }) //nolint:errcheck // it is one
+	}
+	stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"iss": sandbox.TeamID, "iat": time.Now().Unix()})
+	j.Header["kid"] = sandbox.KeyID
+	forged, err := j.SignedString(stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ name, token, reason string }{
+		{"garbage", "x.y.z", "InvalidProviderToken"},
+		{"none", "", "MissingProviderToken"},
+		{"forged", forged, "InvalidProviderToken"},
+		{"other team", claim("iss", "OTHERTEAM1"), "InvalidProviderToken"},
+		{"other key id", providerToken(t, s, func(j *jwt.Token) { j.Header["kid"] = "OTHERKEY01" }), "InvalidProviderToken"},
+		{"of tomorrow", claim("iat", time.Now().Add(24*time.Hour).Unix()), "InvalidProviderToken"},
+		{"old", claim("iat", time.Now().Add(-61*time.Minute).Unix()), "ExpiredProviderToken"},
+	} {
+		header := "authorization: bearer " + tc.token
+		if tc.token == "" {
+			header = "authorization: "
+		}
+		a, err := do(t, client, pushRequest(t.Context(), t, s, "", header))
+		if err != nil || a.Status != 403 || a.Reason != tc.reason {
+			t.Errorf("%s: answered %+v, %v", tc.name, a, err)
+		}
 	}
 }
 
