@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +46,11 @@ func poolDefaults() pool.Config {
 	return pool.Defaults(pool.Config{Max: 8, Idle: 0, IdleTimeout: 30 * time.Second, MaxLifetime: 10 * time.Minute, HealthEvery: 15 * time.Second, OpenTimeout: 30 * time.Second})
 }
 
+// poolSettings are the pool's without max_uses, which counts batches; max_messages is the setting.
+func poolSettings() []providers.Setting {
+	return slices.DeleteFunc(pool.Settings(poolDefaults()), func(s providers.Setting) bool { return s.Name == "pool.max_uses" })
+}
+
 // Kind describes the provider.
 func Kind() providers.Kind {
 	settings := []providers.Setting{
@@ -72,7 +78,7 @@ func Kind() providers.Kind {
 		Channel:  "email",
 		Doc:      "E-mail through an SMTP server.",
 		MaxBatch: maxBatch,
-		Settings: append(settings, pool.Settings(poolDefaults())...),
+		Settings: append(settings, poolSettings()...),
 		Content:  []byte(schema),
 		// RFC 5321 without quoted local parts and address literals, which nobody has. Check parses.
 		Address: `^[^\s\x00-\x1f\x7f@<>()\[\],;:\\"]{1,64}@[^\s\x00-\x1f\x7f@<>()\[\],;:\\"]{1,189}$`,
@@ -238,11 +244,7 @@ func serverOf(s settings) (*server, error) {
 	default:
 		return nil, fmt.Errorf("tls: %q must be one of %s", s.TLS, allModes)
 	}
-	known := false
-	for _, a := range auths {
-		known = known || a == s.Auth
-	}
-	if !known {
+	if !slices.Contains(auths, s.Auth) {
 		return nil, fmt.Errorf("auth: %q must be one of %s", s.Auth, strings.Join(auths, ", "))
 	}
 	if s.Password != "" && s.Username == "" {

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"net"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
@@ -45,4 +46,13 @@ func Write(p providers.Provider, m *providers.Message, now time.Time) (from, to 
 		return "", "", nil, false, err
 	}
 	return j.from, j.to, j.data, j.utf8, nil
+}
+
+// InterruptThenRead cuts a connection short, gives it time until t, and reads.
+func InterruptThenRead(c net.Conn, t time.Time) error {
+	w := newConn(c)
+	w.interrupt()
+	w.within(t)
+	_, err := w.Read(make([]byte, 1))
+	return err
 }

@@ -42,6 +42,7 @@ type relay struct {
 	noTLS     bool     // no STARTTLS is offered
 	auth      string   // mechanisms
 	eager     bool     // DATA is accepted although no recipient was
+	lenient   bool     // RCPT is accepted although MAIL was not
 
 	mu    sync.Mutex
 	seen  map[string]int
@@ -223,7 +224,7 @@ func (r *relay) command(c *relayConn, m *mailed, line string) bool {
 		}
 		return say(c, s)
 	case "RCPT":
-		if m.from == "" {
+		if m.from == "" && !r.lenient {
 			return say(c, "503 5.5.1 MAIL first")
 		}
 		s := r.says("RCPT", line, "250 2.1.5 ok")

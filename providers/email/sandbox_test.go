@@ -92,7 +92,7 @@ func TestNothingIsLostAtAFaultyService(t *testing.T) {
 
 func nothingIsLost(t *testing.T, more string) {
 	t.Helper()
-	const messages, size = 2000, 20
+	const messages, size = 1500, 20
 	s := startSandbox(t)
 	if err := s.Script(sandbox.SMTP, sandbox.Script{
 		Errors:     map[string]float64{"451 4.7.1 greylisted": 0.05, "452 4.2.2": 0.02, "421": 0.01, "550 5.7.1": 0.02},
@@ -107,18 +107,18 @@ func nothingIsLost(t *testing.T, more string) {
 			left[i].Address = fmt.Sprintf("dead%d@example.org", i)
 		}
 	}
-	ended, unknown := map[string]providers.Outcome{}, map[string]int{}
+	all := tally{ended: map[string]providers.Outcome{}, unknown: map[string]int{}}
 	for round := 0; len(left) > 0; round++ {
 		if round == 40 {
 			t.Fatalf("%d messages left after %d rounds", len(left), round)
 		}
-		left = deliverAll(t, p, left, size, ended, unknown)
+		left = all.deliver(t, p, left, size)
 	}
 	count := map[providers.Outcome]int{}
 	taken := s.IDs(sandbox.SMTP)
-	for id, o := range ended {
+	for id, o := range all.ended {
 		count[o]++
-		if (o == providers.Accepted) != (taken[id] > 0) && unknown[id] == 0 {
+		if (o == providers.Accepted) != (taken[id] > 0) && all.unknown[id] == 0 {
 			t.Errorf("%s is %v and arrived %d times", id, o, taken[id])
 		}
 	}
@@ -127,15 +127,21 @@ func nothingIsLost(t *testing.T, more string) {
 	}
 	duplicates := s.Duplicates(sandbox.SMTP)
 	for id, n := range duplicates {
-		if n > 1+unknown[id] {
-			t.Errorf("%s arrived %d times and was unknown %d times", id, n, unknown[id])
+		if n > 1+all.unknown[id] {
+			t.Errorf("%s arrived %d times and was unknown %d times", id, n, all.unknown[id])
 		}
 	}
-	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(unknown), len(duplicates), p.Health(t.Context()).Pool)
+	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(all.unknown), len(duplicates), p.Health(t.Context()).Pool)
 }
 
-// deliverAll delivers messages in batches side by side and returns those that are to be tried again.
-func deliverAll(t *testing.T, p providers.Provider, all []providers.Message, size int, ended map[string]providers.Outcome, unknown map[string]int) []providers.Message {
+// tally is what became of messages, by id.
+type tally struct {
+	ended   map[string]providers.Outcome
+	unknown map[string]int // attempts
+}
+
+// deliver delivers messages in batches side by side and returns those that are to be tried again.
+func (y *tally) deliver(t *testing.T, p providers.Provider, all []providers.Message, size int) []providers.Message {
 	t.Helper()
 	var mu sync.Mutex
 	var again []providers.Message
@@ -155,12 +161,12 @@ func deliverAll(t *testing.T, p providers.Provider, all []providers.Message, siz
 			for _, m := range b {
 				switch r := got[m.ID]; r.Outcome {
 				case providers.Accepted, providers.Gone, providers.Rejected:
-					if _, twice := ended[m.ID]; twice {
+					if _, twice := y.ended[m.ID]; twice {
 						t.Errorf("%s ended twice", m.ID)
 					}
-					ended[m.ID] = r.Outcome
+					y.ended[m.ID] = r.Outcome
 				case providers.Unknown:
-					unknown[m.ID]++
+					y.unknown[m.ID]++
 					again = append(again, m)
 				case providers.Denied:
 					t.Errorf("denied: %+v", r)

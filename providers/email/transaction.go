@@ -30,20 +30,20 @@ const finalDot = ".\r\n"
 
 var errClosing = errors.New("the mail server closes the session")
 
-// run sends messages over the session until there are none, it has had its share of max messages, or
+// run sends messages over the session until there are none, it has had its share of limit messages, or
 // it breaks. reused says that it had been used before, so that it may be stale.
 //
 // With PIPELINING (RFC 2920, 3.1) a message's text, the commands of the next message and its DATA are
 // one group: a message costs one round trip. Nothing is taken by the server before the final dot is
 // written; from then on only its reply counts.
-func (s *session) run(ctx context.Context, f feed, max int, timeout time.Duration, reused bool) {
+func (s *session) run(ctx context.Context, f feed, limit int, timeout time.Duration, reused bool) {
 	stop := context.AfterFunc(ctx, s.conn.interrupt)
 	defer func() {
 		if !stop() {
 			s.broken = true // cut off, maybe in the middle of something
 		}
 	}()
-	x := &exchange{session: s, feed: f, ctx: ctx, max: max, timeout: timeout, proven: !reused}
+	x := &exchange{session: s, feed: f, ctx: ctx, limit: limit, timeout: timeout, proven: !reused}
 	j := x.take()
 	for j != nil && !s.broken {
 		j = x.transact(j)
@@ -58,7 +58,7 @@ type exchange struct {
 	*session
 	feed    feed
 	ctx     context.Context
-	max     int
+	limit   int // transactions of a session
 	timeout time.Duration
 	proven  bool      // the session is known to be alive
 	asked   []command // of the message at hand: on their way, or to be said
@@ -66,7 +66,7 @@ type exchange struct {
 
 // take gets a message that this session can carry.
 func (x *exchange) take() *job {
-	for !x.broken && x.sent < x.max {
+	for !x.broken && x.sent < x.limit {
 		j := x.feed.next()
 		if j == nil {
 			return nil

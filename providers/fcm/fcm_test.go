@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -204,108 +201,6 @@ func TestNobodyThere(t *testing.T) {
 	}
 }
 
-func TestUntrustedCertificate(t *testing.T) {
-	t.Parallel()
-	g := startGoogle(t)
-	results, err := deliver(t.Context(), t, g.open(map[string]any{"ca_file": ""}), batchOf(1)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range results {
-		if r.Outcome != providers.Denied {
-			t.Errorf("the token endpoint's certificate is not trusted: %+v", r)
-		}
-	}
-	if len(g.got()) != 0 {
-		t.Error("a message was sent all the same")
-	}
-}
-
-func TestAccessToken(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name  string
-		grant func(w http.ResponseWriter, n int)
-		want  providers.Outcome
-		code  string
-	}{
-		{"refused", func(w http.ResponseWriter, _ int) {
-			w.WriteHeader(400)
-			fmt.Fprint(w, `{"error":"invalid_grant","error_description":"Invalid JWT Signature."}`)
-		}, providers.Denied, "invalid_grant"},
-		{"refused with a page", func(w http.ResponseWriter, _ int) { w.WriteHeader(403); fmt.Fprint(w, `<html>`) }, providers.Denied, "token"},
-		{"down", func(w http.ResponseWriter, _ int) { w.WriteHeader(503) }, providers.Deferred, "token"},
-		{"busy", func(w http.ResponseWriter, _ int) { w.WriteHeader(429) }, providers.Deferred, "token"},
-		{"dropped", func(http.ResponseWriter, int) { panic(http.ErrAbortHandler) }, providers.Deferred, "token"},
-		{"not JSON", func(w http.ResponseWriter, _ int) { fmt.Fprint(w, "hello") }, providers.Deferred, "token"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			g := startGoogle(t)
-			g.grant = tt.grant
-			p := g.open(nil)
-			results, err := deliver(t.Context(), t, p, batchOf(20)...)
-			if err != nil || len(results) != 20 {
-				t.Fatalf("%d results, error %v", len(results), err)
-			}
-			for _, r := range results {
-				if r.Outcome != tt.want || r.Code != tt.code {
-					t.Errorf("%+v", r)
-				}
-			}
-			if len(g.got()) != 0 {
-				t.Error("a message was sent without a token")
-			}
-			if h := p.Health(t.Context()); h.Status != providers.HealthDown {
-				t.Errorf("health is %+v", h)
-			}
-		})
-	}
-}
-
-func TestDeadAccessTokenIsReplaced(t *testing.T) {
-	t.Parallel()
-	g := startGoogle(t)
-	g.answers(func(w http.ResponseWriter, r request) {
-		if r.header.Get("Authorization") == "Bearer access-1" {
-			w.WriteHeader(401)
-			fmt.Fprint(w, fcmBody(401, "UNAUTHENTICATED", "", ""))
-			return
-		}
-		fmt.Fprint(w, `{}`)
-	})
-	results, err := deliver(t.Context(), t, g.open(nil), batchOf(30)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for id, r := range results {
-		if r.Outcome != providers.Accepted {
-			t.Errorf("%s: %+v", id, r)
-		}
-	}
-	if g.granted() != 2 {
-		t.Errorf("%d tokens were fetched, want 2", g.granted())
-	}
-}
-
-func TestTokenEndpointStalls(t *testing.T) {
-	t.Parallel()
-	g := startGoogle(t)
-	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
-	ctx, cancel := context.WithCancel(t.Context())
-	g.grant = func(http.ResponseWriter, int) { cancel(); <-release }
-	results, err := deliver(ctx, t, g.open(nil), batchOf(1)...)
-	if err != nil || len(results) != 1 {
-		t.Fatalf("results %v, error %v", results, err)
-	}
-	for _, r := range results {
-		if r.Outcome != providers.Deferred {
-			t.Errorf("%+v", r)
-		}
-	}
-}
-
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	g := startGoogle(t)
@@ -384,100 +279,6 @@ func TestPeersStreamLimit(t *testing.T) {
 	}
 }
 
-func TestSettings(t *testing.T) {
-	t.Parallel()
-	g := startGoogle(t)
-	g.write("not.pem", []byte("nothing"))
-	g.write("plain.json", g.account(map[string]string{"token_uri": "http://127.0.0.1/token"}))
-	g.write("noproject.json", g.account(map[string]string{"project_id": ""}))
-	g.write("user.json", g.account(map[string]string{"type": "authorized_user"}))
-	for _, tt := range []struct {
-		name string
-		with map[string]any
-		want string // "" opens
-	}{
-		{"as they are", nil, ""},
-		{"the key itself", map[string]any{"credentials_file": "", "credentials": string(g.account(nil))}, ""},
-		{"both", map[string]any{"credentials": string(g.account(nil))}, "not both"},
-		{"none", map[string]any{"credentials_file": ""}, "credentials_file"},
-		{"no such file", map[string]any{"credentials_file": filepath.Join(g.dir, "none")}, "credentials_file"},
-		{"no key", map[string]any{"credentials_file": filepath.Join(g.dir, "not.pem")}, "service account"},
-		{"a person's key", map[string]any{"credentials_file": filepath.Join(g.dir, "user.json")}, "service account"},
-		{"plain token endpoint", map[string]any{"credentials_file": filepath.Join(g.dir, "plain.json")}, "token_uri"},
-		{"no project", map[string]any{"credentials_file": filepath.Join(g.dir, "noproject.json")}, "project"},
-		{"project from the settings", map[string]any{"credentials_file": filepath.Join(g.dir, "noproject.json"), "project": "acme"}, ""},
-		{"project with a path", map[string]any{"project": "acme/../evil"}, "project"},
-		{"plain endpoint", map[string]any{"endpoint": "http://127.0.0.1"}, "endpoint"},
-		{"endpoint with a path", map[string]any{"endpoint": "https://example.com/v1"}, "endpoint"},
-		{"endpoint with a user", map[string]any{"endpoint": "https://a:b@example.com"}, "endpoint"},
-		{"no such CA", map[string]any{"ca_file": filepath.Join(g.dir, "none")}, "ca_file"},
-		{"no CA", map[string]any{"ca_file": filepath.Join(g.dir, "not.pem")}, "ca_file"},
-		{"timeout", map[string]any{"timeout": "5"}, "timeout"},
-		{"short timeout", map[string]any{"timeout": "1ms"}, "timeout"},
-		{"long timeout", map[string]any{"timeout": "3m"}, "timeout"},
-		{"pool", map[string]any{"pool": map[string]any{"max": 0}}, "pool.max"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			p, err := fcm.Kind().Open(t.Context(), g.settings(tt.with))
-			if err == nil {
-				err2 := p.Close(t.Context())
-				if err2 != nil {
-					t.Error(err2)
-				}
-			}
-			switch {
-			case tt.want == "" && err != nil:
-				t.Error(err)
-			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
-				t.Errorf("error is %v, want one about %q", err, tt.want)
-			case err != nil && strings.Contains(err.Error(), "PRIVATE KEY"):
-				t.Errorf("the error quotes the key: %v", err)
-			}
-		})
-	}
-}
-
-func TestKind(t *testing.T) {
-	t.Parallel()
-	k := fcm.Kind()
-	if k.Name != "fcm" || k.Channel != "push" || k.MaxBatch != 100 || !k.Secret {
-		t.Errorf("kind is %+v", k)
-	}
-	if !json.Valid(k.Content) {
-		t.Error("the content's schema is not JSON")
-	}
-	address := regexp.MustCompile(k.Address)
-	for a, want := range map[string]bool{
-		someToken: true,
-		"cVnZ3m0sQ0u1fJ:APA91bH" + strings.Repeat("aZ0_-", 28): true,
-		"short":                 false,
-		"dead-token-1":          true,
-		"fcm/../token-12345":    false,
-		"fcm token-12345":       false,
-		"fcm-token-12345\n":     false,
-		"fcm-token-12345\x00":   false,
-		"fcm-tøken-1234567":     false,
-		"fcm-token-12345?x=1&y": false,
-	} {
-		if got := address.MatchString(a); got != want {
-			t.Errorf("address %q matches: %v", a, got)
-		}
-	}
-	names := map[string]bool{}
-	for _, s := range k.Settings {
-		if names[s.Name] || s.Doc == "" {
-			t.Errorf("setting %q is doubled or has no doc", s.Name)
-		}
-		names[s.Name] = true
-	}
-	for _, n := range []string{"credentials_file", "credentials", "project", "endpoint", "ca_file", "timeout", "pool.max", "pool.streams"} {
-		if !names[n] {
-			t.Errorf("no setting %q", n)
-		}
-	}
-}
-
 func TestCloseWaitsForAnswers(t *testing.T) {
 	t.Parallel()
 	g := startGoogle(t)
@@ -546,26 +347,5 @@ func TestGoAway(t *testing.T) {
 	}
 	if s := p.Health(t.Context()).Pool; s.Closed == 0 {
 		t.Errorf("no connection was replaced: %+v", s)
-	}
-}
-
-// The library's configuration is filled by reflection; see newMessaging.
-func TestLibraryIsTheOneWeKnow(t *testing.T) {
-	t.Parallel()
-	b, err := os.ReadFile("../../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(b), "firebase.google.com/go/v4 v4.19.0") {
-		t.Error("another version of the FCM library: look at internal.MessagingConfig, at the retries in internal/http_client.go, and at sdkVersion")
-	}
-	g := startGoogle(t)
-	if _, err := deliver(t.Context(), t, g.open(nil), batchOf(1)...); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range g.got() {
-		if v := r.header.Get("X-Firebase-Client"); v != "fire-admin-go/4.19.0" {
-			t.Errorf("the library says it is %q", v)
-		}
 	}
 }

@@ -2,6 +2,7 @@ package fcm_test
 
 import (
 	"encoding/json"
+	"sort"
 	"strings"
 	"testing"
 	"time"
@@ -26,24 +27,22 @@ func message(with func(*providers.Message)) *providers.Message {
 	return m
 }
 
-func TestMessage(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name string
-		with func(*providers.Message)
-		want string
-	}{
-		{"plain", nil, `{
+var messageRows = []struct {
+	name string
+	with func(*providers.Message)
+	want string
+}{
+	{"plain", nil, `{
 			"token": "fcm-token-ann-0001",
 			"notification": {"title": "Hi", "body": "Text"},
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001"},
 			"android": {"priority": "normal", "ttl": "3600s"},
 			"webpush": {"headers": {"TTL": "3600", "Urgency": "normal"}},
 			"apns": {"headers": {"apns-expiration": "1795525200", "apns-priority": "10"}}}`},
-		{"all of it", func(m *providers.Message) {
-			m.URL, m.Priority, m.CollapseKey = "https://example.com/o/7", providers.Critical, "order-7"
-			m.Data = json.RawMessage(`{"s":"a\"b","n":1.50,"big":12345678901234567890,"t":true,"z":null,"o":{ "x" : [1, 2] },"delivery_id":"mine"}`)
-		}, `{
+	{"all of it", func(m *providers.Message) {
+		m.URL, m.Priority, m.CollapseKey = "https://example.com/o/7", providers.Critical, "order-7"
+		m.Data = json.RawMessage(`{"s":"a\"b","n":1.50,"big":12345678901234567890,"t":true,"z":null,"o":{ "x" : [1, 2] },"delivery_id":"mine"}`)
+	}, `{
 			"token": "fcm-token-ann-0001",
 			"notification": {"title": "Hi", "body": "Text"},
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001", "url": "https://example.com/o/7",
@@ -52,45 +51,45 @@ func TestMessage(t *testing.T) {
 			"webpush": {"headers": {"TTL": "3600", "Urgency": "high", "Topic": "34z4AifsMjeSLfDs2IOFxUbkoxvbgSew"},
 				"notification": {"tag": "order-7"}, "fcm_options": {"link": "https://example.com/o/7"}},
 			"apns": {"headers": {"apns-expiration": "1795525200", "apns-priority": "10", "apns-collapse-id": "order-7"}}}`},
-		{"data only, bulk, other scheme", func(m *providers.Message) {
-			m.Title, m.Body, m.URL, m.Priority, m.CollapseKey = "", "", "app://order/7", providers.Bulk, strings.Repeat("k", 65)
-			m.Data = json.RawMessage(`{"url":"mine"}`)
-		}, `{
+	{"data only, bulk, other scheme", func(m *providers.Message) {
+		m.Title, m.Body, m.URL, m.Priority, m.CollapseKey = "", "", "app://order/7", providers.Bulk, strings.Repeat("k", 65)
+		m.Data = json.RawMessage(`{"url":"mine"}`)
+	}, `{
 			"token": "fcm-token-ann-0001",
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001", "url": "mine"},
 			"android": {"priority": "normal", "ttl": "3600s", "collapse_key": "` + strings.Repeat("k", 65) + `"},
 			"webpush": {"headers": {"TTL": "3600", "Urgency": "low", "Topic": "{TOPIC}"}},
 			"apns": {"headers": {"apns-expiration": "1795525200", "apns-collapse-id": "{COLLAPSE}"}}}`},
-		{"no end", func(m *providers.Message) { m.ExpiresAt = time.Time{} }, `{
+	{"no end", func(m *providers.Message) { m.ExpiresAt = time.Time{} }, `{
 			"token": "fcm-token-ann-0001",
 			"notification": {"title": "Hi", "body": "Text"},
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001"},
 			"android": {"priority": "normal"},
 			"webpush": {"headers": {"Urgency": "normal"}},
 			"apns": {"headers": {"apns-priority": "10"}}}`},
-		{"too late, bulk", func(m *providers.Message) { m.ExpiresAt, m.Priority = noon.Add(-time.Hour), providers.Bulk }, `{
+	{"too late, bulk", func(m *providers.Message) { m.ExpiresAt, m.Priority = noon.Add(-time.Hour), providers.Bulk }, `{
 			"token": "fcm-token-ann-0001",
 			"notification": {"title": "Hi", "body": "Text"},
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001"},
 			"android": {"priority": "normal", "ttl": "0s"},
 			"webpush": {"headers": {"TTL": "0", "Urgency": "low"}},
 			"apns": {"headers": {"apns-expiration": "1795518000", "apns-priority": "5"}}}`},
-		{"longer than FCM keeps", func(m *providers.Message) { m.ExpiresAt = noon.Add(60 * 24 * time.Hour) }, `{
+	{"longer than FCM keeps", func(m *providers.Message) { m.ExpiresAt = noon.Add(60 * 24 * time.Hour) }, `{
 			"token": "fcm-token-ann-0001",
 			"notification": {"title": "Hi", "body": "Text"},
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001"},
 			"android": {"priority": "normal", "ttl": "2419200s"},
 			"webpush": {"headers": {"TTL": "2419200", "Urgency": "normal"}},
 			"apns": {"headers": {"apns-expiration": "1800705600", "apns-priority": "10"}}}`},
-		{"the block laid over", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"apns":{"payload":{}},"fcm":{
+	{"the block laid over", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"apns":{"payload":{}},"fcm":{
 				"notification": {"title": null, "image": "https://example.com/i.png"},
 				"data": {"more": "1", "delivery_id": "mine"},
 				"android": {"ttl": "3.5s", "direct_boot_ok": true, "notification": {"channel_id": "c", "event_time": "2026-11-24T12:00:00Z", "vibrate_timings": ["0.2s", "1s"], "notification_count": 0}},
 				"webpush": {"headers": {"Urgency": null}, "notification": {"requireInteraction": true, "odd": {"x": [1]}}},
 				"apns": {"payload": {"aps": {"badge": 0, "sound": {"name": "s", "critical": 1, "volume": 0.5}, "interruption-level": "passive"}, "acme": {"a": 1.5}}},
 				"fcm_options": {"analytics_label": "l"}}}`)
-		}, `{
+	}, `{
 			"token": "fcm-token-ann-0001",
 			"notification": {"body": "Text", "image": "https://example.com/i.png"},
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001", "more": "1"},
@@ -98,13 +97,17 @@ func TestMessage(t *testing.T) {
 			"webpush": {"headers": {"TTL": "3600"}, "notification": {"requireInteraction": true, "odd": {"x": [1]}}},
 			"apns": {"headers": {"apns-expiration": "1795525200", "apns-priority": "10"}, "payload": {"aps": {"badge": 0, "sound": {"name": "s", "critical": 1, "volume": 0.5}, "interruption-level": "passive"}, "acme": {"a": 1.5}}},
 			"fcm_options": {"analytics_label": "l"}}`},
-		{"the words taken away", func(m *providers.Message) {
-			m.Content = json.RawMessage(`{"fcm":{"notification": null, "data": null, "webpush": null, "apns": null}}`)
-		}, `{
+	{"the words taken away", func(m *providers.Message) {
+		m.Content = json.RawMessage(`{"fcm":{"notification": null, "data": null, "webpush": null, "apns": null}}`)
+	}, `{
 			"token": "fcm-token-ann-0001",
 			"data": {"delivery_id": "01998a3e-5b1c-7d00-8000-000000000001"},
 			"android": {"priority": "normal", "ttl": "3600s"}}`},
-	} {
+}
+
+func TestMessage(t *testing.T) {
+	t.Parallel()
+	for _, tt := range messageRows {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			m := message(tt.with)
@@ -200,14 +203,10 @@ func TestCheckRefuses(t *testing.T) {
 func TestCheckTakesTheLimit(t *testing.T) {
 	t.Parallel()
 	m := message(func(m *providers.Message) { m.Body = "" })
-	n := 0
-	for size := range 4097 {
+	n := sort.Search(4097, func(size int) bool {
 		m.Body = strings.Repeat("x", size)
-		if fcm.Kind().Check(m) != nil {
-			break
-		}
-		n = size
-	}
+		return fcm.Kind().Check(m) != nil
+	}) - 1
 	if n < 3700 {
 		t.Errorf("a body of more than %d bytes is refused; the options should not take so much of 4096", n)
 	}

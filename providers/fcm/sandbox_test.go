@@ -96,7 +96,7 @@ func TestNothingIsLostAtAFaultyService(t *testing.T) {
 
 func nothingIsLost(t *testing.T, script sandbox.Script) {
 	t.Helper()
-	const messages, size = 3000, 100
+	const messages, size = 1500, 100
 	s := startSandbox(t)
 	if err := s.Script(sandbox.FCM, script); err != nil {
 		t.Fatal(err)
@@ -108,16 +108,16 @@ func nothingIsLost(t *testing.T, script sandbox.Script) {
 			left[i].Address = fmt.Sprintf("dead-token-%d", i)
 		}
 	}
-	ended, unknown := map[string]providers.Outcome{}, map[string]int{}
+	all := tally{ended: map[string]providers.Outcome{}, unknown: map[string]int{}}
 	for round := 0; len(left) > 0; round++ {
 		if round == 40 {
 			t.Fatalf("%d messages left after %d rounds", len(left), round)
 		}
-		left = deliverAll(t, p, left, size, ended, unknown)
+		left = all.deliver(t, p, left, size)
 	}
 	count := map[providers.Outcome]int{}
 	taken := s.IDs(sandbox.FCM)
-	for id, o := range ended {
+	for id, o := range all.ended {
 		count[o]++
 		if o == providers.Accepted && taken[id] == 0 {
 			t.Errorf("%s is accepted and never arrived", id)
@@ -128,15 +128,21 @@ func nothingIsLost(t *testing.T, script sandbox.Script) {
 	}
 	duplicates := s.Duplicates(sandbox.FCM)
 	for id, n := range duplicates {
-		if n > 1+unknown[id] {
-			t.Errorf("%s arrived %d times and was unknown %d times", id, n, unknown[id])
+		if n > 1+all.unknown[id] {
+			t.Errorf("%s arrived %d times and was unknown %d times", id, n, all.unknown[id])
 		}
 	}
-	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(unknown), len(duplicates), p.Health(t.Context()).Pool)
+	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(all.unknown), len(duplicates), p.Health(t.Context()).Pool)
 }
 
-// deliverAll delivers messages in batches side by side and returns those that are to be tried again.
-func deliverAll(t *testing.T, p providers.Provider, all []providers.Message, size int, ended map[string]providers.Outcome, unknown map[string]int) []providers.Message {
+// tally is what became of messages, by id.
+type tally struct {
+	ended   map[string]providers.Outcome
+	unknown map[string]int // attempts
+}
+
+// deliver delivers messages in batches side by side and returns those that are to be tried again.
+func (y *tally) deliver(t *testing.T, p providers.Provider, all []providers.Message, size int) []providers.Message {
 	t.Helper()
 	var mu sync.Mutex
 	var again []providers.Message
@@ -156,12 +162,12 @@ func deliverAll(t *testing.T, p providers.Provider, all []providers.Message, siz
 			for _, m := range b {
 				switch r := got[m.ID]; r.Outcome {
 				case providers.Accepted, providers.Gone, providers.Rejected:
-					if _, twice := ended[m.ID]; twice {
+					if _, twice := y.ended[m.ID]; twice {
 						t.Errorf("%s ended twice", m.ID)
 					}
-					ended[m.ID] = r.Outcome
+					y.ended[m.ID] = r.Outcome
 				case providers.Unknown:
-					unknown[m.ID]++
+					y.unknown[m.ID]++
 					again = append(again, m)
 				case providers.Denied:
 					t.Errorf("denied: %+v", r)
