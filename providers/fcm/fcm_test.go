@@ -292,17 +292,23 @@ func TestCloseWaitsForAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := make(chan error, 1)
+	closed, delivered := make(chan error, 1), make(chan error, 1)
+	m := batchOf(1)[0]
 	go func() {
-		<-arrived
-		go func() { closed <- p.Close(t.Context()) }()
-		for p.Health(t.Context()).Pool.Idle > 0 || !isClosed(t, p) { //nolint:revive // waits for Close to begin
-		}
-		close(goOn)
+		_, err := deliver(t.Context(), t, p, m)
+		delivered <- err
 	}()
-	results, err := deliver(t.Context(), t, p, batchOf(1)...)
-	if err != nil || len(results) != 1 {
-		t.Errorf("results %v, error %v", results, err)
+	<-arrived
+	go func() { closed <- p.Close(t.Context()) }()
+	eventually(t, func() bool { return isClosed(t, p) })
+	select {
+	case err := <-closed:
+		t.Errorf("closed (%v) before the answer came", err)
+	default:
+	}
+	close(goOn)
+	if err := <-delivered; err != nil {
+		t.Errorf("the message in flight: %v", err)
 	}
 	if err := <-closed; err != nil {
 		t.Error(err)
