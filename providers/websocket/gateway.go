@@ -163,9 +163,10 @@ func (g *Gateway) start() error {
 		UserConnectionLimit:          s.MaxConnectionsPerRecipient,
 		HistoryMaxPublicationLimit:   s.HistorySize,
 		RecoveryMaxPublicationLimit:  s.HistorySize,
-		UseSingleFlight:              true,
 		HistoryMetaTTL:               time.Duration(s.HistoryTTL) + historyMeta,
-		Metrics:                      centrifuge.MetricsConfig{MetricsNamespace: "carillon_websocket", RegistererGatherer: metrics},
+		// UseSingleFlight stays off: its groups are the package's, keyed by channel alone, so two gateways
+		// in one process would get each other's answers (centrifuge v0.40.1, node.go).
+		Metrics: centrifuge.MetricsConfig{MetricsNamespace: "carillon_websocket", RegistererGatherer: metrics},
 	})
 	if err != nil {
 		return err

@@ -134,8 +134,8 @@ func (g *Gateway) stream(w http.ResponseWriter, serve func(http.ResponseWriter))
 	}
 }
 
-// httpStream serves a stream over a plain response. It takes the body before it lifts the deadlines that
-// the server set for requests, and which would end the stream.
+// httpStream serves a stream over a plain response. It takes the body before it lifts the deadline that
+// the server set for reading the request, which would end the stream; centrifuge sets its own for writes.
 func (g *Gateway) httpStream(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // a writer that has no deadlines has none to lift
@@ -151,7 +151,6 @@ func (g *Gateway) httpStream(next http.Handler, w http.ResponseWriter, r *http.R
 	_ = r.Body.Close()
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	_ = rc.SetReadDeadline(time.Time{})
-	_ = rc.SetWriteDeadline(time.Time{})
 	g.stream(w, func(http.ResponseWriter) { next.ServeHTTP(w, r) })
 }
 

@@ -370,6 +370,26 @@ func outcome(t testing.TB, p providers.Provider, m providers.Message) providers.
 	return deliver(t, p, m)[0].Outcome
 }
 
+// probe is the title of messages that only ask whether shop's u is there.
+const probe = "probe"
+
+// gone waits until shop's u is absent: a client's connection ends a little before its subscription.
+func gone(t testing.TB, p providers.Provider) {
+	t.Helper()
+	eventually(t, "the client is gone", func() bool { return outcome(t, p, message("shop", "u", probe)) == providers.Absent })
+}
+
+// recovered are the titles that came with the subscription, without probes.
+func (c *conn) recovered() []string {
+	var titles []string
+	for _, p := range c.sub.Publications {
+		if p.Data.Title != probe {
+			titles = append(titles, p.Data.Title)
+		}
+	}
+	return titles
+}
+
 // eventually waits until cond holds.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()

@@ -24,11 +24,15 @@ import (
 func TestSilentConnectionIsClosed(t *testing.T) {
 	t.Parallel()
 	s := open(t, func(s *websocket.Settings) { s.StaleTimeout = websocket.Duration(200 * time.Millisecond) })
+	start := time.Now()
 	c := mustDial(t, s)
 	if h := s.Health(t.Context()); h.Pool.Open != 1 || h.Pool.Idle != 1 || h.Pool.InUse != 0 {
 		t.Errorf("pool %+v, want one idle connection", h.Pool)
 	}
 	c.endsWith(3502)
+	if took := time.Since(start); took > 8*time.Second {
+		t.Errorf("closed after %v", took)
+	}
 	eventually(t, "its slot is free", func() bool {
 		pool := s.Health(t.Context()).Pool
 		return pool.Open == 0 && pool.Opened == 1 && pool.Closed == 1
@@ -105,6 +109,22 @@ func TestSlowClientIsCut(t *testing.T) {
 	if codes := disconnects(t, s); codes["3008"] != 1 || len(codes) != 1 {
 		t.Errorf("clients were disconnected with %v, want one 3008 (slow)", codes)
 	}
+}
+
+// TestQueueLimit fills a client's queue within the time in which its messages are collected.
+func TestQueueLimit(t *testing.T) {
+	t.Parallel()
+	s := open(t, func(s *websocket.Settings) {
+		s.ClientQueueMaxSize, s.WriteDelay = 3*websocket.MaxPayload, websocket.Duration(time.Second)
+	})
+	c := connect(t, s, token(t, "shop", "u"))
+	m := message("shop", "u", "")
+	m.Body = strings.Repeat("x", websocket.MaxPayload-1000)
+	for range 4 {
+		m.ID = message("shop", "u", "").ID
+		deliver(t, s, m)
+	}
+	c.endsWith(3008) // below 3500: an SDK comes back and recovers
 }
 
 // disconnects counts the disconnects by the server, by code.
@@ -196,6 +216,7 @@ func TestOrigins(t *testing.T) {
 		{listed, "https://app.example.com.evil.com", false}, {listed, "https://evil.com/https://app.example.com", false},
 		{listed, "https://xapp.example.com", false}, {listed, "null", false}, {listed, "http://localhost:3001", false},
 		{listed, "https://app.example.com@evil.com", false},
+		{none, strings.Replace(none.url, "http://", "http://evil.", 1), false}, {none, none.url + "0", false},
 		{none, "https://evil.com", false}, {anyone, "https://evil.com", true}, {anyone, "null", true},
 	} {
 		header := http.Header{}
@@ -237,13 +258,13 @@ func TestOrigins(t *testing.T) {
 func TestServerTimeoutsDoNotCutStreams(t *testing.T) {
 	t.Parallel()
 	g, err := websocket.New(testSettings(func(s *websocket.Settings) {
-		s.PingInterval, s.PongTimeout = websocket.Duration(time.Second), websocket.Duration(500*time.Millisecond)
+		s.PingInterval, s.PongTimeout = websocket.Duration(time.Second), websocket.Duration(900*time.Millisecond)
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(g.Handler())
-	server.Config.ReadTimeout, server.Config.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond
+	server.Config.ReadTimeout, server.Config.WriteTimeout, server.Config.IdleTimeout = 500*time.Millisecond, 500*time.Millisecond, time.Minute
 	server.Start()
 	t.Cleanup(func() { _ = g.Close(context.Background()); server.Close() })
 	s := &site{Gateway: g, url: server.URL}
@@ -397,7 +418,7 @@ func TestReceiveEndsAfterItsReports(t *testing.T) {
 	select {
 	case <-ended:
 		t.Fatal("Receive returned while a receipt was being reported")
-	default:
+	case <-time.After(100 * time.Millisecond): // nothing tells that it is still waiting
 	}
 	close(finish)
 	select {

@@ -109,10 +109,7 @@ func joinRedis(node *centrifuge.Node, config centrifuge.RedisShardConfig, prefix
 		shard.Close()
 		return nil, err
 	}
-	node.SetBroker(broker)
-	// SetBroker leaves the controller alone where the node already has one; gateways find each other
-	// through the broker's.
-	node.SetController(broker)
+	node.SetBroker(broker) // and controller, through which gateways find each other
 	node.SetPresenceManager(presence)
 	return shard, nil
 }
