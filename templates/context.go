@@ -118,7 +118,7 @@ func (c *htmlContext) inside(b byte) {
 
 func (c *htmlContext) closeTag() {
 	c.state = inText
-	if c.tag == "script" || c.tag == "style" {
+	if c.codes() {
 		c.state = inRaw
 	}
 }
@@ -142,6 +142,36 @@ func (c *htmlContext) variable() (wrong string, url bool) {
 	}
 	return "", url
 }
+
+// merge is where the HTML goes on after branches that end at c and o. ok says that it is one place: after
+// branches that end in different ones nobody could say where a variable stands.
+func (c htmlContext) merge(o htmlContext) (_ htmlContext, ok bool) {
+	a, b := c.place(), o.place()
+	if a != b {
+		return c, false
+	}
+	switch a {
+	case inTag:
+		c.state = inTag
+		return c, c.tag == o.tag || !c.codes() && !o.codes()
+	case inRaw:
+		return c, c.tag == o.tag
+	case inQuoted:
+		c.fresh = c.fresh || o.fresh // with care: the value may begin here
+		return c, c.quote == o.quote && c.attr == o.attr
+	}
+	return c, true
+}
+
+// place is the state, but that inside of a tag all that is not a value is one.
+func (c htmlContext) place() htmlState {
+	if c.state == inTagName || c.state == inAttrName {
+		return inTag
+	}
+	return c.state
+}
+
+func (c htmlContext) codes() bool { return c.tag == "script" || c.tag == "style" }
 
 func space(b byte) bool  { return b == ' ' || b == '\t' || b == '\n' || b == '\r' || b == '\f' }
 func letter(b byte) bool { return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' }

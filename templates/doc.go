@@ -25,7 +25,8 @@
 //
 // In the HTML of an e-mail everything that comes out of {{ }} is escaped, and there is no filter to
 // defeat that. A variable must stand in text or in a quoted attribute value; not in a script, a style
-// element or an event handler; at the start of a URL attribute it must not be a javascript: or data: URL.
+// element or an event handler; at the start of a URL attribute it must not be a javascript: or data: URL;
+// and the branches of a tag must all end in the same place of the HTML.
 // Filters escape and escape_once do not escape twice there, newline_to_br makes real breaks when it is
 // the last filter, and what capture captured is printed as it is. Everywhere else nothing is escaped.
 //
@@ -34,5 +35,19 @@
 // Tags: assign, break, capture, case/when/else, comment, continue, cycle, for/else (limit, offset,
 // reversed; ranges only as for x in (1..n)), if/elsif/else, raw, unless/else. Not offered: include,
 // render, tablerow, increment, decrement, echo, liquid. Filters: the standard ones (see filters), without
-// raw, safe and the base64 family; date knows no "now", for a message must read the same on every attempt.
+// raw, safe and the base64 family; date knows no "now", for a message must read the same on every attempt,
+// and takes a time without a zone for UTC. A {{ }} stands on one line.
+//
+// # Files
+//
+// A directory holds <name>.yaml (or .yml, .json), each the body of PUT /v1/templates/{name}, and layouts
+// in _layouts/<name>.html and .txt:
+//
+//	layout: default
+//	schema: {type: object, required: [order], properties: {order: {type: integer}}}
+//	locales:
+//	  default:
+//	    title: Order {{ order }} has shipped
+//	    email: {html: "<h1>Order {{ order }}</h1>"}
+//	  fr: {title: "Commande {{ order }} expédiée"}
 package templates

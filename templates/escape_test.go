@@ -35,6 +35,8 @@ func TestEscaping(t *testing.T) {
 		{`<a href="https://a.example/?q={{ x | url_encode }}">`, `<a href="https://a.example/?q=%22%3E%3Cscript%3Ealert%28%27x%27%29%3C%2Fscript%3E%3Cimg+src%3Dx+onerror%3Dalert%281%29%3E%26">`},
 		{`<a{% if n == 1 %} href="{{ url }}"{% else %} class="{{ n }}"{% endif %}>{{ n }}`, `<a href="https://a.example/?a=1&amp;b=2">1`},
 		{`<input {% if n == 1 %}checked{% endif %}>`, `<input checked>`},
+		{`{% if n == 1 %}<h1{% else %}<h2{% endif %} class="{% if n == 1 %}a{% endif %}{% for i in (1..2) %} {{ i }}{% endfor %}">`, `<h1 class="a 1 2">`},
+		{`{% case n %}{% when 1 %}<b>{% when 2 %}<i>{% endcase %}{{ n }}`, `<b>1`},
 		{`<!--[if mso]><a href="{{ url }}"><![endif]-->{{ n }}`, `<!--[if mso]><a href="https://a.example/?a=1&amp;b=2"><![endif]-->1`},
 		{`<!-- {{ x }} -->{{ n }}`, "<!-- " + escaped + " -->1"},
 		{`<style>p{color:red}</style><script>var a = "</p>"</script>{{ n }}`, `<style>p{color:red}</style><script>var a = "</p>"</script>1`},
@@ -73,7 +75,11 @@ func TestUnsafeContexts(t *testing.T) {
 		`<a href={{ x }}>`, `<a href= {{ x }}>`, `<a href=a{{ x }}>`, `<a {{ x }}>`, `<a on{{ x }}="a">`, `<{{ x }}>`, `<a{{ x }}>`, `</{{ x }}>`,
 		`<a onclick="f('{{ x }}')">`, `<p ONLOAD='{{ x }}'>`, `<iframe srcdoc="{{ x }}">`,
 		`{% if x %}<a href={% endif %}{{ x }}>`, `<a {% capture c %}a{% endcapture %}{{ c }}>`, `<a href={% cycle "a", "b" %}>`,
-		`<p title="a"{{ x }}>`, "<p\n{{ x }}>",
+		`<p title="a"{{ x }}>`, "<p\n{{ x }}>", `{% if x %}<p {% else %}{{ x }}{% endif %}{{ x }}`,
+		// Branches that end in different places.
+		`{% if x %}<p title="{% endif %}{{ x }}">`, `{% for i in x %}"<p title={{ i }}{% endfor %}`, `{% for i in x %}<p title="{% endfor %}`,
+		`<a {% if x %}href="{% else %}title="{% endif %}{{ x }}">`, `{% case x %}{% when 1 %}<script>{% else %}<style>{% endcase %}`,
+		`{% unless x %}<!--{% else %}text{% endunless %}`, `{% capture c %}<a href="{% endcapture %}{{ c }}{{ x }}">`,
 	} {
 		_, err := templates.Compile(oneHTML(src), templates.Options{})
 		if err == nil {
@@ -97,7 +103,9 @@ func TestURLs(t *testing.T) {
 		{"javascript:alert(1)", false}, {"JavaScript:alert(1)", false}, {" javascript:alert(1)", false}, {"java\tscript:alert(1)", false},
 		{"java\nscript\r:alert(1)", false}, {"\x01javascript:alert(1)", false}, {"data:text/html,<script>", false}, {"vbscript:x", false}, {"file:///etc/passwd", false},
 	} {
-		for _, src := range []string{`<a href="{{ u }}">`, `<img src='{{ u }}'>`, `<a class="x" HREF=" {{ u }} ">`, `<form action="{{ u }}">`, `{% capture c %}{{ u }}{% endcapture %}<a href="{{ c }}">`} {
+		for _, src := range []string{`<a href="{{ u }}">`, `<img src='{{ u }}'>`, `<a class="x" HREF=" {{ u }} ">`, `<form action="{{ u }}">`, `{% if u %}<a href="{% else %}<a class='x' href="{% endif %}{{ u }}">`,
+			`{% case u %}{% when 1 %}<a class='x' {% else %}<a {% endcase %}href="{{ u }}">`,
+			`<a href="{% if u == "no" %}https://a.example/{% endif %}{{ u }}">`, `{% capture c %}{{ u }}{% endcapture %}<a href="{{ c }}">`} {
 			_, err := html(t, src, object{"u": tt.url})
 			if (err == nil) != tt.safe {
 				t.Errorf("%s with %q: %v, want safe %v", src, tt.url, err, tt.safe)

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -173,6 +175,7 @@ func TestHostileMustFail(t *testing.T) {
 		`{% assign s = k %}{% for i in (1..1000) %}{% assign s = s | append: s %}{% endfor %}`,
 		`{% assign s = k %}{% for i in (1..1000) %}{% capture s %}{{ s }}{{ s }}{% endcapture %}{% endfor %}`,
 		`{% assign l = list | concat: list %}`,
+		`{% capture a %}{{ long }}{{ long }}{% endcapture %}`,
 		`{{ long | replace: "a", long }}`,
 		`{{ long | replace: "", long }}`,
 		`{{ long | split: "" }}`,
@@ -191,6 +194,40 @@ func TestHostileMustFail(t *testing.T) {
 				t.Errorf("%s: got %+v, want a limit", src, f)
 			}
 		})
+	}
+}
+
+// TestPasses has loops on both sides of the limit that is in the documentation.
+func TestPasses(t *testing.T) {
+	t.Parallel()
+	tpl := compile(t, oneBody(`{% for a in (1..99) %}{% for b in (1..n) %}{% endfor %}{% endfor %}`)) // 99 + 99 n
+	for n, ok := range map[int]bool{100: true, 101: false} {
+		_, err := tpl.Render(templates.Input{Data: object{"n": n}})
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "10,000 passes") {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
+
+// TestMemory says that what is refused for its size is refused before it is made. It is not parallel, so
+// that what is allocated meanwhile is its own.
+func TestMemory(t *testing.T) { //nolint:paralleltest // see above
+	data := hostileData()
+	for _, src := range []string{
+		`{{ list | join: long }}`, `{{ long | replace: "a", long }}`, `{{ long | replace: "", long }}`, `{{ long | split: "" }}`,
+		`{{ lt | replace: "<", "\n" | newline_to_br }}`, `{% for i in (1..huge) %}{% endfor %}`, `{% if "x" contains rows %}{% endif %}`,
+	} {
+		tpl := compile(t, oneBody(src))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := tpl.Render(templates.Input{Data: data})
+		runtime.ReadMemStats(&after)
+		if err == nil {
+			t.Errorf("%s: rendered", src)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 2<<20 {
+			t.Errorf("%s: allocated %d KiB", src, n>>10)
+		}
 	}
 }
 
@@ -282,8 +319,17 @@ func TestHostileSchema(t *testing.T) {
 			}
 		})
 	}
-	// The dearest that is let through: a large schema on large data.
+	// A schema of the schema's own, in a file that is there and would do.
+	meta := filepath.Join(t.TempDir(), "meta.json")
+	if err := os.WriteFile(meta, []byte(`{"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "file://`+meta+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	src := oneBody("x")
+	src.Schema = json.RawMessage(`{"$schema": "file://` + meta + `"}`)
+	if _, err := templates.Compile(src, templates.Options{}); err == nil {
+		t.Error("a file was read")
+	}
+	// The dearest that is let through: a large schema on large data.
 	for _, n := range []int{4, 300} {
 		src.Schema = json.RawMessage(`{"properties": {"rows": {"uniqueItems": true, "items": {"allOf": [` + strings.Repeat(`{"properties": {"a": {"pattern": "^(a|b|x)*$"}}},`, n) + `{}]}}}}`)
 		tpl := compile(t, src)

@@ -256,37 +256,67 @@ func (c *compiler) binds(name string, line int) {
 
 func (c *compiler) block(n *parser.ASTBlock, depth, loops int) node {
 	before := c.html
-	body := func(b *parser.ASTBlock, nodes []parser.ASTNode, loops int) []node {
-		if b != n {
-			c.html = before // each branch goes on from where the tag stands
-		}
-		return c.nodes(nodes, depth, loops)
+	var ends []htmlContext
+	body := func(nodes []parser.ASTNode, loops int) []node {
+		c.html = before // each branch goes on from where the tag stands
+		out := c.nodes(nodes, depth, loops)
+		ends = append(ends, c.html)
+		return out
 	}
 	line := n.SourceLoc.LineNo
 	switch n.Name {
 	case "if", "unless":
+		defer func() { c.join(n, before, ends) }()
 		return c.cond(n, body, loops)
 	case "case":
+		defer func() { c.join(n, before, ends) }()
 		return c.cases(n, body, loops)
 	case "for":
 		if loops >= MaxLoops {
 			c.fault(line, CodeLimit, "loops are nested deeper than %d", MaxLoops)
 			return textNode("")
 		}
+		defer func() { c.join(n, before, append(ends, before)) }() // a pass begins where the one before ended
 		return c.loop(n, body, loops)
 	case "capture":
 		name := strings.TrimSpace(n.Args)
 		c.binds(name, line)
-		c.html = htmlContext{}
-		inner := body(n, n.Body, loops)
-		c.html = before
+		outer := before
+		before = htmlContext{}
+		inner := body(n.Body, loops)
+		c.html = outer
+		if c.part.html && ends[0].place() != inText {
+			c.fault(line, CodeEscape, "what is captured must be whole: text, with its tags closed")
+		}
 		return &captureNode{name: name, body: inner}
 	}
 	c.fault(line, CodeTag, "the tag %q is not offered", clip(n.Name))
 	return textNode("")
 }
 
-type bodyFunc func(b *parser.ASTBlock, nodes []parser.ASTNode, loops int) []node
+// join goes on behind a block, whose branches must all end in the same place of the HTML.
+func (c *compiler) join(n *parser.ASTBlock, before htmlContext, ends []htmlContext) {
+	if !c.part.html {
+		return
+	}
+	if k := len(n.Clauses); k == 0 || n.Clauses[k-1].Name != "else" {
+		ends = append(ends, before) // the branch that is not there
+	}
+	c.html = before
+	for i, end := range ends {
+		merged, ok := end, true
+		if i > 0 {
+			merged, ok = c.html.merge(end)
+		}
+		if !ok {
+			c.fault(n.SourceLoc.LineNo, CodeEscape, "the branches of %s end in different places of the HTML; close in a branch what it opens", n.Name)
+			return
+		}
+		c.html = merged
+	}
+}
+
+type bodyFunc func(nodes []parser.ASTNode, loops int) []node
 
 func (c *compiler) cond(n *parser.ASTBlock, body bodyFunc, loops int) node {
 	out := &condNode{not: n.Name == "unless"}
@@ -297,19 +327,17 @@ func (c *compiler) cond(n *parser.ASTBlock, body bodyFunc, loops int) node {
 			return
 		}
 		out.tests = append(out.tests, c.expr(x, b.Args, b.SourceLoc.LineNo))
-		out.bodies = append(out.bodies, body(b, b.Body, loops))
+		out.bodies = append(out.bodies, body(b.Body, loops))
 	}
 	test(n)
-	after := c.html
 	for i, clause := range n.Clauses {
 		if clause.Name == "elsif" {
 			test(clause)
 			continue
 		}
 		c.last(n, i)
-		out.other = body(clause, clause.Body, loops)
+		out.other = body(clause.Body, loops)
 	}
-	c.html = after
 	return out
 }
 
@@ -334,13 +362,10 @@ func (c *compiler) cases(n *parser.ASTBlock, body bodyFunc, loops int) node {
 		c.fault(n.SourceLoc.LineNo, CodeSyntax, "nothing may stand between case and its first when")
 		break
 	}
-	before := c.html
-	after := before
 	for i, clause := range n.Clauses {
-		c.html = before
 		if clause.Name == "else" {
 			c.last(n, i)
-			out.other = body(clause, clause.Body, loops)
+			out.other = body(clause.Body, loops)
 			continue
 		}
 		line := clause.SourceLoc.LineNo
@@ -355,11 +380,9 @@ func (c *compiler) cases(n *parser.ASTBlock, body bodyFunc, loops int) node {
 			w.values = append(w.values, c.expr(x, src, line))
 			src = "" // looked at and paid for once
 		}
-		w.body = body(clause, clause.Body, loops)
+		w.body = body(clause.Body, loops)
 		out.whens = append(out.whens, w)
-		after = c.html
 	}
-	c.html = after
 	return out
 }
 
@@ -388,13 +411,11 @@ func (c *compiler) loop(n *parser.ASTBlock, body bodyFunc, loops int) node {
 	if l.Offset != nil {
 		out.offset = c.priced(l.Offset, "", line)
 	}
-	out.body = body(n, n.Body, loops+1)
-	after := c.html
+	out.body = body(n.Body, loops+1)
 	for i, clause := range n.Clauses {
 		c.last(n, i)
-		out.other = body(clause, clause.Body, loops)
+		out.other = body(clause.Body, loops)
 	}
-	c.html = after
 	return out
 }
 

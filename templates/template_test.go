@@ -210,11 +210,11 @@ func oneLong() templates.Source {
 
 func TestLocales(t *testing.T) {
 	t.Parallel()
-	src := source(t, `{"locales": {"default": {"title": "d"}, "fr": {"title": "fr"}, "fr-CA": {"title": "fr-CA"}, "pt_BR": {"title": "pt"}, "zh-Hant": {"title": "zh"}, "EN-gb": {"title": "en"}, "sl-rozaj": {"title": "sl"}}}`)
+	src := source(t, `{"locales": {"default": {"title": "d"}, "fr": {"title": "fr"}, "fr-CA": {"title": "fr-CA"}, "pt_BR": {"title": "pt"}, "zh-Hant": {"title": "zh"}, "EN-gb": {"title": "en"}, "sl-rozaj": {"title": "sl"}, "fr-a": {"title": "no tag ends like that"}}}`)
 	tpl := compile(t, src)
 	for _, tt := range []struct{ asked, want string }{
 		{"", "default"}, {"fr", "fr"}, {"FR", "fr"}, {"fr-CA", "fr-CA"}, {"fr-ca", "fr-CA"}, {"fr_CA", "fr-CA"}, {"fr-CH", "fr"}, {"fr-Latn-CH-1996", "fr"},
-		{"fr-CA-x-private", "fr-CA"}, {"pt-BR", "pt_BR"}, {"pt", "default"}, {"pt-PT", "default"},
+		{"fr-CA-x-private", "fr-CA"}, {"fr-a-bbb", "fr"}, {"pt-BR", "pt_BR"}, {"pt", "default"}, {"pt-PT", "default"},
 		{"zh-Hant-CN-x-private1-private2", "zh-Hant"}, {"zh-Hans", "default"}, {"zh", "default"}, // RFC 4647 section 3.4's example
 		{"en-GB", "EN-gb"}, {"en", "default"}, {"sl-rozaj-biske", "sl-rozaj"}, {"de", "default"}, {"*", "default"}, {"default", "default"},
 		{"-", "default"}, {"fr-", "fr"}, {"fr--", "fr"}, {"a-fr", "default"}, {"f", "default"}, {strings.Repeat("fr-", 100_000), "default"}, {"\xff", "default"},
