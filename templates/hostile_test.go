@@ -202,9 +202,11 @@ func TestPasses(t *testing.T) {
 	t.Parallel()
 	tpl := compile(t, oneBody(`{% for a in (1..99) %}{% for b in (1..n) %}{% endfor %}{% endfor %}`)) // 99 + 99 n
 	for n, ok := range map[int]bool{100: true, 101: false} {
-		_, err := tpl.Render(templates.Input{Data: object{"n": n}})
-		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "10,000 passes") {
-			t.Errorf("%d: %v", n, err)
+		for range 3 { // the limit is of each rendering
+			_, err := tpl.Render(templates.Input{Data: object{"n": n}})
+			if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "10,000 passes") {
+				t.Errorf("%d: %v", n, err)
+			}
 		}
 	}
 }

@@ -23,6 +23,7 @@ func TestPlainText(t *testing.T) {
 		{"&lt;a&gt; &amp;amp; &eacute;&nbsp;x", "<a> &amp; é x"},
 		{"<head><title>no</title><style>p{}</style></head><body>a<script>no</script><!-- no --><style>no</style></body>", "a"},
 		{`<div style="display: none">no<p>no</div>a<span hidden>no</span>b<div style="DISPLAY:NONE"><div>no</div>no</div>c`, "abc"},
+		{"<div hidden><b>no</b>no<div>no</div>no</div>a", "a"},
 		{"<table><tr><td>a</td><td>b</td></tr><tr><td>c</td></tr></table>", "a b\nc"},
 		{"a<hr>b", "a\n\n---\n\nb"},
 		{"<pre>a  b\n c</pre>", "a  b\n c"},
