@@ -1,0 +1,119 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// row is one row of an answer.
+type row interface{ Scan(dest ...any) error }
+
+// querier reads.
+type querier interface {
+	// query calls scan for each row.
+	query(ctx context.Context, sql string, scan func(row) error, args ...any) error
+	// queryMany runs one statement with many sets of arguments, in one round trip where the database
+	// is remote; i is the index of the set that the row answers.
+	queryMany(ctx context.Context, sql string, sets [][]any, scan func(i int, r row) error) error
+}
+
+// tx is a transaction that writes.
+type tx interface {
+	querier
+	exec(ctx context.Context, sql string, args ...any) (int64, error)
+	// execMany is exec for many sets of arguments; it returns the rows affected by each.
+	execMany(ctx context.Context, sql string, sets [][]any) ([]int64, error)
+	// lock locks rows of batches against every other transaction that locks them, in one order.
+	lock(ctx context.Context, batches []core.ID) error
+	// skipLocked is the clause that takes rows for an update and passes over those in other hands.
+	skipLocked() string
+	// forUpdate is the clause that takes rows for an update and waits for them.
+	forUpdate() string
+}
+
+// backend is one of the two databases.
+type backend interface {
+	querier
+	// update runs fn in a transaction that is synced to disk when update returns nil.
+	update(ctx context.Context, fn func(tx) error) error
+	now() time.Time
+	// writers is how many transactions may usefully run at once.
+	writers() int
+	// unavailable says that the error is the connection's or the disk's and not the statement's.
+	unavailable(err error) bool
+	ping(ctx context.Context) error
+	close() error
+}
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
+
+// stamp scans a time.
+type stamp struct{ t *time.Time }
+
+// Scan implements sql.Scanner.
+func (s stamp) Scan(src any) error {
+	n, ok := src.(int64)
+	if !ok {
+		return fmt.Errorf("a time is a number, not %T", src)
+	}
+	*s.t = fromMicros(n)
+	return nil
+}
+
+// key scans an id.
+type key struct{ id *core.ID }
+
+// Scan implements sql.Scanner.
+func (k key) Scan(src any) error {
+	b, ok := src.([]byte)
+	switch {
+	case src == nil:
+		*k.id = core.ID{}
+	case ok && len(b) == len(k.id):
+		copy(k.id[:], b)
+	default:
+		return fmt.Errorf("an id is 16 bytes, not %T of %d", src, len(b))
+	}
+	return nil
+}
+
+// blob is an id as an argument: nil if it is zero.
+func blob(id core.ID) any {
+	if id.IsZero() {
+		return nil
+	}
+	return id[:]
+}
+
+// raw is a JSON text as an argument: nil if there is none.
+func raw(b []byte) any {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+// The numbers of the lanes in the database; they never change.
+var laneNumbers = map[core.Lane]int64{core.Lanes[0]: 0, core.Lanes[1]: 1, core.Lanes[2]: 2}
+
+func laneOf(n int64) core.Lane {
+	if n < 0 || int(n) >= len(core.Lanes) {
+		return core.Lanes[1]
+	}
+	return core.Lanes[n]
+}

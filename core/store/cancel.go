@@ -1,0 +1,74 @@
+package store
+
+import (
+	"context"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// Cancel cancels what is still pending of a notification and returns how many deliveries that were.
+// After it returned no new attempt begins for it. Deliveries in a round under way are marked: their call
+// on the wire finishes, and if they are held after it they become cancelled; they count too. The error
+// is core.ErrNotFound if the app has no such notification.
+func (s *Store) Cancel(ctx context.Context, app string, notification core.ID) (int, error) {
+	var n int
+	err := s.write(ctx, "cancel a notification", func(t tx) error {
+		n = 0
+		now := micros(s.Now())
+		found, err := t.exec(ctx, "UPDATE notifications SET cancelled_at = CASE WHEN cancelled_at = 0 THEN $3 ELSE cancelled_at END WHERE id = $1 AND app = $2",
+			notification[:], app, now)
+		if err != nil {
+			return err
+		}
+		if found == 0 {
+			return core.ErrNotFound
+		}
+		n, err = cancelWhere(ctx, t, now, "d.notification_id = $1", notification[:])
+		return err
+	})
+	return n, err
+}
+
+// cancelWhere cancels the pending deliveries that a condition on d selects. It locks their
+// batches first, so that no claim can come in between; as they may move to other batches while it waits
+// for a lock, it looks again until it holds them all.
+func cancelWhere(ctx context.Context, t tx, now int64, where string, args ...any) (int, error) {
+	for held := map[core.ID]bool{}; ; {
+		var missing []core.ID
+		err := t.query(ctx, "SELECT DISTINCT d.batch_id FROM deliveries d WHERE d.state = 1 AND "+where, func(r row) error {
+			var id core.ID
+			err := r.Scan(key{&id})
+			if !held[id] {
+				missing, held[id] = append(missing, id), true
+			}
+			return err
+		}, args...)
+		if err != nil {
+			return 0, err
+		}
+		if len(missing) == 0 {
+			break
+		}
+		if err := t.lock(ctx, missing); err != nil {
+			return 0, err
+		}
+	}
+	var sets [][]any
+	err := t.query(ctx, "SELECT d.id, b.state FROM deliveries d JOIN batches b ON b.id = d.batch_id WHERE d.state = 1 AND d.cancel_requested = 0 AND "+where+" ORDER BY d.id",
+		func(r row) error {
+			var id core.ID
+			var state int64
+			err := r.Scan(key{&id}, &state)
+			to, asked := int64(core.Cancelled), int64(0)
+			if core.BatchState(state) == core.BatchSending {
+				to, asked = int64(core.Pending), 1
+			}
+			sets = append(sets, []any{id[:], to, asked, now})
+			return err
+		}, args...)
+	if err != nil {
+		return 0, err
+	}
+	_, err = t.execMany(ctx, "UPDATE deliveries SET state = $2, cancel_requested = $3, updated_at = $4 WHERE id = $1 AND state = 1", sets)
+	return len(sets), err
+}

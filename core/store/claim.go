@@ -1,0 +1,167 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// claim is a wake on its way to becoming a round.
+type claim struct {
+	wake   core.Wake
+	worker string
+	lease  time.Duration
+	round  *core.Round
+}
+
+// Claim makes the wake's batch the caller's for the lease; the round is committed when it returns. It
+// returns nil when there is nothing to do: a newer fence, a batch that is done or in other hands, one
+// due later than core.EarlyWake from now, or one with nothing pending, which it closes.
+func (s *Store) Claim(ctx context.Context, w core.Wake, worker string, lease time.Duration) (*core.Round, error) {
+	c := &claim{wake: w, worker: worker, lease: lease}
+	if err := s.ride(ctx, &member{claim: c}); err != nil {
+		return nil, s.fail("claim a batch", err)
+	}
+	if c.round == nil {
+		return nil, nil
+	}
+	if err := s.fillContents(ctx, c.round); err != nil {
+		return nil, err
+	}
+	return c.round, nil
+}
+
+func (s *Store) fillContents(ctx context.Context, r *core.Round) error {
+	r.Contents = make(map[core.ContentRef]*core.Content)
+	for i := range r.Deliveries {
+		ref := r.Deliveries[i].Content
+		if _, ok := r.Contents[ref]; ok {
+			continue
+		}
+		c, err := s.content(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			r.Contents[ref] = c
+		}
+	}
+	return nil
+}
+
+func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
+	if len(claims) == 0 {
+		return nil
+	}
+	sets := make([][]any, len(claims))
+	for i, c := range claims {
+		sets[i] = []any{c.wake.Batch[:], c.wake.Fence, micros(now.Add(c.lease)), micros(now.Add(core.EarlyWake))}
+	}
+	attempts := make([]int64, len(claims))
+	err := t.queryMany(ctx, `UPDATE batches SET state = 3, run_at = $3, rounds = rounds + 1
+		WHERE id = $1 AND fence = $2 AND state IN (1, 2) AND due_at <= $4
+		RETURNING app, route, lane, due_at, parent, rounds`, sets, func(i int, r row) error {
+		c := claims[i]
+		b := core.Batch{ID: c.wake.Batch, Fence: c.wake.Fence, State: core.BatchSending, RunAt: now.Add(c.lease)}
+		var lane int64
+		if err := r.Scan(&b.App, &b.Route, &lane, stamp{&b.DueAt}, key{&b.Parent}, &attempts[i]); err != nil {
+			return err
+		}
+		b.Lane = laneOf(lane)
+		c.round = &core.Round{Batch: b, Now: now, LeaseEnd: b.RunAt}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("claim batches: %w", err)
+	}
+	var rounds []*core.Round
+	for _, c := range claims {
+		if c.round != nil {
+			rounds = append(rounds, c.round)
+		}
+	}
+	if err := loadPending(ctx, t, rounds); err != nil {
+		return err
+	}
+	var started, done [][]any
+	for i, c := range claims {
+		switch {
+		case c.round == nil:
+		case len(c.round.Deliveries) == 0:
+			done = append(done, []any{c.round.ID[:]})
+			c.round = nil
+		default:
+			started = append(started, []any{c.round.ID[:], c.round.Fence, attempts[i], c.worker, micros(now)})
+		}
+	}
+	if err := closeBatches(ctx, t, done); err != nil {
+		return err
+	}
+	_, err = t.execMany(ctx, "INSERT INTO rounds (batch_id, fence, attempt, worker, started_at) VALUES ($1, $2, $3, $4, $5)", started)
+	if err != nil {
+		return fmt.Errorf("insert rounds: %w", err)
+	}
+	return markPaused(ctx, t, rounds)
+}
+
+func closeBatches(ctx context.Context, t tx, ids [][]any) error {
+	if _, err := t.execMany(ctx, "UPDATE batches SET state = 4, fence = fence + 1 WHERE id = $1", ids); err != nil {
+		return fmt.Errorf("close batches: %w", err)
+	}
+	return nil
+}
+
+// loadPending fills in the deliveries of rounds that are still pending.
+func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
+	sets := make([][]any, len(rounds))
+	for i, r := range rounds {
+		sets[i] = []any{r.ID[:]}
+	}
+	err := t.queryMany(ctx, "SELECT "+deliveryColumns+" FROM deliveries WHERE batch_id = $1 AND state = 1 ORDER BY id", sets, func(i int, r row) error {
+		d, err := scanDelivery(r)
+		if err != nil {
+			return err
+		}
+		rounds[i].Deliveries = append(rounds[i].Deliveries, d)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read pending deliveries: %w", err)
+	}
+	return nil
+}
+
+func markPaused(ctx context.Context, t tx, rounds []*core.Round) error {
+	if len(rounds) == 0 {
+		return nil
+	}
+	paused := map[string]bool{}
+	err := t.query(ctx, "SELECT name FROM routes WHERE paused_at > 0", func(r row) error {
+		var name string
+		err := r.Scan(&name)
+		paused[name] = true
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read paused routes: %w", err)
+	}
+	for _, r := range rounds {
+		r.Paused = paused[r.Route]
+	}
+	return nil
+}
+
+const deliveryColumns = `id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, page_id, slot, state,
+	attempts, unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at`
+
+func scanDelivery(r row) (core.Delivery, error) {
+	var d core.Delivery
+	var slot, state, attempts, unknowns, most int64
+	err := r.Scan(key{&d.ID}, key{&d.Notification}, key{&d.Batch}, &d.App, &d.Channel, &d.Kind, &d.Route, &d.Recipient, &d.Address, &d.Name,
+		key{&d.Content.Page}, &slot, &state, &attempts, &unknowns, &most, &d.Code, &d.Reason, &d.ProviderID,
+		stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt})
+	d.Content.Slot, d.State, d.Attempts, d.Unknowns, d.MaxUnknown = int(slot), core.State(state), int(attempts), int(unknowns), int(most)
+	return d, err
+}

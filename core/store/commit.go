@@ -1,0 +1,197 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// Bounds of one group.
+const (
+	maxGroup      = 256
+	maxDeliveries = 4000 // deliveries of one group, so that one transaction stays short
+)
+
+// member is one caller's part of a group commit. One of its first four fields is set.
+type member struct {
+	record *recording
+	claim  *claim
+	settle *settling
+	run    func(tx) error
+	guard  bool // run may fail by its own rules: undo it alone
+
+	ctx  context.Context
+	err  error
+	done chan struct{}
+}
+
+func (m *member) weight() int {
+	switch {
+	case m.record != nil:
+		return len(m.record.a.Deliveries)
+	case m.settle != nil:
+		return len(m.settle.s.Verdicts)
+	}
+	return 1
+}
+
+// ride hands m to the next group and waits for its commit. When ctx ends first the outcome is unknown
+// to the caller: the error is the context's, and m may still be committed.
+func (s *Store) ride(ctx context.Context, m *member) error {
+	m.ctx, m.done = ctx, make(chan struct{})
+	select {
+	case <-s.quit:
+		return fmt.Errorf("%w: it is closed", core.ErrUnavailable)
+	default:
+	}
+	select {
+	case s.members <- m:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.quit:
+		return fmt.Errorf("%w: it is closed", core.ErrUnavailable)
+	}
+	select {
+	case <-m.done:
+		return m.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// commitGroups takes whoever waits, as one group, until the store closes. Nobody waits for a timer: a
+// lone member is a group of one, and the next group forms while this one is being synced.
+func (s *Store) commitGroups() {
+	for {
+		var first *member
+		select {
+		case first = <-s.members:
+		case <-s.quit:
+			s.turnAway()
+			return
+		}
+		group, weight := []*member{first}, first.weight()
+	fill:
+		for len(group) < maxGroup && weight < maxDeliveries {
+			select {
+			case m := <-s.members:
+				group, weight = append(group, m), weight+m.weight()
+			default:
+				break fill
+			}
+		}
+		s.commit(group)
+	}
+}
+
+// turnAway answers those who came as the store closed.
+func (s *Store) turnAway() {
+	for {
+		select {
+		case m := <-s.members:
+			m.err = fmt.Errorf("%w: it is closed", core.ErrUnavailable)
+			close(m.done)
+		default:
+			return
+		}
+	}
+}
+
+// commit runs a group in one transaction. If that fails by one member's fault, each is tried alone, so
+// that only the bad one fails. An error of the connection is everybody's: to try again could do twice
+// what was done.
+func (s *Store) commit(group []*member) {
+	live := group[:0:0]
+	for _, m := range group {
+		if m.err = m.ctx.Err(); m.err != nil {
+			close(m.done) // left before it was begun
+			continue
+		}
+		live = append(live, m)
+	}
+	if len(live) == 0 {
+		return
+	}
+	// A group outlives any one member's context.
+	ctx := context.Background()
+	err := s.b.update(ctx, func(t tx) error { return s.apply(ctx, t, live) })
+	for _, m := range live {
+		switch {
+		case err == nil:
+		case len(live) == 1 || s.b.unavailable(err):
+			m.err = err
+		default:
+			one := []*member{m}
+			if e := s.b.update(ctx, func(t tx) error { return s.apply(ctx, t, one) }); e != nil {
+				m.err = e
+			}
+		}
+		if m.err == nil && m.record != nil {
+			s.pages.add(m.record.pages)
+		}
+		close(m.done)
+	}
+}
+
+// apply does what a group asks for, in an order that keeps two groups from waiting for each other:
+// keys, batches, deliveries.
+func (s *Store) apply(ctx context.Context, t tx, group []*member) error {
+	var records []*recording
+	var claims []*claim
+	var settles []*settling
+	var touched []core.ID
+	for _, m := range group {
+		m.err = nil
+		switch {
+		case m.record != nil:
+			m.record.reset()
+			records = append(records, m.record)
+		case m.claim != nil:
+			m.claim.round = nil
+			claims, touched = append(claims, m.claim), append(touched, m.claim.wake.Batch)
+		case m.settle != nil:
+			m.settle.stale = false
+			settles, touched = append(settles, m.settle), append(touched, m.settle.s.Batch.ID)
+		}
+	}
+	now := s.Now()
+	if err := s.recordAll(ctx, t, now, records); err != nil {
+		return err
+	}
+	if err := t.lock(ctx, touched); err != nil {
+		return fmt.Errorf("lock batches: %w", err)
+	}
+	if err := settleAll(ctx, t, settles); err != nil {
+		return err
+	}
+	if err := claimAll(ctx, t, now, claims); err != nil {
+		return err
+	}
+	for _, m := range group {
+		if m.run == nil {
+			continue
+		}
+		if err := runAlone(ctx, t, m, len(group) == 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runAlone runs a member's own statements; if they may fail by their own rules they are undone alone.
+func runAlone(ctx context.Context, t tx, m *member, only bool) error {
+	if !m.guard || only {
+		return m.run(t)
+	}
+	if _, err := t.exec(ctx, "SAVEPOINT member"); err != nil {
+		return err
+	}
+	if m.err = m.run(t); m.err != nil {
+		if _, err := t.exec(ctx, "ROLLBACK TO member"); err != nil {
+			return err
+		}
+	}
+	_, err := t.exec(ctx, "RELEASE member")
+	return err
+}

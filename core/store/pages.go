@@ -1,0 +1,170 @@
+package store
+
+import (
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+const (
+	pageBytes      = 128 << 10 // a page is closed when its contents are that large
+	pageCacheBytes = 32 << 20  // decoded pages kept in memory
+	maxUnpacked    = 64 << 20  // no page or result record unpacks to more
+)
+
+var (
+	packer, _   = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+	unpacker, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxMemory(maxUnpacked))
+)
+
+// pack compresses what is worth it; unpack tells the two by zstd's magic number, which no JSON text
+// begins with.
+func pack(b []byte) []byte {
+	if len(b) < 256 {
+		return b
+	}
+	return packer.EncodeAll(b, make([]byte, 0, len(b)/3))
+}
+
+func unpack(b []byte) ([]byte, error) {
+	if len(b) == 0 || b[0] != 0x28 { // RFC 8878 3.1.1: 0xFD2FB528, little-endian
+		return b, nil
+	}
+	return unpacker.DecodeAll(b, nil)
+}
+
+// page is the contents of one commit, or a part of them.
+type page struct {
+	id       core.ID
+	contents []core.Content
+	size     int
+}
+
+// binder lays the contents of a group out in pages, identical ones once.
+type binder struct {
+	now   time.Time
+	seen  map[[32]byte]core.ContentRef
+	texts [][]json.RawMessage // by page
+	pages []*page
+}
+
+func (b *binder) add(c core.Content) (core.ContentRef, error) {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return core.ContentRef{}, fmt.Errorf("encode a content: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	if ref, ok := b.seen[sum]; ok {
+		return ref, nil
+	}
+	last := len(b.pages) - 1
+	if last < 0 || b.pages[last].size > pageBytes {
+		b.pages = append(b.pages, &page{id: core.NewID(b.now)})
+		b.texts = append(b.texts, nil)
+		last++
+	}
+	p := b.pages[last]
+	ref := core.ContentRef{Page: p.id, Slot: len(p.contents)}
+	p.contents, p.size = append(p.contents, c), p.size+len(text)
+	b.texts[last] = append(b.texts[last], text)
+	b.seen[sum] = ref
+	return ref, nil
+}
+
+func (b *binder) rows() ([][]any, error) {
+	rows := make([][]any, len(b.pages))
+	for i, p := range b.pages {
+		text, err := json.Marshal(b.texts[i])
+		if err != nil {
+			return nil, fmt.Errorf("encode a page: %w", err)
+		}
+		rows[i] = []any{p.id[:], pack(text)}
+	}
+	return rows, nil
+}
+
+// pageCache keeps decoded pages, the least recently used ones go first.
+type pageCache struct {
+	mu    sync.Mutex
+	max   int
+	size  int
+	order *list.List
+	byID  map[core.ID]*list.Element
+}
+
+func newPageCache(maxBytes int) *pageCache {
+	return &pageCache{max: maxBytes, order: list.New(), byID: map[core.ID]*list.Element{}}
+}
+
+func (c *pageCache) get(id core.ID) *page {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byID[id]
+	if e == nil {
+		return nil
+	}
+	c.order.MoveToFront(e)
+	return e.Value.(*page)
+}
+
+func (c *pageCache) add(pages []*page) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range pages {
+		if c.byID[p.id] != nil {
+			continue
+		}
+		c.byID[p.id] = c.order.PushFront(p)
+		c.size += p.size + 200*len(p.contents)
+	}
+	for c.size > c.max && c.order.Len() > 1 {
+		e := c.order.Back()
+		p := c.order.Remove(e).(*page)
+		delete(c.byID, p.id)
+		c.size -= p.size + 200*len(p.contents)
+	}
+}
+
+// content finds what a delivery's reference points at; nil where it was erased.
+func (s *Store) content(ctx context.Context, ref core.ContentRef) (*core.Content, error) {
+	if ref.Page.IsZero() {
+		return nil, nil
+	}
+	p := s.pages.get(ref.Page)
+	if p == nil {
+		var err error
+		if p, err = s.loadPage(ctx, ref.Page); err != nil || p == nil {
+			return nil, err
+		}
+		s.pages.add([]*page{p})
+	}
+	if ref.Slot < 0 || ref.Slot >= len(p.contents) {
+		return nil, fmt.Errorf("page %s has no content %d", ref.Page, ref.Slot)
+	}
+	return &p.contents[ref.Slot], nil
+}
+
+func (s *Store) loadPage(ctx context.Context, id core.ID) (*page, error) {
+	var body []byte
+	err := s.read(ctx, "read a page", "SELECT body FROM pages WHERE id = $1", func(r row) error { return r.Scan(&body) }, id[:])
+	if err != nil || body == nil {
+		return nil, err
+	}
+	text, err := unpack(body)
+	if err != nil {
+		return nil, fmt.Errorf("unpack page %s: %w", id, err)
+	}
+	p := &page{id: id, size: len(text)}
+	if err := json.Unmarshal(text, &p.contents); err != nil {
+		return nil, fmt.Errorf("decode page %s: %w", id, err)
+	}
+	return p, nil
+}

@@ -1,0 +1,264 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+const (
+	pgWriters   = 3
+	clockEvery  = 10 * time.Second // how often the database is asked for its time
+	pgTxTimeout = 15 * time.Second // of one group's transaction
+	migrateLock = 0x436172696c6c6f // "Carillo": the advisory lock of the migrations
+)
+
+type anchor struct{ db, here time.Time } // here has the monotonic clock
+
+type postgresDB struct {
+	pool   *pgxpool.Pool
+	anchor atomic.Pointer[anchor]
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+func openPostgres(ctx context.Context, dsn string, log *slog.Logger) (*postgresDB, error) {
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, errors.New("the store's PostgreSQL URL cannot be read; it is postgres://user:password@host:port/database") // pgx's error may quote the password
+	}
+	if !strings.Contains(dsn, "pool_max_conns") {
+		cfg.MaxConns = 16
+	}
+	cfg.ConnConfig.RuntimeParams["application_name"] = "carillon"
+	// Durable accept: a server or role set to asynchronous commit must not weaken it.
+	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "on"
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
+	}
+	b := &postgresDB{pool: pool, done: make(chan struct{})}
+	if err := b.migrate(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	if err := b.setClock(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("ask PostgreSQL for its time: %w", err)
+	}
+	tick, stop := context.WithCancel(context.Background())
+	b.stop = stop
+	go b.keepClock(tick, log)
+	return b, nil
+}
+
+// migrate applies the migrations under an advisory lock, so that instances that start together wait
+// for the first.
+func (b *postgresDB) migrate(ctx context.Context) (err error) {
+	db := stdlib.OpenDBFromPool(b.pool)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	conn, err := b.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to PostgreSQL: %w", err)
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrateLock)); err != nil {
+		return fmt.Errorf("wait for other instances' migrations: %w", err)
+	}
+	err = migrate(ctx, db, "postgres")
+	if _, uerr := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrateLock)); uerr != nil {
+		err = errors.Join(err, fmt.Errorf("give the migrations' lock back: %w", uerr))
+	}
+	return err
+}
+
+func (b *postgresDB) setClock(ctx context.Context) error {
+	var us int64
+	before := time.Now()
+	if err := b.pool.QueryRow(ctx, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").Scan(&us); err != nil {
+		return err
+	}
+	half := time.Since(before) / 2
+	b.anchor.Store(&anchor{db: time.UnixMicro(us).UTC(), here: before.Add(half)})
+	return nil
+}
+
+func (b *postgresDB) keepClock(ctx context.Context, log *slog.Logger) {
+	defer close(b.done)
+	t := time.NewTicker(clockEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if err := b.setClock(ctx); err != nil && ctx.Err() == nil {
+				log.Debug("PostgreSQL did not tell its time; the last one is counted on", "error", err)
+			}
+		}
+	}
+}
+
+func (b *postgresDB) now() time.Time {
+	a := b.anchor.Load()
+	return a.db.Add(time.Since(a.here)).Truncate(time.Microsecond)
+}
+
+func (b *postgresDB) writers() int { return pgWriters }
+
+func (b *postgresDB) unavailable(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		// Class 08 connection, 53 resources, 57 operator intervention, 58 system, 25006 read-only.
+		return slices.Contains([]string{"08", "53", "57", "58"}, pe.Code[:min(2, len(pe.Code))]) || pe.Code == "25006"
+	}
+	var ne net.Error
+	var ce *pgconn.ConnectError
+	return errors.As(err, &ne) || errors.As(err, &ce) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || strings.Contains(err.Error(), "conn closed") ||
+		strings.Contains(err.Error(), "closed pool")
+}
+
+func (b *postgresDB) ping(ctx context.Context) error { return b.pool.Ping(ctx) }
+
+func (b *postgresDB) close() error {
+	b.stop()
+	<-b.done
+	b.pool.Close()
+	return nil
+}
+
+func (b *postgresDB) update(ctx context.Context, fn func(tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, pgTxTimeout)
+	defer cancel()
+	t, err := b.pool.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := fn(pgTx{pgQuerier{t}, t}); err != nil {
+		_ = t.Rollback(context.WithoutCancel(ctx)) // a connection that cannot roll back is closed by the pool
+		return err
+	}
+	if err := t.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+func (b *postgresDB) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	return pgQuerier{b.pool}.query(ctx, q, scan, args...)
+}
+
+func (b *postgresDB) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
+	return pgQuerier{b.pool}.queryMany(ctx, q, sets, scan)
+}
+
+// pgQuerier reads over a pool or a transaction.
+type pgQuerier struct {
+	q interface {
+		Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+		SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+	}
+}
+
+func (p pgQuerier) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	rows, err := p.q.Query(ctx, q, args...)
+	if err != nil {
+		return err
+	}
+	return pgDrain(rows, scan)
+}
+
+func pgDrain(rows pgx.Rows, scan func(row) error) error {
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (p pgQuerier) send(ctx context.Context, q string, sets [][]any) pgx.BatchResults {
+	batch := &pgx.Batch{}
+	for _, args := range sets {
+		batch.Queue(q, args...)
+	}
+	return p.q.SendBatch(ctx, batch)
+}
+
+func (p pgQuerier) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) (err error) {
+	if len(sets) == 0 {
+		return nil
+	}
+	res := p.send(ctx, q, sets)
+	defer func() { err = errors.Join(err, res.Close()) }()
+	for i := range sets {
+		rows, err := res.Query()
+		if err != nil {
+			return err
+		}
+		if err := pgDrain(rows, func(r row) error { return scan(i, r) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type pgTx struct {
+	pgQuerier
+	t pgx.Tx
+}
+
+func (t pgTx) exec(ctx context.Context, q string, args ...any) (int64, error) {
+	tag, err := t.t.Exec(ctx, q, args...)
+	return tag.RowsAffected(), err
+}
+
+func (t pgTx) execMany(ctx context.Context, q string, sets [][]any) (out []int64, err error) {
+	if len(sets) == 0 {
+		return nil, nil
+	}
+	res := t.send(ctx, q, sets)
+	defer func() { err = errors.Join(err, res.Close()) }()
+	out = make([]int64, len(sets))
+	for i := range sets {
+		tag, err := res.Exec()
+		if err != nil {
+			return nil, err
+		}
+		out[i] = tag.RowsAffected()
+	}
+	return out, nil
+}
+
+func (t pgTx) lock(ctx context.Context, batches []core.ID) error {
+	if len(batches) == 0 {
+		return nil
+	}
+	ids := make([][]byte, len(batches))
+	for i := range batches {
+		ids[i] = batches[i][:]
+	}
+	slices.SortFunc(ids, bytes.Compare)
+	_, err := t.t.Exec(ctx, "SELECT 1 FROM batches WHERE id = ANY($1) ORDER BY id FOR UPDATE", ids)
+	return err
+}
+
+func (t pgTx) skipLocked() string { return " FOR UPDATE SKIP LOCKED" }
+func (t pgTx) forUpdate() string  { return " FOR UPDATE" }

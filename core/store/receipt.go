@@ -1,0 +1,78 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// Receipt records an event of a delivery, found by its id or by route and provider id, once, and changes
+// its state where core.State.OnReceipt says so. found is false if there is no such delivery, or its app
+// or address is not the receipt's. It rides in a group commit.
+func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt) (found bool, err error) {
+	where, args := "route = $1 AND provider_id = $2", []any{route, clean(rc.ProviderID)}
+	if rc.ID != "" {
+		id, err := core.ParseID(rc.ID)
+		if err != nil {
+			return false, nil // nobody's
+		}
+		where, args = "id = $1 AND route = $2", []any{id[:], route}
+	} else if rc.ProviderID == "" {
+		return false, nil
+	}
+	err = s.ride(ctx, &member{run: func(t tx) error {
+		found = false
+		type hit struct {
+			id           core.ID
+			app, address string
+			state        int64
+		}
+		var h *hit
+		err := t.query(ctx, "SELECT id, app, address, state FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
+			h = &hit{}
+			return r.Scan(key{&h.id}, &h.app, &h.address, &h.state)
+		}, args...)
+		if err != nil || h == nil || (rc.App != "" && rc.App != h.app) || (rc.Address != "" && rc.Address != h.address) {
+			return err
+		}
+		found = true
+		at := rc.At
+		if at.IsZero() {
+			at = s.Now()
+		}
+		fresh, err := t.exec(ctx, "INSERT INTO receipts (delivery_id, event, code, at) VALUES ($1, $2, $3, $4) ON CONFLICT (delivery_id, event) DO NOTHING",
+			h.id[:], clean(string(rc.Event)), clean(rc.Code), micros(at))
+		if err != nil || fresh == 0 {
+			return err
+		}
+		if to, ok := core.State(h.state).OnReceipt(rc.Event); ok {
+			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3 WHERE id = $1 AND state = 2", h.id[:], int64(to), micros(s.Now())); err != nil {
+				return err
+			}
+		}
+		return engage(ctx, t, h.id, rc.Event, micros(at))
+	}})
+	if err != nil {
+		return false, s.fail("record a receipt", err)
+	}
+	return found, nil
+}
+
+// engagement says which columns an event sets; what was read was seen as well.
+var engagement = map[providers.Event][]string{
+	providers.EventSeen:     {"seen_at"},
+	providers.EventRead:     {"seen_at", "read_at"},
+	providers.EventClicked:  {"seen_at", "clicked_at"},
+	providers.EventArchived: {"archived_at"},
+}
+
+func engage(ctx context.Context, t tx, id core.ID, e providers.Event, at int64) error {
+	for _, column := range engagement[e] {
+		if _, err := t.exec(ctx, "UPDATE deliveries SET "+column+" = $2 WHERE id = $1 AND "+column+" = 0", id[:], at); err != nil {
+			return fmt.Errorf("note %s: %w", e, err)
+		}
+	}
+	return nil
+}

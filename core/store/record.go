@@ -1,0 +1,240 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// KeyLife is how long an idempotency key is remembered.
+const KeyLife = 24 * time.Hour
+
+// recording is an acceptance on its way in.
+type recording struct {
+	a     *core.Acceptance
+	out   core.Recorded
+	err   error // core.ErrKeyReused: nothing was recorded, nobody else is concerned
+	pages []*page
+	// slots keeps the deliveries' places in Contents, for a second try.
+	slots []int
+}
+
+func (r *recording) reset() {
+	r.out, r.err, r.pages = core.Recorded{}, nil, nil
+	if r.slots == nil {
+		r.slots = make([]int, len(r.a.Deliveries))
+		for i := range r.a.Deliveries {
+			r.slots[i] = r.a.Deliveries[i].Content.Slot
+		}
+	}
+}
+
+// Record makes an acceptance durable: synced to disk when it returns nil. It sets the deliveries' Batch
+// and Content.Page. A key used in the last 24 hours with the same body gives the first answer back, with
+// another body core.ErrKeyReused. When ctx ends first, or with core.ErrUnavailable, the outcome is
+// unknown: asking again with the same key tells.
+func (s *Store) Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error) {
+	r := &recording{a: a}
+	if err := s.ride(ctx, &member{record: r}); err != nil {
+		return core.Recorded{}, s.fail("record the notification", err)
+	}
+	return r.out, r.err
+}
+
+func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recording) error {
+	if len(all) == 0 {
+		return nil
+	}
+	fresh, err := useKeys(ctx, t, now, all)
+	if err != nil || len(fresh) == 0 {
+		return err
+	}
+	as := make([]*core.Acceptance, len(fresh))
+	for i, r := range fresh {
+		as[i] = r.a
+	}
+	batches, wakes := core.Pack(as, now, s.maxBatch, s.window())
+	if err := bind(ctx, t, now, fresh); err != nil {
+		return err
+	}
+	if err := insertBatches(ctx, t, batches); err != nil {
+		return err
+	}
+	if err := insertNotifications(ctx, t, fresh); err != nil {
+		return err
+	}
+	for _, r := range fresh {
+		for i := range r.a.Deliveries {
+			id := r.a.Deliveries[i].Batch
+			if w, ok := wakes[id]; ok {
+				r.out.Wakes = append(r.out.Wakes, w)
+				delete(wakes, id) // the others that share it need not wake it
+			}
+		}
+	}
+	return nil
+}
+
+// window counts, within one group, how many wakes there is still room for.
+func (s *Store) window() func(app, route string, lane core.Lane) bool {
+	type place struct {
+		app, route string
+		lane       core.Lane
+	}
+	left := map[place]int{}
+	return func(app, route string, lane core.Lane) bool {
+		if s.room == nil {
+			return false
+		}
+		p := place{app, route, lane}
+		n, ok := left[p]
+		if !ok {
+			n = s.room(app, route, lane)
+		}
+		left[p] = n - 1
+		return n > 0
+	}
+}
+
+// useKeys takes the idempotency keys and returns the recordings that are not repetitions.
+func useKeys(ctx context.Context, t tx, now time.Time, all []*recording) ([]*recording, error) {
+	keyed, fresh := make([]*recording, 0, len(all)), make([]*recording, 0, len(all))
+	for _, r := range all {
+		if r.a.Key == "" {
+			fresh = append(fresh, r)
+		} else {
+			keyed = append(keyed, r)
+		}
+	}
+	slices.SortStableFunc(keyed, func(a, b *recording) int { // two groups take keys in the same order
+		if c := strings.Compare(a.a.Notification.App, b.a.Notification.App); c != 0 {
+			return c
+		}
+		return strings.Compare(a.a.Key, b.a.Key)
+	})
+	sets := make([][]any, len(keyed))
+	for i, r := range keyed {
+		answer := r.a.Answer
+		if answer == nil {
+			answer = []byte{}
+		}
+		sets[i] = []any{r.a.Notification.App, r.a.Key, r.a.BodyHash[:], answer, micros(now), micros(now.Add(-KeyLife))}
+	}
+	taken, err := t.execMany(ctx, `INSERT INTO idempotency (app, key, body_hash, answer, created_at) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (app, key) DO UPDATE SET body_hash = excluded.body_hash, answer = excluded.answer, created_at = excluded.created_at
+		WHERE idempotency.created_at <= $6`, sets)
+	if err != nil {
+		return nil, fmt.Errorf("take the idempotency keys: %w", err)
+	}
+	for i, r := range keyed {
+		if taken[i] > 0 {
+			fresh = append(fresh, r)
+			continue
+		}
+		if err := replay(ctx, t, r); err != nil {
+			return nil, err
+		}
+	}
+	return fresh, nil
+}
+
+func replay(ctx context.Context, t tx, r *recording) error {
+	var hash, answer []byte
+	err := t.query(ctx, "SELECT body_hash, answer FROM idempotency WHERE app = $1 AND key = $2",
+		func(x row) error { return x.Scan(&hash, &answer) }, r.a.Notification.App, r.a.Key)
+	switch {
+	case err != nil:
+		return fmt.Errorf("read the first answer: %w", err)
+	case hash == nil:
+		return errors.New("read the first answer: the key went in between")
+	case !bytes.Equal(hash, r.a.BodyHash[:]):
+		r.err = core.ErrKeyReused
+	default:
+		r.out.Replayed, r.out.Answer = true, answer
+	}
+	return nil
+}
+
+// bind writes the contents and points the deliveries at them.
+func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
+	b := &binder{now: now, seen: map[[32]byte]core.ContentRef{}}
+	for _, r := range all {
+		refs := make([]core.ContentRef, len(r.a.Contents))
+		for i, c := range r.a.Contents {
+			var err error
+			if refs[i], err = b.add(c); err != nil {
+				return err
+			}
+		}
+		for i := range r.a.Deliveries {
+			slot := r.slots[i]
+			if slot < 0 || slot >= len(refs) {
+				return fmt.Errorf("delivery %s has no content", r.a.Deliveries[i].ID)
+			}
+			r.a.Deliveries[i].Content = refs[slot]
+		}
+	}
+	all[0].pages = b.pages
+	rows, err := b.rows()
+	if err != nil {
+		return err
+	}
+	if _, err := t.execMany(ctx, "INSERT INTO pages (id, body) VALUES ($1, $2)", rows); err != nil {
+		return fmt.Errorf("insert pages: %w", err)
+	}
+	return nil
+}
+
+func insertBatches(ctx context.Context, t tx, batches []core.Batch) error {
+	sets := make([][]any, len(batches))
+	for i := range batches {
+		b := &batches[i]
+		sets[i] = []any{b.ID[:], b.App, b.Route, laneNumbers[b.Lane], int64(b.State), b.Fence, micros(b.DueAt), micros(b.RunAt), blob(b.Parent)}
+	}
+	_, err := t.execMany(ctx, `INSERT INTO batches (id, app, route, lane, state, fence, due_at, run_at, parent)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, sets)
+	if err != nil {
+		return fmt.Errorf("insert batches: %w", err)
+	}
+	return nil
+}
+
+func insertNotifications(ctx context.Context, t tx, all []*recording) error {
+	var ns, ds [][]any
+	for _, r := range all {
+		n := &r.a.Notification
+		var skipped []byte
+		if len(n.Skipped) > 0 {
+			var err error
+			if skipped, err = json.Marshal(n.Skipped); err != nil {
+				return fmt.Errorf("encode what was skipped: %w", err)
+			}
+		}
+		ns = append(ns, []any{n.ID[:], n.App, micros(n.CreatedAt), micros(n.SendAt), micros(n.ExpiresAt), laneNumbers[n.Priority],
+			n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped)})
+		for i := range r.a.Deliveries {
+			d := &r.a.Deliveries[i]
+			ds = append(ds, []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
+				blob(d.Content.Page), int64(d.Content.Slot), int64(d.State), int64(d.MaxUnknown), micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)})
+		}
+	}
+	_, err := t.execMany(ctx, `INSERT INTO notifications (id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key,
+		unknown, template, metadata, skipped) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, ns)
+	if err != nil {
+		return fmt.Errorf("insert notifications: %w", err)
+	}
+	_, err = t.execMany(ctx, `INSERT INTO deliveries (id, notification_id, batch_id, app, channel, kind, route, recipient, address, name,
+		page_id, slot, state, max_unknown, created_at, updated_at, expires_at, attempts, unknowns, code, reason, provider_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0, 0, '', '', '')`, ds)
+	if err != nil {
+		return fmt.Errorf("insert deliveries: %w", err)
+	}
+	return nil
+}

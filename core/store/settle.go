@@ -1,0 +1,200 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// settling is a settlement on its way in.
+type settling struct {
+	s     *core.Settlement
+	stale bool
+}
+
+// Settle writes all that a round came to in one transaction, conditional on the fence. stale says that
+// somebody else holds the batch by now: nothing changed but that the results were kept, marked late.
+// A delivery that is held although its cancellation was asked for meanwhile becomes cancelled.
+func (s *Store) Settle(ctx context.Context, st *core.Settlement) (stale bool, err error) {
+	m := &settling{s: st}
+	if err := s.ride(ctx, &member{settle: m}); err != nil {
+		return false, s.fail("settle a batch", err)
+	}
+	return m.stale, nil
+}
+
+func settleAll(ctx context.Context, t tx, all []*settling) error {
+	if len(all) == 0 {
+		return nil
+	}
+	sets := make([][]any, len(all))
+	for i, m := range all {
+		b, stay := &m.s.Batch, &m.s.Stay
+		sets[i] = []any{b.ID[:], b.Fence, int64(stay.State), stay.Fence, micros(stay.DueAt), micros(stay.RunAt)}
+	}
+	held, err := t.execMany(ctx, `UPDATE batches SET state = $3, fence = $4, due_at = $5, run_at = $6
+		WHERE id = $1 AND fence = $2 AND state = 3`, sets)
+	if err != nil {
+		return fmt.Errorf("settle batches: %w", err)
+	}
+	var current []*core.Settlement
+	for i, m := range all {
+		if m.stale = held[i] == 0; !m.stale {
+			current = append(current, m.s)
+			continue
+		}
+		if err := keepLate(ctx, t, m.s); err != nil {
+			return err
+		}
+	}
+	var moves []core.Batch
+	for _, s := range current {
+		for i := range s.Moves {
+			moves = append(moves, s.Moves[i].Batch)
+		}
+	}
+	if err := insertBatches(ctx, t, moves); err != nil {
+		return err
+	}
+	if err := settleDeliveries(ctx, t, current); err != nil {
+		return err
+	}
+	if err := finishRounds(ctx, t, current); err != nil {
+		return err
+	}
+	return dropGone(ctx, t, current)
+}
+
+func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
+	var verdicts []*core.Verdict
+	for _, s := range all {
+		for i := range s.Verdicts {
+			verdicts = append(verdicts, &s.Verdicts[i])
+		}
+	}
+	slices.SortFunc(verdicts, func(a, b *core.Verdict) int { return bytes.Compare(a.Delivery.ID[:], b.Delivery.ID[:]) })
+	sets := make([][]any, len(verdicts))
+	for i, v := range verdicts {
+		d := &v.Delivery
+		sets[i] = []any{d.ID[:], int64(d.State), d.Batch[:], int64(d.Attempts), int64(d.Unknowns), clean(d.Code), clean(d.Reason), clean(d.ProviderID), micros(d.UpdatedAt)}
+	}
+	_, err := t.execMany(ctx, `UPDATE deliveries SET state = CASE WHEN CAST($2 AS BIGINT) = 1 AND cancel_requested = 1 THEN 6 ELSE CAST($2 AS BIGINT) END,
+		batch_id = $3, attempts = $4, unknowns = $5, code = $6, reason = $7, provider_id = $8, updated_at = $9
+		WHERE id = $1 AND state = 1`, sets)
+	if err != nil {
+		return fmt.Errorf("settle deliveries: %w", err)
+	}
+	return nil
+}
+
+// clean makes a service's word fit for any text column: PostgreSQL takes neither NUL nor broken UTF-8.
+func clean(s string) string {
+	if !strings.ContainsRune(s, 0) {
+		return strings.ToValidUTF8(s, "\uFFFD")
+	}
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
+}
+
+func encodeResults(as []core.Attempt) (any, error) {
+	if len(as) == 0 {
+		return nil, nil
+	}
+	b, err := json.Marshal(as)
+	if err != nil {
+		return nil, fmt.Errorf("encode the results of a round: %w", err)
+	}
+	return pack(b), nil
+}
+
+func decodeResults(b []byte) ([]core.Attempt, error) {
+	text, err := unpack(b)
+	if err != nil || len(text) == 0 {
+		return nil, err
+	}
+	var as []core.Attempt
+	if err := json.Unmarshal(text, &as); err != nil {
+		return nil, fmt.Errorf("decode the results of a round: %w", err)
+	}
+	return as, nil
+}
+
+// finishRounds completes the rounds' rows; the settlement of a lapsed round has none yet.
+func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
+	sets := make([][]any, len(all))
+	for i, s := range all {
+		results, err := encodeResults(s.Results)
+		if err != nil {
+			return err
+		}
+		sets[i] = []any{s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results}
+	}
+	_, err := t.execMany(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
+		VALUES ($1, $2, (SELECT rounds FROM batches WHERE id = $1), $3, $4, $4, $5)
+		ON CONFLICT (batch_id, fence) DO UPDATE SET finished_at = excluded.finished_at, results = excluded.results`, sets)
+	if err != nil {
+		return fmt.Errorf("finish rounds: %w", err)
+	}
+	return nil
+}
+
+func keepLate(ctx context.Context, t tx, s *core.Settlement) error {
+	results, err := encodeResults(s.Results)
+	if err != nil || results == nil {
+		return err
+	}
+	id := core.NewID(s.At)
+	_, err = t.exec(ctx, "INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) VALUES ($1, $2, $3, $4, $5, $6)",
+		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results)
+	if err != nil {
+		return fmt.Errorf("keep late results: %w", err)
+	}
+	return nil
+}
+
+type goneAt struct {
+	*core.GoneEndpoint
+	at time.Time
+}
+
+// dropGone drops or replaces the endpoints that a service reported gone, unless they were given to us
+// again since.
+func dropGone(ctx context.Context, t tx, all []*core.Settlement) error {
+	var gone []goneAt
+	for _, s := range all {
+		for i := range s.Verdicts {
+			if g := s.Verdicts[i].Gone; g != nil {
+				gone = append(gone, goneAt{g, s.At})
+			}
+		}
+	}
+	slices.SortFunc(gone, func(a, b goneAt) int {
+		return cmp.Or(strings.Compare(a.App, b.App), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Address, b.Address))
+	})
+	for _, g := range gone {
+		since := micros(g.Since)
+		if since == 0 {
+			since = 1<<63 - 1
+		}
+		if g.NewAddress != "" {
+			_, err := t.exec(ctx, `INSERT INTO endpoints (app, recipient, kind, address, position, route, app_version, registered_at)
+				SELECT app, recipient, kind, CAST($4 AS TEXT), position, route, app_version, CAST($6 AS BIGINT) FROM endpoints
+				WHERE app = $1 AND kind = $2 AND address = $3 AND registered_at <= $5
+				ON CONFLICT (app, recipient, kind, address) DO NOTHING`, g.App, g.Kind, g.Address, clean(g.NewAddress), since, micros(g.at))
+			if err != nil {
+				return fmt.Errorf("replace an endpoint: %w", err)
+			}
+		}
+		_, err := t.exec(ctx, "DELETE FROM endpoints WHERE app = $1 AND kind = $2 AND address = $3 AND registered_at <= $4", g.App, g.Kind, g.Address, since)
+		if err != nil {
+			return fmt.Errorf("drop an endpoint: %w", err)
+		}
+	}
+	return nil
+}

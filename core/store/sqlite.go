@@ -1,0 +1,232 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// readers is how many connections read at once.
+const readers = 4
+
+type sqliteDB struct {
+	writeDB *sql.DB
+	readDB  *sql.DB
+	conn    *sql.Conn // the one that writes
+	stmts   map[string]*sql.Stmt
+	turn    chan struct{} // held by whoever writes
+	lockf   *os.File
+}
+
+// ErrLocked says that another process has the SQLite store open.
+var ErrLocked = errors.New("another process has this data directory open; a SQLite store belongs to one process: stop the other one, or use PostgreSQL, which any number of processes share")
+
+func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	b := &sqliteDB{stmts: map[string]*sql.Stmt{}, turn: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.close())
+		}
+	}()
+	b.lockf, err = os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the data directory %s must be writable by this user: %w", filepath.Dir(path), err)
+	}
+	if err := syscall.Flock(int(b.lockf.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("open %s: %w", path, ErrLocked)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path+".lock", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) // as the creator: nobody else may read it
+	if err != nil {
+		return nil, fmt.Errorf("the database %s must be writable by this user: %w", path, err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=temp_store(2)&_pragma=cache_size(-32000)"
+	if b.writeDB, err = sql.Open("sqlite", dsn+"&_txlock=immediate"); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	b.writeDB.SetMaxOpenConns(1)
+	if err := migrate(ctx, b.writeDB, "sqlite"); err != nil {
+		return nil, err
+	}
+	if b.conn, err = b.writeDB.Conn(ctx); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if b.readDB, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)"); err != nil {
+		return nil, fmt.Errorf("open %s to read: %w", path, err)
+	}
+	b.readDB.SetMaxOpenConns(readers)
+	b.readDB.SetMaxIdleConns(readers)
+	return b, nil
+}
+
+func (b *sqliteDB) now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+func (b *sqliteDB) writers() int   { return 1 }
+
+func (b *sqliteDB) unavailable(err error) bool {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
+			sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_NOTADB:
+			return true
+		}
+	}
+	return errors.Is(err, sql.ErrConnDone)
+}
+
+func (b *sqliteDB) ping(ctx context.Context) error { return b.readDB.PingContext(ctx) }
+
+func (b *sqliteDB) close() error {
+	var errs []error
+	for _, s := range b.stmts {
+		errs = append(errs, s.Close())
+	}
+	if b.conn != nil {
+		errs = append(errs, b.conn.Close())
+	}
+	for _, db := range []*sql.DB{b.readDB, b.writeDB} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if b.lockf != nil {
+		errs = append(errs, b.lockf.Close()) // gives the lock back
+	}
+	return errors.Join(errs...)
+}
+
+func (b *sqliteDB) update(ctx context.Context, fn func(tx) error) error {
+	select {
+	case b.turn <- struct{}{}:
+		defer func() { <-b.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// Not interruptible from here on: a half-run statement would cost the whole group.
+	ctx = context.WithoutCancel(ctx)
+	if _, err := b.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	err := fn(sqliteTx{b})
+	if err == nil {
+		if _, err = b.conn.ExecContext(ctx, "COMMIT"); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("commit: %w", err)
+	}
+	// A failed COMMIT or a full disk may have rolled back already; then this one fails and says nothing new.
+	_, _ = b.conn.ExecContext(ctx, "ROLLBACK")
+	return err
+}
+
+func (b *sqliteDB) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	rows, err := b.readDB.QueryContext(ctx, q, args...)
+	if err != nil {
+		return err
+	}
+	return drain(rows, scan)
+}
+
+func (b *sqliteDB) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
+	for i, args := range sets {
+		if err := b.query(ctx, q, func(r row) error { return scan(i, r) }, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func drain(rows *sql.Rows, scan func(row) error) (err error) {
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// sqliteTx is the transaction under way on the writing connection.
+type sqliteTx struct{ b *sqliteDB }
+
+func (t sqliteTx) stmt(ctx context.Context, q string) (*sql.Stmt, error) {
+	if s := t.b.stmts[q]; s != nil {
+		return s, nil
+	}
+	s, err := t.b.conn.PrepareContext(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	t.b.stmts[q] = s
+	return s, nil
+}
+
+func (t sqliteTx) exec(ctx context.Context, q string, args ...any) (int64, error) {
+	s, err := t.stmt(context.WithoutCancel(ctx), q)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.ExecContext(context.WithoutCancel(ctx), args...)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+func (t sqliteTx) execMany(ctx context.Context, q string, sets [][]any) ([]int64, error) {
+	out := make([]int64, len(sets))
+	for i, args := range sets {
+		n, err := t.exec(ctx, q, args...)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = n
+	}
+	return out, nil
+}
+
+func (t sqliteTx) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	s, err := t.stmt(context.WithoutCancel(ctx), q)
+	if err != nil {
+		return err
+	}
+	rows, err := s.QueryContext(context.WithoutCancel(ctx), args...)
+	if err != nil {
+		return err
+	}
+	return drain(rows, scan)
+}
+
+func (t sqliteTx) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
+	for i, args := range sets {
+		if err := t.query(ctx, q, func(r row) error { return scan(i, r) }, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lock has nothing to do: there is one writer.
+func (t sqliteTx) lock(context.Context, []core.ID) error { return nil }
+func (t sqliteTx) skipLocked() string                    { return "" }
+func (t sqliteTx) forUpdate() string                     { return "" }

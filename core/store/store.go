@@ -1,0 +1,150 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// Options say where the store is and how it forms batches.
+type Options struct {
+	// URL is "sqlite:<path>" or "postgres://user:password@host:port/database".
+	URL string
+	// MaxBatch is the most deliveries of a batch on a route; nil: 100.
+	MaxBatch func(route string) int
+	// Room says how many more wakes an app may put into the window of a route and lane; nil: accepting
+	// wakes nothing and the relay brings everything in.
+	Room func(app, route string, lane core.Lane) int
+	// VoidQueued says that the queue's content is gone with the last process (the embedded Redis): what
+	// was queued is overdue at once. SQLite only.
+	VoidQueued bool
+	Logger     *slog.Logger // nil: slog.Default()
+}
+
+// Store keeps everything. It is safe for concurrent use.
+type Store struct {
+	b        backend
+	maxBatch func(route string) int
+	room     func(app, route string, lane core.Lane) int
+	log      *slog.Logger
+	pages    *pageCache
+	members  chan *member
+	quit     chan struct{}
+	closing  sync.Once
+	running  sync.WaitGroup
+	direct   bool // administrative writes need no committer
+}
+
+// DefaultMaxBatch is the most deliveries of a batch where Options do not say.
+const DefaultMaxBatch = 100
+
+// Open opens the store and brings its schema up to date. A SQLite store that another process has open
+// gives ErrLocked. All leases of a SQLite store are void from then on: the process that held them is
+// gone.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	s := &Store{
+		maxBatch: o.MaxBatch, room: o.Room, log: o.Logger, pages: newPageCache(pageCacheBytes),
+		members: make(chan *member, maxGroup), quit: make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.maxBatch == nil {
+		s.maxBatch = func(string) int { return DefaultMaxBatch }
+	}
+	switch path, lite := strings.CutPrefix(o.URL, "sqlite:"); {
+	case lite && path != "":
+		b, err := openSQLite(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		s.b = b
+		if err := s.voidLeases(ctx, o.VoidQueued); err != nil {
+			return nil, errors.Join(err, b.close())
+		}
+	case strings.HasPrefix(o.URL, "postgres://"), strings.HasPrefix(o.URL, "postgresql://"):
+		b, err := openPostgres(ctx, o.URL, s.log)
+		if err != nil {
+			return nil, err
+		}
+		s.b, s.direct = b, true
+	default:
+		return nil, errors.New(`the store's URL is "sqlite:<path>" or "postgres://user:password@host:port/database"`)
+	}
+	for range s.b.writers() {
+		s.running.Go(s.commitGroups)
+	}
+	return s, nil
+}
+
+func (s *Store) voidLeases(ctx context.Context, queued bool) error {
+	states := "state = 3"
+	if queued {
+		states = "state IN (2, 3)"
+	}
+	err := s.b.update(ctx, func(t tx) error {
+		_, err := t.exec(ctx, "UPDATE batches SET run_at = $1 WHERE "+states+" AND run_at > $1", micros(s.Now()))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("void the last process's leases: %w", err)
+	}
+	return nil
+}
+
+// Now is the database's time, in whole microseconds.
+func (s *Store) Now() time.Time { return s.b.now() }
+
+// Ping reports whether the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.b.ping(ctx); err != nil {
+		return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Close waits for the transactions under way and closes the database. Calls after it fail with
+// core.ErrUnavailable.
+func (s *Store) Close() error {
+	var err error
+	s.closing.Do(func() {
+		close(s.quit)
+		s.running.Wait()
+		if e := s.b.close(); e != nil {
+			err = fmt.Errorf("close the store: %w", e)
+		}
+	})
+	return err
+}
+
+// fail says what was attempted and marks errors of the connection or the disk.
+func (s *Store) fail(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, core.ErrNotFound), errors.Is(err, core.ErrKeyReused):
+		return err
+	case !errors.Is(err, core.ErrUnavailable) && s.b.unavailable(err):
+		return fmt.Errorf("%s: %w: %w", what, core.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// write runs fn in a transaction that is synced when write returns nil. On SQLite it rides in the next
+// group commit. fn may run more than once.
+func (s *Store) write(ctx context.Context, what string, fn func(tx) error) error {
+	if s.direct {
+		return s.fail(what, s.b.update(ctx, fn))
+	}
+	return s.fail(what, s.ride(ctx, &member{run: fn, guard: true}))
+}
+
+func (s *Store) read(ctx context.Context, what, q string, scan func(row) error, args ...any) error {
+	return s.fail(what, s.b.query(ctx, q, scan, args...))
+}

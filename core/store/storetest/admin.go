@@ -1,0 +1,315 @@
+package storetest
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+func put(t *testing.T, s *store.Store, id string, addresses ...string) *core.Recipient {
+	t.Helper()
+	x := &core.Recipient{App: "shop", ID: id, Locale: "de-CH", Timezone: "Europe/Zurich", Attributes: []byte(`{"a":1}`)}
+	for _, a := range addresses {
+		x.Endpoints = append(x.Endpoints, core.Endpoint{Kind: "email", Address: a})
+	}
+	if _, err := s.PutRecipient(t.Context(), x); err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func addresses(t *testing.T, s *store.Store, id string) []string {
+	t.Helper()
+	x, err := s.Recipient(t.Context(), "shop", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range x.Endpoints {
+		out = append(out, e.Address)
+	}
+	return out
+}
+
+func gone(t *testing.T, s *store.Store) {
+	x := put(t, s, "u1", "a@example.com", "b@example.com")
+	drop := func(g *core.GoneEndpoint) {
+		t.Helper()
+		a := record(t, s, ask{n: 1})
+		st := judge(claim(t, s, wakeOf(a)), all(providers.Rejected))
+		st.Verdicts[0].Gone = g
+		settle(t, s, st)
+	}
+	registered := x.Endpoints[0].RegisteredAt
+	drop(&core.GoneEndpoint{App: "shop", Kind: "email", Address: "a@example.com", Since: registered.Add(-time.Hour)})
+	if diff := cmp.Diff([]string{"a@example.com", "b@example.com"}, addresses(t, s, "u1")); diff != "" {
+		t.Errorf("registered since, and yet: %s", diff)
+	}
+	drop(&core.GoneEndpoint{App: "shop", Kind: "email", Address: "a@example.com", NewAddress: "c@example.com"})
+	if diff := cmp.Diff([]string{"c@example.com", "b@example.com"}, addresses(t, s, "u1")); diff != "" {
+		t.Errorf("replaced: %s", diff)
+	}
+	drop(&core.GoneEndpoint{App: "shop", Kind: "email", Address: "b@example.com"})
+	if diff := cmp.Diff([]string{"c@example.com"}, addresses(t, s, "u1")); diff != "" {
+		t.Errorf("dropped: %s", diff)
+	}
+}
+
+func receipts(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 1, recipient: "u1"})
+	id := a.Deliveries[0].ID.String()
+	settle(t, s, judge(claim(t, s, wakeOf(a)), func(int) providers.Result {
+		return providers.Result{Outcome: providers.Accepted, ProviderID: "p-1", Reason: "x\x00y\xff"}
+	}))
+	for _, c := range []struct {
+		name string
+		r    providers.Receipt
+		want bool
+	}{
+		{"another app", providers.Receipt{ID: id, App: "other", Event: providers.EventRead}, false},
+		{"another address", providers.Receipt{ID: id, Address: "b@example.com", Event: providers.EventRead}, false},
+		{"no id", providers.Receipt{ID: "7", Event: providers.EventRead}, false},
+		{"unknown", providers.Receipt{ProviderID: "p-2", Event: providers.EventRead}, false},
+		{"seen by provider id", providers.Receipt{ProviderID: "p-1", Event: providers.EventSeen}, true},
+		{"again", providers.Receipt{ID: id, App: "shop", Address: "a@example.com", Event: providers.EventSeen}, true},
+		{"bounced too late", providers.Receipt{ID: id, Event: providers.EventBounced}, true},
+	} {
+		if found, err := s.Receipt(t.Context(), "mail", c.r); err != nil || found != c.want {
+			t.Errorf("%s: %v %v", c.name, found, err)
+		}
+	}
+	if c := counts(t, s, a); c.Delivered != 1 {
+		t.Errorf("%+v", c)
+	}
+	steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, x := range steps {
+		if x.What == "seen" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d times seen on record", n)
+	}
+}
+
+func recipients(t *testing.T, s *store.Store) {
+	x := put(t, s, "u1", "a@example.com")
+	got, err := s.Recipient(t.Context(), "shop", "u1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(x, got); diff != "" {
+		t.Error(diff)
+	}
+	if created, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: "u1"}); created || err != nil {
+		t.Error(created, err)
+	}
+	if created, err := s.PutEndpoint(t.Context(), "shop", "u2", core.Endpoint{Kind: "email", Address: "z@example.com"}); !created || err != nil {
+		t.Error(created, err)
+	}
+	if created, err := s.PutEndpoint(t.Context(), "shop", "u2", core.Endpoint{Kind: "email", Address: "z@example.com", Route: "r"}); created || err != nil {
+		t.Error(created, err)
+	}
+	refused := errors.New("no")
+	if _, err := s.UpdateRecipient(t.Context(), "shop", "u3", func(*core.Recipient) error { return refused }); err != refused {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.Recipient(t.Context(), "shop", "u3"); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("refused and yet kept: %v", err)
+	}
+	created, err := s.UpdateRecipient(t.Context(), "shop", "u3", func(x *core.Recipient) error { x.Locale = "fr"; return nil })
+	if !created || err != nil {
+		t.Error(created, err)
+	}
+	found, err := s.Recipients(t.Context(), "shop", []string{"u1", "u2", "nobody", "u2"})
+	if err != nil || len(found) != 2 || len(found["u2"].Endpoints) != 1 || found["u2"].Endpoints[0].Route != "r" {
+		t.Errorf("%+v %v", found, err)
+	}
+	page, next, err := s.ListRecipients(t.Context(), "shop", core.Page{Limit: 2})
+	if err != nil || len(page) != 2 || next != "u2" {
+		t.Errorf("%+v %q %v", page, next, err)
+	}
+	if page, next, err = s.ListRecipients(t.Context(), "shop", core.Page{Limit: 2, Cursor: next}); err != nil || len(page) != 1 || next != "" {
+		t.Errorf("%+v %q %v", page, next, err)
+	}
+	if err := s.DeleteEndpoint(t.Context(), "shop", "u2", "email", "z@example.com"); err != nil {
+		t.Error(err)
+	}
+	if err := s.DeleteEndpoint(t.Context(), "shop", "u2", "email", "z@example.com"); !errors.Is(err, core.ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+func erase(t *testing.T, s *store.Store) {
+	put(t, s, "u1", "a@example.com")
+	a := record(t, s, ask{n: 2, recipient: "u1"})
+	if err := s.DeleteRecipient(t.Context(), "shop", "u1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteRecipient(t.Context(), "shop", "u1"); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if c := counts(t, s, a); c.Cancelled != 2 {
+		t.Errorf("%+v", c)
+	}
+	ds, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
+	if err != nil || len(ds) != 2 || ds[0].Address != "" || ds[0].Recipient != "" || !ds[0].Content.Page.IsZero() {
+		t.Errorf("%+v %v", ds, err)
+	}
+}
+
+func templatesAndKeys(t *testing.T, s *store.Store) {
+	for _, c := range []struct {
+		source string
+		want   int
+	}{{`{"a":1}`, 1}, {`{"a":1}`, 1}, {`{"a":2}`, 2}, {`{"a":1}`, 3}} {
+		if v, err := s.PutTemplate(t.Context(), "shop", "order", []byte(c.source)); v != c.want || err != nil {
+			t.Errorf("%s: version %d, %v", c.source, v, err)
+		}
+	}
+	if v, err := s.Template(t.Context(), "shop", "order", 0); err != nil || v.Version != 3 || string(v.Source) != `{"a":1}` {
+		t.Errorf("%+v %v", v, err)
+	}
+	if v, err := s.Template(t.Context(), "shop", "order", 2); err != nil || v.Version != 2 {
+		t.Errorf("%+v %v", v, err)
+	}
+	if _, err := s.Template(t.Context(), "shop", "order", 9); !errors.Is(err, core.ErrNotFound) {
+		t.Error(err)
+	}
+	if list, next, err := s.Templates(t.Context(), "shop", core.Page{}); err != nil || len(list) != 1 || list[0].Version != 3 || next != "" {
+		t.Errorf("%+v %v", list, err)
+	}
+	if list, err := s.TemplateVersions(t.Context(), "shop", "order"); err != nil || len(list) != 3 || list[0].Version != 3 {
+		t.Errorf("%+v %v", list, err)
+	}
+	p := core.Principal{App: "shop", Scopes: []string{"send", "read"}}
+	if err := s.PutKey(t.Context(), [32]byte{1}, p); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Principal(t.Context(), [32]byte{1}); err != nil || !cmp.Equal(got, p) {
+		t.Errorf("%+v %v", got, err)
+	}
+	if _, err := s.Principal(t.Context(), [32]byte{2}); !errors.Is(err, core.ErrNotFound) {
+		t.Error(err)
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func inbox(t *testing.T, s *store.Store) {
+	var as []*core.Acceptance
+	for range 3 {
+		a := record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"})
+		settle(t, s, judge(claim(t, s, wakeOf(a)), all(providers.Absent)))
+		as = append(as, a)
+	}
+	record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"}) // pending: not there yet
+	items, next, err := s.Inbox(t.Context(), "shop", "u1", core.Page{Limit: 2}, false)
+	if err != nil || len(items) != 2 || items[0].ID != as[2].Deliveries[0].ID || items[0].Content.Title != "Hello" {
+		t.Fatalf("%+v %v", items, err)
+	}
+	if items, next, err = s.Inbox(t.Context(), "shop", "u1", core.Page{Limit: 2, Cursor: next}, false); err != nil || len(items) != 1 || next != "" {
+		t.Fatalf("%+v %q %v", items, next, err)
+	}
+	id := items[0].ID
+	unread := func(want int) {
+		t.Helper()
+		if n, err := s.Unread(t.Context(), "shop", "u1"); n != want || err != nil {
+			t.Errorf("%d unread, not %d: %v", n, want, err)
+		}
+	}
+	for _, c := range []struct {
+		mark string
+		want int
+	}{{"seen", 3}, {"read", 2}, {"unread", 3}, {"archive", 2}} {
+		if err := s.MarkInbox(t.Context(), "shop", "u1", id, c.mark); err != nil {
+			t.Error(err)
+		}
+		unread(c.want)
+	}
+	if items, _, err = s.Inbox(t.Context(), "shop", "u1", core.Page{}, true); err != nil || len(items) != 1 || items[0].SeenAt.IsZero() || items[0].ArchivedAt.IsZero() {
+		t.Errorf("%+v %v", items, err)
+	}
+	if err := s.MarkInbox(t.Context(), "shop", "u2", id, "read"); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("somebody else's: %v", err)
+	}
+	if err := s.MarkInbox(t.Context(), "shop", "u1", id, "eaten"); !errors.Is(err, store.ErrBadMark) {
+		t.Error(err)
+	}
+}
+
+func lists(t *testing.T, s *store.Store) {
+	var ids []core.ID
+	for i := range 5 {
+		who := "u1"
+		if i == 2 {
+			who = "u2"
+		}
+		ids = append(ids, record(t, s, ask{n: 1, recipient: who, in: time.Duration(i%2) * time.Hour}).Notification.ID)
+	}
+	walk := func(f core.NotificationFilter) (got []core.ID) {
+		t.Helper()
+		f.App, f.Page.Limit = "shop", 2
+		for {
+			page, next, err := s.Notifications(t.Context(), f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range page {
+				got = append(got, v.ID)
+			}
+			if next == "" {
+				return got
+			}
+			f.Page.Cursor = next
+		}
+	}
+	if got := walk(core.NotificationFilter{}); len(got) != 5 {
+		t.Errorf("%v", got)
+	}
+	if diff := cmp.Diff([]core.ID{ids[2]}, walk(core.NotificationFilter{Recipient: "u2"})); diff != "" {
+		t.Error(diff)
+	}
+	if got := walk(core.NotificationFilter{Status: core.StatusScheduled}); len(got) != 2 {
+		t.Errorf("scheduled: %v", got)
+	}
+	if got := walk(core.NotificationFilter{Since: s.Now().Add(time.Hour)}); len(got) != 0 {
+		t.Errorf("from the future: %v", got)
+	}
+	if _, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop", Page: core.Page{Cursor: "x"}}); err == nil {
+		t.Error("a wrong cursor passed")
+	}
+}
+
+func sweep(t *testing.T, s *store.Store) {
+	done := record(t, s, ask{n: 1, key: "k"})
+	settle(t, s, judge(claim(t, s, wakeOf(done)), all(providers.Accepted)))
+	open := record(t, s, ask{n: 1})
+	if _, n, err := s.Sweep(t.Context(), time.Hour); n != 0 || err != nil {
+		t.Errorf("too young: %d %v", n, err)
+	}
+	if _, n, err := s.Sweep(t.Context(), -time.Minute); n != 1 || err != nil {
+		t.Errorf("%d %v", n, err)
+	}
+	if _, err := s.Notification(t.Context(), "shop", done.Notification.ID); !errors.Is(err, core.ErrNotFound) {
+		t.Error(err)
+	}
+	if c := counts(t, s, open); c.Pending != 1 {
+		t.Errorf("%+v", c)
+	}
+	r := claim(t, s, wakeOf(open))
+	if r == nil || len(r.Contents) != 1 {
+		t.Errorf("what is pending lost its content: %+v", r)
+	}
+}

@@ -1,0 +1,445 @@
+// Package storetest is the examination that the store passes on both of its databases.
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// Run examines the store that open opens, empty, once per test.
+func Run(t *testing.T, open func(t *testing.T) *store.Store) {
+	for _, c := range []struct {
+		name string
+		test func(t *testing.T, s *store.Store)
+	}{
+		{"a notification from accept to sent", lifecycle},
+		{"a stale fence changes nothing", fence},
+		{"terminal is final", final},
+		{"what is held moves with its second", split},
+		{"an early wake is refused", early},
+		{"a lapsed lease is taken over", lapsed},
+		{"cancel", cancel},
+		{"cancel during a round", cancelSending},
+		{"due is fair and skips paused routes", due},
+		{"strays", strays},
+		{"idempotency, a hundred at once", idempotency},
+		{"64 writers share batches", writers},
+		{"a bad member fails alone", badMember},
+		{"gone endpoints", gone},
+		{"receipts", receipts},
+		{"recipients", recipients},
+		{"erasing a recipient", erase},
+		{"templates and keys", templatesAndKeys},
+		{"inbox", inbox},
+		{"lists", lists},
+		{"sweep", sweep},
+		{"model", model},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, open(t))
+		})
+	}
+}
+
+func lifecycle(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 3})
+	r := claim(t, s, wakeOf(a))
+	if r == nil || len(r.Deliveries) != 3 {
+		t.Fatalf("the round has not the three deliveries: %+v", r)
+	}
+	if got := r.Contents[r.Deliveries[0].Content]; got == nil || !cmp.Equal(*got, a.Contents[0]) {
+		t.Errorf("content: %+v", got)
+	}
+	if !r.LeaseEnd.Equal(r.Now.Add(lease)) || r.State != core.BatchSending {
+		t.Errorf("lease ends %v, state %v", r.LeaseEnd, r.State)
+	}
+	d := a.Deliveries[0]
+	if diff := cmp.Diff(d, r.Deliveries[0]); diff != "" {
+		t.Errorf("the delivery came back changed: %s", diff)
+	}
+	v, err := s.Notification(t.Context(), "shop", a.Notification.ID)
+	if err != nil || !v.Begun {
+		t.Fatalf("begun: %+v %v", v, err)
+	}
+	if diff := cmp.Diff(a.Notification, v.Notification); diff != "" {
+		t.Errorf("the notification came back changed: %s", diff)
+	}
+	steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+	if err != nil || steps[len(steps)-1].What != core.StepStarted {
+		t.Fatalf("the round is not on record before the call: %+v %v", steps, err)
+	}
+	if settle(t, s, judge(r, all(providers.Accepted))) {
+		t.Fatal("stale")
+	}
+	if c := counts(t, s, a); c.Sent != 3 {
+		t.Errorf("counts %+v", c)
+	}
+	if claim(t, s, core.Wake{Batch: r.ID, Fence: 2}) != nil {
+		t.Error("a batch that is done was claimed")
+	}
+	steps, err = s.Timeline(t.Context(), "shop", a.Notification.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whats []string
+	for _, st := range steps {
+		whats = append(whats, st.What)
+	}
+	want := []string{"accepted", "skipped", "resolved", "resolved", "resolved", "started", "attempt", "attempt", "attempt"}
+	if diff := cmp.Diff(want, whats); diff != "" {
+		t.Errorf("timeline: %s", diff)
+	}
+}
+
+func fence(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 2})
+	if claim(t, s, core.Wake{Batch: a.Deliveries[0].Batch, Fence: 7}) != nil {
+		t.Error("a wrong fence was claimed")
+	}
+	r := claim(t, s, wakeOf(a))
+	if claim(t, s, wakeOf(a)) != nil {
+		t.Error("claimed twice")
+	}
+	st := judge(r, all(providers.Deferred))
+	if settle(t, s, st) {
+		t.Fatal("the first settlement is not stale")
+	}
+	late := judge(r, all(providers.Accepted))
+	if !settle(t, s, late) {
+		t.Fatal("a second settlement under the same fence counted")
+	}
+	if c := counts(t, s, a); c.Pending != 2 {
+		t.Errorf("the stale settlement changed something: %+v", c)
+	}
+	steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, x := range steps {
+		if x.What == core.StepLate && x.Outcome == providers.Accepted {
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d late results on record, not 2", n)
+	}
+}
+
+func final(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 1})
+	r := claim(t, s, wakeOf(a))
+	st := judge(r, all(providers.Deferred))
+	settle(t, s, st)
+	if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 1 || err != nil {
+		t.Fatalf("cancel: %d %v", n, err)
+	}
+	if got := claim(t, s, core.Wake{Batch: st.Stay.ID, Fence: st.Stay.Fence}); got != nil {
+		t.Errorf("a cancelled delivery was claimed: %+v", got)
+	}
+	if found, err := s.Receipt(t.Context(), "mail", providers.Receipt{ID: a.Deliveries[0].ID.String(), Event: providers.EventDelivered}); !found || err != nil {
+		t.Fatal(found, err)
+	}
+	if c := counts(t, s, a); c.Cancelled != 1 {
+		t.Errorf("a terminal state changed: %+v", c)
+	}
+}
+
+func split(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 10})
+	r := claim(t, s, wakeOf(a))
+	st := judge(r, func(i int) providers.Result {
+		switch {
+		case i < 5:
+			return providers.Result{Outcome: providers.Accepted}
+		case i < 8:
+			return providers.Result{Outcome: providers.Deferred}
+		}
+		return providers.Result{Outcome: providers.Deferred, After: 5 * time.Minute}
+	})
+	if len(st.Moves) != 1 {
+		t.Fatalf("%d moves", len(st.Moves))
+	}
+	settle(t, s, st)
+	ds, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := map[core.ID]int{}
+	for _, d := range ds {
+		if d.State == core.Pending {
+			in[d.Batch]++
+		}
+	}
+	if in[st.Stay.ID] != 3 || in[st.Moves[0].Batch.ID] != 2 {
+		t.Errorf("pending by batch: %v", in)
+	}
+	b, err := s.Backlog(t.Context())
+	if err != nil || len(b) != 1 || b[0].Pending != 2 {
+		t.Errorf("backlog %+v %v", b, err)
+	}
+	steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempts := 0
+	for _, x := range steps {
+		if x.What == core.StepAttempt {
+			attempts++
+		}
+	}
+	if attempts != 10 {
+		t.Errorf("%d attempts on record, also through the parent, not 10", attempts)
+	}
+}
+
+func early(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 1, in: time.Hour})
+	if claim(t, s, wakeOf(a)) != nil {
+		t.Error("claimed an hour early")
+	}
+	b := record(t, s, ask{n: 1, in: 500 * time.Millisecond})
+	if claim(t, s, wakeOf(b)) == nil {
+		t.Error("half a second early was refused")
+	}
+	if v, err := s.Notification(t.Context(), "shop", a.Notification.ID); err != nil || core.StatusOf(&v.Notification, v.Counts, v.Begun, s.Now()) != core.StatusScheduled {
+		t.Error(v, err)
+	}
+}
+
+func lapsed(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 2})
+	r, err := s.Claim(t.Context(), wakeOf(a), "w1", time.Millisecond)
+	if err != nil || r == nil {
+		t.Fatal(r, err)
+	}
+	var got []*core.Round
+	until(t, "the lease's end", func() bool {
+		got, err = s.Lapsed(t.Context(), "relay", 10, lease)
+		return err != nil || len(got) > 0
+	})
+	if err != nil || len(got) != 1 || got[0].Fence != 2 || len(got[0].Deliveries) != 2 {
+		t.Fatalf("%+v %v", got, err)
+	}
+	if again, err := s.Lapsed(t.Context(), "relay", 10, lease); err != nil || len(again) != 0 {
+		t.Errorf("taken twice: %v %v", again, err)
+	}
+	if !settle(t, s, judge(r, all(providers.Accepted))) {
+		t.Error("the lost worker settled")
+	}
+	if settle(t, s, judge(got[0], all(providers.Unknown))) {
+		t.Error("the relay did not settle")
+	}
+	ds, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
+	if err != nil || ds[0].Unknowns != 1 || ds[0].State != core.Pending {
+		t.Errorf("%+v %v", ds, err)
+	}
+}
+
+func cancel(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 4})
+	if _, err := s.Cancel(t.Context(), "other", a.Notification.ID); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("another app's notification: %v", err)
+	}
+	if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 4 || err != nil {
+		t.Fatalf("%d %v", n, err)
+	}
+	if claim(t, s, wakeOf(a)) != nil {
+		t.Error("claimed after the cancel")
+	}
+	if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 0 || err != nil {
+		t.Errorf("again: %d %v", n, err)
+	}
+	v, err := s.Notification(t.Context(), "shop", a.Notification.ID)
+	if err != nil || v.CancelledAt.IsZero() || v.Counts.Cancelled != 4 {
+		t.Errorf("%+v %v", v, err)
+	}
+}
+
+func cancelSending(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 2})
+	r := claim(t, s, wakeOf(a))
+	if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 2 || err != nil {
+		t.Fatalf("%d %v", n, err)
+	}
+	if c := counts(t, s, a); c.Pending != 2 {
+		t.Errorf("the call on the wire was not left alone: %+v", c)
+	}
+	st := judge(r, func(i int) providers.Result {
+		if i == 0 {
+			return providers.Result{Outcome: providers.Accepted}
+		}
+		return providers.Result{Outcome: providers.Deferred}
+	})
+	settle(t, s, st)
+	if c := counts(t, s, a); c.Sent != 1 || c.Cancelled != 1 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func due(t *testing.T, s *store.Store) {
+	for range 5 {
+		record(t, s, ask{app: "big", n: 1})
+	}
+	record(t, s, ask{app: "small", n: 1})
+	until(t, "overdue", func() bool { ok, err := s.Overdue(t.Context()); return ok && err == nil })
+	if err := s.PauseRoute(t.Context(), "mail", true); err != nil {
+		t.Fatal(err)
+	}
+	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 4); len(ws) != 0 || err != nil {
+		t.Fatalf("paused: %v %v", ws, err)
+	}
+	if err := s.PauseRoute(t.Context(), "mail", false); err != nil {
+		t.Fatal(err)
+	}
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, 4)
+	if err != nil || len(ws) != 4 {
+		t.Fatalf("%v %v", ws, err)
+	}
+	apps := map[string]int{}
+	for _, w := range ws {
+		r := claim(t, s, w)
+		if r == nil {
+			t.Fatal("a wake of the relay is not good")
+		}
+		apps[r.App]++
+	}
+	if apps["small"] != 1 {
+		t.Errorf("not fair: %v", apps)
+	}
+	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 100); len(ws) != 2 || err != nil {
+		t.Errorf("the rest: %v %v", ws, err)
+	}
+}
+
+func strays(t *testing.T, s *store.Store) {
+	record(t, s, ask{n: 1, route: "old"})
+	record(t, s, ask{n: 1, route: "mail"})
+	if n, err := s.Stray(t.Context(), []string{"mail", "push"}, time.Minute); n != 1 || err != nil {
+		t.Errorf("%d %v", n, err)
+	}
+	if n, err := s.Stray(t.Context(), nil, time.Minute); n != 1 || err != nil {
+		t.Errorf("no routes: %d %v", n, err)
+	}
+	if ok, err := s.Overdue(t.Context()); ok || err != nil {
+		t.Errorf("%v %v", ok, err)
+	}
+}
+
+func idempotency(t *testing.T, s *store.Store) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[string]int{}
+	recorded := 0
+	for range 100 {
+		wg.Go(func() {
+			a := build(s, ask{n: 1, key: "k"})
+			r, err := s.Record(t.Context(), a)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				t.Error(err)
+			case r.Replayed:
+				answers[string(r.Answer)]++
+			default:
+				recorded++
+				answers[string(a.Answer)]++
+			}
+		})
+	}
+	wg.Wait()
+	if recorded != 1 || len(answers) != 1 {
+		t.Errorf("%d recorded, %d answers", recorded, len(answers))
+	}
+	other := build(s, ask{n: 1, key: "k"})
+	other.BodyHash[0]++
+	if _, err := s.Record(t.Context(), other); !errors.Is(err, core.ErrKeyReused) {
+		t.Errorf("another body: %v", err)
+	}
+	list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop"})
+	if err != nil || len(list) != 1 {
+		t.Errorf("%d notifications, %v", len(list), err)
+	}
+}
+
+func writers(t *testing.T, s *store.Store) {
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for i := range 4 {
+				a := build(s, ask{n: 1 + i, app: fmt.Sprint("app", w%3)})
+				if _, err := s.Record(t.Context(), a); err != nil {
+					t.Error(err)
+					return
+				}
+				counts(t, s, a)
+			}
+		})
+	}
+	for range 4 { // and as many workers
+		wg.Go(func() {
+			for range 20 {
+				ws, err := s.Due(t.Context(), "mail", providers.Normal, 20)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, w := range ws {
+					if r := claim(t, s, w); r != nil {
+						settle(t, s, judge(r, all(providers.Accepted)))
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	total := 0
+	for i := range 3 {
+		list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: fmt.Sprint("app", i), Page: core.Page{Limit: 500}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range list {
+			total += v.Counts.Total()
+		}
+	}
+	if total != 64*10 {
+		t.Errorf("%d deliveries, not %d", total, 64*10)
+	}
+}
+
+func badMember(t *testing.T, s *store.Store) {
+	first := record(t, s, ask{n: 1})
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Go(func() {
+			a := build(s, ask{n: 1})
+			if i%10 == 0 {
+				a.Notification.ID = first.Notification.ID // taken
+				if _, err := s.Record(t.Context(), a); err == nil {
+					t.Error("a notification id was used twice")
+				}
+				return
+			}
+			if _, err := s.Record(t.Context(), a); err != nil {
+				t.Errorf("a good one failed with a bad one: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop"})
+	if err != nil || len(list) != 28 {
+		t.Errorf("%d notifications, %v", len(list), err)
+	}
+}
