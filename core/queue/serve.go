@@ -1,0 +1,181 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// ServeOptions say how one route's wakes are worked on.
+type ServeOptions struct {
+	Route string
+	// Concurrency is how many handlers run at once, by lane. A lane that is not named is not served.
+	Concurrency map[core.Lane]int
+	// Timeout is what a handler may take; its context ends then.
+	Timeout time.Duration
+	// Handler works on one wake (Wake.At is not carried and zero). Its error is for the log alone.
+	Handler func(context.Context, core.Wake) error
+}
+
+// Server works on one route's wakes, each lane with workers of its own.
+type Server struct {
+	queue    *Queue
+	o        ServeOptions
+	base     context.Context // of the handlers
+	cancel   context.CancelFunc
+	lanes    []*laneServer
+	mu       sync.Mutex
+	stopping bool
+	running  sync.WaitGroup
+}
+
+type laneServer struct {
+	name   string
+	srv    *asynq.Server
+	bell   *bell
+	client redis.UniversalClient
+}
+
+// Serve starts to work on a route's wakes and returns. Handlers' contexts come from ctx: it should
+// outlive the Shutdown, unless they are to be cut short.
+func (q *Queue) Serve(ctx context.Context, o ServeOptions) (*Server, error) {
+	if o.Timeout <= 0 || o.Handler == nil {
+		return nil, fmt.Errorf("serve route %s: a timeout and a handler are needed", o.Route)
+	}
+	s := &Server{queue: q, o: o}
+	s.base, s.cancel = context.WithCancel(ctx)
+	for _, lane := range core.Lanes {
+		n := o.Concurrency[lane]
+		if n <= 0 {
+			continue
+		}
+		if err := s.start(lane, n); err != nil {
+			_ = s.Shutdown(ctx)
+			return nil, fmt.Errorf("serve %s: %w", name(o.Route, lane), err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Server) start(lane core.Lane, n int) error {
+	q := s.queue
+	on := name(s.o.Route, lane)
+	client := q.opt.MakeRedisClient().(redis.UniversalClient)
+	b := newBell(on, func() {
+		q.log.Warn("this asynq's dequeue is not recognised; wakes are polled for instead", "queue", on)
+	})
+	client.AddHook(b)
+	srv := asynq.NewServerFromRedisClient(client, asynq.Config{
+		Concurrency: n, Queues: map[string]int{on: 1},
+		TaskCheckInterval: time.Millisecond, DelayedTaskCheckInterval: 500 * time.Millisecond,
+		ShutdownTimeout: s.o.Timeout + core.LeaseSlack,
+		BaseContext:     func() context.Context { return context.WithoutCancel(s.base) },
+		RetryDelayFunc:  func(int, error, *asynq.Task) time.Duration { return time.Second },
+		Logger:          logger{q.log}, LogLevel: asynq.WarnLevel,
+	})
+	// asynq lets go of a worker whose lease it lost, though the handler still runs: this one counts.
+	slots := make(chan struct{}, n)
+	err := srv.Start(asynq.HandlerFunc(func(ctx context.Context, t *asynq.Task) error {
+		if !s.enter() {
+			return errStopping // back to the queue, by asynq's own retry
+		}
+		defer s.running.Done()
+		slots <- struct{}{}
+		defer func() { <-slots }()
+		s.handle(lane, t)
+		return nil
+	}))
+	if err != nil {
+		return errors.Join(err, client.Close())
+	}
+	q.bells.hang(on, b)
+	s.lanes = append(s.lanes, &laneServer{name: on, srv: srv, bell: b, client: client})
+	return nil
+}
+
+var errStopping = errors.New("this process is stopping")
+
+// enter counts a handler in, unless nobody waits for it any more.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.running.Add(1)
+	return true
+}
+
+// handle runs the handler. Whatever becomes of it is known to the store, so asynq is told nothing.
+func (s *Server) handle(lane core.Lane, t *asynq.Task) {
+	log := s.queue.log.With("route", s.o.Route, "lane", string(lane))
+	defer func() {
+		if v := recover(); v != nil {
+			// Not its value: it may hold content.
+			log.Error("a worker panicked", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
+		}
+	}()
+	var p payload
+	if err := json.Unmarshal(t.Payload(), &p); err != nil || t.Type() != taskType || p.Batch.IsZero() {
+		log.Warn("a task that is no wake was dropped", "type", t.Type())
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.base, s.o.Timeout)
+	defer cancel()
+	if err := s.o.Handler(ctx, core.Wake{Batch: p.Batch, Fence: p.Fence, Route: s.o.Route, Lane: lane}); err != nil {
+		log.Error("a round failed; its batch comes back by its alarm clock", "batch", p.Batch.String(), "error", err)
+	}
+}
+
+// Shutdown takes no more wakes and waits until the handlers under way have really returned. When ctx
+// ends before, their contexts are cancelled and its error is returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	var stops sync.WaitGroup
+	for _, l := range s.lanes {
+		l.bell.close()
+		stops.Go(l.srv.Stop)
+	}
+	stops.Wait()
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		for _, l := range s.lanes {
+			stops.Go(l.srv.Shutdown)
+		}
+		stops.Wait()
+		for _, l := range s.lanes {
+			s.queue.bells.unhang(l.name, l.bell)
+			_ = l.client.Close()
+		}
+		close(done)
+	}()
+	defer s.cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the rounds of route %s: %w", s.o.Route, ctx.Err())
+	}
+}
+
+// logger hands asynq's log lines on.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Debug(args ...any) { l.log.Debug("asynq", "text", fmt.Sprint(args...)) }
+func (l logger) Info(args ...any)  { l.log.Info("asynq", "text", fmt.Sprint(args...)) }
+func (l logger) Warn(args ...any)  { l.log.Warn("asynq", "text", fmt.Sprint(args...)) }
+func (l logger) Error(args ...any) { l.log.Error("asynq", "text", fmt.Sprint(args...)) }
+func (l logger) Fatal(args ...any) { l.log.Error("asynq", "text", fmt.Sprint(args...)) }
