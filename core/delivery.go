@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
@@ -94,12 +95,15 @@ var DefaultPolicy = Policy{MaxAttempts: 20, MaxUnknown: 3, Min: time.Second, Max
 // Backoff is the wait after the n-th attempt (n from 1), with jitter in [0,1) spreading it over
 // +-20 %. It never overflows, however large n is.
 func (p Policy) Backoff(n int, jitter float64) time.Duration {
-	d := p.Min
-	for i := 1; i < n && d < p.Max; i++ {
-		d *= 2
+	d := min(p.Min, p.Max)
+	for i := 1; i < n && d > 0 && d < p.Max; i++ {
+		d += min(d, p.Max-d) // doubled, at most Max
 	}
-	d = min(d, p.Max)
-	return time.Duration(float64(d) * (0.8 + 0.4*jitter))
+	spread := float64(d) * (0.8 + 0.4*jitter)
+	if spread >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return time.Duration(spread)
 }
 
 // wait is how long to hold a message: what the service asked for, within bounds, or the back-off,
