@@ -25,6 +25,7 @@ const (
 	pgWriters   = 3
 	clockEvery  = 10 * time.Second // how often the database is asked for its time
 	pgTxTimeout = 15 * time.Second // of one group's transaction
+	pgTries     = 3                // of a transaction that is a deadlock's victim
 	migrateLock = 0x436172696c6c6f // "Carillo": the advisory lock of the migrations
 )
 
@@ -143,9 +144,20 @@ func (b *postgresDB) close() error {
 	return nil
 }
 
+// update runs fn again when PostgreSQL chose its transaction to break a deadlock: nothing of it was kept.
 func (b *postgresDB) update(ctx context.Context, fn func(tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, pgTxTimeout)
 	defer cancel()
+	for try := 1; ; try++ {
+		err := b.tryUpdate(ctx, fn)
+		var pe *pgconn.PgError
+		if try == pgTries || !errors.As(err, &pe) || (pe.Code != "40P01" && pe.Code != "40001") {
+			return err
+		}
+	}
+}
+
+func (b *postgresDB) tryUpdate(ctx context.Context, fn func(tx) error) error {
 	t, err := b.pool.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)

@@ -26,6 +26,7 @@ type sqliteDB struct {
 	conn    *sql.Conn // the one that writes
 	stmts   map[string]*sql.Stmt
 	turn    chan struct{} // held by whoever writes
+	closed  bool          // guarded by turn
 	lockf   *os.File
 }
 
@@ -98,6 +99,9 @@ func (b *sqliteDB) ping(ctx context.Context) error { return b.readDB.PingContext
 
 func (b *sqliteDB) close() error {
 	var errs []error
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
+	b.closed = true
 	for _, s := range b.stmts {
 		errs = append(errs, s.Close())
 	}
@@ -121,6 +125,9 @@ func (b *sqliteDB) update(ctx context.Context, fn func(tx) error) error {
 		defer func() { <-b.turn }()
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if b.closed {
+		return sql.ErrConnDone
 	}
 	// Not interruptible from here on: a half-run statement would cost the whole group.
 	ctx = context.WithoutCancel(ctx)

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,6 +15,11 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(childEnv); path != "" {
 		child(path)
 		return
+	}
+	// A step of the model is a transaction with a sync: a dozen sequences per run; more with
+	// -rapid.checks on the command line.
+	if err := flag.Set("rapid.checks", "12"); err != nil {
+		panic(err)
 	}
 	code := m.Run()
 	coretest.StopServers()

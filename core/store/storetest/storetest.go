@@ -29,6 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a lapsed lease is taken over", lapsed},
 		{"cancel", cancel},
 		{"cancel during a round", cancelSending},
+		{"cancel races claim", cancelRace},
 		{"due is fair and skips paused routes", due},
 		{"strays", strays},
 		{"idempotency, a hundred at once", idempotency},
@@ -441,5 +442,31 @@ func badMember(t *testing.T, s *store.Store) {
 	list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop"})
 	if err != nil || len(list) != 28 {
 		t.Errorf("%d notifications, %v", len(list), err)
+	}
+}
+
+// cancelRace cancels and claims at once: whoever comes first, no attempt begins after Cancel returned,
+// and after the round nothing is pending.
+func cancelRace(t *testing.T, s *store.Store) {
+	for range 30 {
+		a := record(t, s, ask{n: 2})
+		var wg sync.WaitGroup
+		var r *core.Round
+		wg.Go(func() {
+			if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 2 || err != nil {
+				t.Errorf("%d %v", n, err)
+			}
+			if after := claim(t, s, wakeOf(a)); after != nil {
+				t.Error("claimed after Cancel returned")
+			}
+		})
+		wg.Go(func() { r = claim(t, s, wakeOf(a)) })
+		wg.Wait()
+		if r != nil && settle(t, s, judge(r, all(providers.Deferred))) {
+			t.Error("stale")
+		}
+		if c := counts(t, s, a); c.Cancelled != 2 {
+			t.Errorf("%+v", c)
+		}
 	}
 }

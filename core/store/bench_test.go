@@ -1,0 +1,84 @@
+package store_test
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+func both(b *testing.B, bench func(b *testing.B, s *store.Store)) {
+	for _, c := range []struct {
+		name string
+		url  func(testing.TB) string
+	}{{"sqlite", sqliteURL}, {"postgres", coretest.Postgres}} {
+		b.Run(c.name, func(b *testing.B) { bench(b, open(b, store.Options{URL: c.url(b)})) })
+	}
+}
+
+// spread runs n calls of work on that many callers at once.
+func spread(callers, n int, work func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				work(int(i) - 1)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// BenchmarkRecord accepts notifications of one delivery each, durably.
+func BenchmarkRecord(b *testing.B) {
+	both(b, func(b *testing.B, s *store.Store) {
+		for _, callers := range []int{1, 64} {
+			b.Run(map[int]string{1: "1", 64: "64"}[callers], func(b *testing.B) {
+				spread(callers, b.N, func(int) {
+					if _, err := s.Record(b.Context(), acceptance(s, 1)); err != nil {
+						b.Error(err)
+					}
+				})
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "accepts/s")
+			})
+		}
+	})
+}
+
+// BenchmarkRound claims and settles batches of 100, eight workers at once.
+func BenchmarkRound(b *testing.B) {
+	both(b, func(b *testing.B, s *store.Store) {
+		b.StopTimer()
+		as := make([]*core.Acceptance, b.N)
+		for i := range as {
+			as[i] = acceptance(s, 100)
+			if _, err := s.Record(b.Context(), as[i]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StartTimer()
+		spread(8, b.N, func(i int) {
+			r, err := s.Claim(b.Context(), core.Wake{Batch: as[i].Deliveries[0].Batch, Fence: 1}, "w", time.Minute)
+			if err != nil || r == nil || len(r.Deliveries) != 100 {
+				b.Errorf("%+v %v", r, err)
+				return
+			}
+			st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
+			for _, d := range r.Deliveries {
+				st.Verdicts = append(st.Verdicts, d.Apply(providers.Result{Outcome: providers.Accepted, ProviderID: d.ID.String()}, core.DefaultPolicy, r.Now, 0))
+				st.Results = append(st.Results, core.Attempt{Delivery: d.ID, Outcome: providers.Accepted, State: core.Sent})
+			}
+			st.Split(r.Now, false)
+			if _, err := s.Settle(b.Context(), st); err != nil {
+				b.Error(err)
+			}
+		})
+		b.ReportMetric(100*float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
+	})
+}
