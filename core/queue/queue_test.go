@@ -6,15 +6,21 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/core/queue"
 )
 
 // TestWake tells that a wake, one in the queue already, and a delayed one reach the handler once each.
 func TestWake(t *testing.T) {
 	t.Parallel()
+	t.Run("embedded", func(t *testing.T) { t.Parallel(); testWake(t, queue.Embedded) })
+	t.Run("redis", func(t *testing.T) { t.Parallel(); testWake(t, "redis://"+coretest.Redis(t)) })
+}
+
+func testWake(t *testing.T, url string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	q, err := queue.Open(ctx, queue.Options{URL: queue.Embedded, Routes: []string{"a"}})
+	q, err := queue.Open(ctx, queue.Options{URL: url, Routes: []string{"a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
