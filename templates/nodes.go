@@ -277,8 +277,8 @@ func (n *forNode) loop(m *machine, from, to int, item func(int) any) error {
 			k = to - 1 - i
 		}
 		m.set(n.name, item(k))
-		switch err := m.run(n.body); err { //nolint:errorlint // these two are never wrapped
-		case nil, errContinue:
+		switch err := m.run(n.body); err {
+		case nil, errContinue: //nolint:errorlint // these two are never wrapped
 		case errBreak:
 			return nil
 		default:

@@ -158,6 +158,13 @@ func object(b []byte) (map[string]json.RawMessage, bool) {
 	return m, err == nil && m != nil
 }
 
+// stringOf reads a string; null is the empty one.
+func stringOf(b []byte) (string, bool) {
+	var s string
+	err := json.Unmarshal(b, &s)
+	return s, err == nil
+}
+
 func text(b []byte, at string, f *faults) string {
 	if null(b) {
 		return ""
@@ -221,11 +228,9 @@ func withText(block json.RawMessage) (json.RawMessage, error) {
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	var html, plain string
-	if json.Unmarshal(members["html"], &html) != nil || html == "" {
-		return block, nil
-	}
-	if raw, ok := members["text"]; ok && (json.Unmarshal(raw, &plain) != nil || plain != "") {
+	html, _ := stringOf(members["html"])
+	plain, ok := stringOf(members["text"])
+	if html == "" || plain != "" || !ok && members["text"] != nil {
 		return block, nil
 	}
 	quoted := appendQuoted(nil, PlainText(html))

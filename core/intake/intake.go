@@ -112,7 +112,7 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 		return nil, fmt.Errorf("find recipients: %w", err)
 	}
 	r.p, p.notification.Template = p, r.pinned
-	in.resolve(p, req, targets, recipients, r, f)
+	in.resolve(r, targets, recipients)
 	in.checkContents(p, r, f)
 	if err := f.err(); err != nil {
 		return nil, err

@@ -88,8 +88,9 @@ type resolver struct {
 }
 
 // resolve decides for each entry of `to` and each channel whether a delivery is made, and why not.
-func (in *Intake) resolve(p *plan, req *Request, targets []target, recipients map[string]*core.Recipient, r *renderer, f *faults) {
-	v := &resolver{in: in, p: p, req: req, render: r, f: f, taken: map[[2]string]bool{}, channels: req.Channels}
+func (in *Intake) resolve(r *renderer, targets []target, recipients map[string]*core.Recipient) {
+	p, req := r.p, r.req
+	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: map[[2]string]bool{}, channels: req.Channels}
 	if v.channels == nil {
 		v.channels = in.routing.order
 	}

@@ -124,7 +124,7 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 	for range maxTries {
 		number, err := d.bearer.ready()
 		if err != nil {
-			return providers.Result{ID: m.ID, Outcome: providers.Denied, Code: codeToken, Reason: err.Error()}, nil
+			return providers.Result{ID: m.ID, Outcome: providers.Denied, Code: codeToken, Reason: err.Error()}, nil //nolint:nilerr // an answer is data
 		}
 		slot, err := d.links.Acquire(ctx)
 		if err != nil {

@@ -204,7 +204,8 @@ func (x *exchange) envelope(j *job) (bool, error) {
 			x.broken = true // a dot now might deliver an empty mail: hang up
 			return false, nil
 		case c.ph == phaseData && r.code == codeStart && refusedAt:
-			return false, x.nothing()
+			x.nothing()
+			return false, nil
 		case c.ph == phaseData && r.positive():
 			fine = false // 250 to DATA is no invitation
 		case c.ph == "" && !fine:
@@ -222,16 +223,13 @@ func (x *exchange) envelope(j *job) (bool, error) {
 }
 
 // nothing ends the text that a server wants although it refused the recipient (RFC 2920, 3.1).
-func (x *exchange) nothing() error {
+func (x *exchange) nothing() {
 	x.say(".")
-	if err := x.flush(); err != nil {
-		x.broken = true
-		return nil
+	err := x.flush()
+	if err == nil {
+		_, err = x.read()
 	}
-	if _, err := x.read(); err != nil {
-		x.broken = true
-	}
-	return nil
+	x.broken = x.broken || err != nil
 }
 
 const (

@@ -167,7 +167,7 @@ func TestCheckRefuses(t *testing.T) {
 		{"name", block(`{"name":"x"}`), "fcm.name"},
 		{"not an object", block(`[1]`), "fcm:"},
 		{"unknown field", block(`{"android":{"bandwidth_constrained_ok":true}}`), "fcm.android.bandwidth_constrained_ok"},
-		{"unknown member", block(`{"andriod":{"ttl":"3s"}}`), "fcm.andriod"},
+		{"unknown member", block(`{"andriod":{"ttl":"3s"}}`), "fcm.andriod"}, //nolint:misspell // on purpose
 		{"camel case", block(`{"android":{"collapseKey":"x"}}`), "fcm.android.collapseKey"},
 		{"wrong case", block(`{"Android":{"ttl":"3s"}}`), "fcm.Android"},
 		{"wrong type", block(`{"android":{"collapse_key":7}}`), "not an FCM v1 message"},

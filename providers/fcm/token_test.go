@@ -35,12 +35,12 @@ func TestAccessToken(t *testing.T) {
 		code  string
 	}{
 		{"refused", func(w http.ResponseWriter, _ int) {
-			w.WriteHeader(400)
+			w.WriteHeader(http.StatusBadRequest)
 			fmt.Fprint(w, `{"error":"invalid_grant","error_description":"Invalid JWT Signature."}`)
 		}, providers.Denied, "invalid_grant"},
-		{"refused with a page", func(w http.ResponseWriter, _ int) { w.WriteHeader(403); fmt.Fprint(w, `<html>`) }, providers.Denied, "token"},
-		{"down", func(w http.ResponseWriter, _ int) { w.WriteHeader(503) }, providers.Deferred, "token"},
-		{"busy", func(w http.ResponseWriter, _ int) { w.WriteHeader(429) }, providers.Deferred, "token"},
+		{"refused with a page", func(w http.ResponseWriter, _ int) { w.WriteHeader(http.StatusForbidden); fmt.Fprint(w, `<html>`) }, providers.Denied, "token"},
+		{"down", func(w http.ResponseWriter, _ int) { w.WriteHeader(http.StatusServiceUnavailable) }, providers.Deferred, "token"},
+		{"busy", func(w http.ResponseWriter, _ int) { w.WriteHeader(http.StatusTooManyRequests) }, providers.Deferred, "token"},
 		{"dropped", func(http.ResponseWriter, int) { panic(http.ErrAbortHandler) }, providers.Deferred, "token"},
 		{"not JSON", func(w http.ResponseWriter, _ int) { fmt.Fprint(w, "hello") }, providers.Deferred, "token"},
 	} {
@@ -73,7 +73,7 @@ func TestDeadAccessTokenIsReplaced(t *testing.T) {
 	g := startGoogle(t)
 	g.answers(func(w http.ResponseWriter, r request) {
 		if r.header.Get("Authorization") == "Bearer access-1" {
-			w.WriteHeader(401)
+			w.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprint(w, fcmBody(401, "UNAUTHENTICATED", "", ""))
 			return
 		}

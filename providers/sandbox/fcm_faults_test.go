@@ -93,7 +93,7 @@ func TestOAuth(t *testing.T) {
 			TokenType   string `json:"token_type"`
 		}
 		check(t, json.NewDecoder(resp.Body).Decode(&v), resp.Body.Close())
-		if v.Error != tc.want || (v.AccessToken == "") != (tc.want != "") || (resp.StatusCode == 200) != (tc.want == "") {
+		if v.Error != tc.want || (v.AccessToken == "") != (tc.want != "") || (resp.StatusCode == http.StatusOK) != (tc.want == "") {
 			t.Errorf("%s: answered %d %+v", tc.name, resp.StatusCode, v)
 		}
 		if tc.want == "" && (v.ExpiresIn < 3000 || v.TokenType != "Bearer") {

@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -182,7 +183,7 @@ func TestHTTP2GoAway(t *testing.T) {
 	answers, last := 0, uint32(0)
 	for {
 		f, err := p.framer.ReadFrame()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		check(t, err)

@@ -180,7 +180,7 @@ func (g *Gateway) start() error {
 	node.OnConnecting(g.connecting)
 	node.OnConnect(g.connected)
 	if err := node.Run(); err != nil {
-		l.shutdown(context.Background())
+		_ = l.shutdown(context.Background()) // err is why
 		return err
 	}
 	if s.Serve {
