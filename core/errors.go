@@ -8,6 +8,7 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrKeyReused: the idempotency key was used with another body.
 	ErrKeyReused = errors.New("this Idempotency-Key was used with another request body in the last 24 hours")
-	// ErrUnavailable: the store cannot take anything now; nothing was kept.
+	// ErrUnavailable: the store cannot answer now. Whether what was asked was kept is not known: ask
+	// again under the same idempotency key.
 	ErrUnavailable = errors.New("the store is not available")
 )

@@ -87,7 +87,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	call, cancel := clock.until(ctx, settleMargin)
 	returned := r.send(call, provider, limits.Timeout)
 	defer cancel()
-	believe := len(r.answers) == 0 || d.gate.Report(w.Route, r.answers)
+	believe := d.gate.Report(w.Route, r.outcomes())
 	r.judge(believe)
 
 	err = d.settle(ctx, r)
@@ -174,6 +174,21 @@ func (r *round) holdBeyond(n int, wait time.Duration, code string) {
 		r.add(d.Hold(code, now.Add(max(wait, time.Second)), now), nil)
 	}
 	r.todo = r.todo[:n]
+}
+
+// outcomes are the answers, and Unknown for each message without one: a provider that hangs fails.
+func (r *round) outcomes() []providers.Result {
+	answered := make(map[string]bool, len(r.answers))
+	for i := range r.answers {
+		answered[r.answers[i].ID] = true
+	}
+	all := r.answers
+	for i := range r.todo {
+		if id := r.todo[i].ID.String(); !answered[id] {
+			all = append(all, providers.Result{ID: id, Outcome: providers.Unknown})
+		}
+	}
+	return all
 }
 
 // judge applies each answer to its delivery; what got none is Unknown.
