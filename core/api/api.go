@@ -1,0 +1,149 @@
+// Package api is the REST edge: it authenticates, decodes strictly, validates, calls the use cases and
+// answers by the document in openapi.yaml, which the routes and types are generated from. Every error
+// is an RFC 9457 problem.
+package api
+
+//go:generate go tool -modfile=../../.ci/tools/go.mod oapi-codegen -config oapi/config.yaml openapi.yaml
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-playground/validator/v10"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/templates"
+)
+
+// Intake takes notifications.
+type Intake interface {
+	Accept(ctx context.Context, app string, req *intake.Request, key intake.Key) (*intake.Accepted, error)
+	Preview(ctx context.Context, app string, req *intake.Request) (*intake.Preview, error)
+}
+
+// Addresses checks the addresses of endpoints; *intake.Routing does.
+type Addresses interface {
+	CheckAddress(kind, address string) error
+}
+
+// Notifications is what is read of notifications, and their cancelling.
+type Notifications interface {
+	Notification(ctx context.Context, app string, id core.ID) (*core.NotificationView, error)
+	Notifications(ctx context.Context, f core.NotificationFilter) ([]core.NotificationView, string, error)
+	Deliveries(ctx context.Context, app string, id core.ID, p core.Page) ([]core.Delivery, string, error)
+	Timeline(ctx context.Context, app string, id core.ID) ([]core.Step, error)
+	Cancel(ctx context.Context, app string, id core.ID) (int, error)
+	Now() time.Time
+}
+
+// Recipients keeps recipients.
+type Recipients interface {
+	PutRecipient(ctx context.Context, r *core.Recipient) (created bool, err error)
+	UpdateRecipient(ctx context.Context, app, id string, change func(*core.Recipient) error) (created bool, err error)
+	Recipient(ctx context.Context, app, id string) (*core.Recipient, error)
+	ListRecipients(ctx context.Context, app string, p core.Page) ([]core.Recipient, string, error)
+	DeleteRecipient(ctx context.Context, app, id string) error
+	PutEndpoint(ctx context.Context, app, recipient string, e core.Endpoint) (created bool, err error)
+	DeleteEndpoint(ctx context.Context, app, recipient, kind, address string) error
+}
+
+// Inbox is what recipients find of their in-app messages.
+type Inbox interface {
+	Inbox(ctx context.Context, app, recipient string, p core.Page, archived bool) ([]core.InboxItem, string, error)
+	Unread(ctx context.Context, app, recipient string) (int, error)
+	MarkInbox(ctx context.Context, app, recipient string, id core.ID, what string) error
+}
+
+// StoredTemplates keeps the versions of templates.
+type StoredTemplates interface {
+	PutTemplate(ctx context.Context, app, name string, source []byte) (version int, err error)
+	Template(ctx context.Context, app, name string, version int) (*core.TemplateVersion, error)
+	Templates(ctx context.Context, app string, p core.Page) ([]core.TemplateVersion, string, error)
+	TemplateVersions(ctx context.Context, app, name string) ([]core.TemplateVersion, error)
+}
+
+// Keys finds who an API key belongs to by the key's SHA-256.
+type Keys interface {
+	Principal(ctx context.Context, hash [32]byte) (core.Principal, error)
+}
+
+// Routes shows and steers the routes.
+type Routes interface {
+	RouteStates(ctx context.Context) ([]RouteState, error)
+	PauseRoute(ctx context.Context, route string, paused bool) error
+}
+
+// Tokens makes and checks the tokens of recipients' clients. Verify's error may hold anything: it is
+// not shown.
+type Tokens interface {
+	Mint(app, recipient string, ttl time.Duration) (token string, expires time.Time, err error)
+	Verify(token string) (app, recipient string, expires time.Time, err error)
+}
+
+// Options are what the API is made of. Everything without a default in its comment is required.
+type Options struct {
+	Intake        Intake
+	Addresses     Addresses
+	Notifications Notifications
+	Recipients    Recipients
+	Inbox         Inbox
+	Stored        StoredTemplates
+	Catalog       *templates.Catalog
+	Keys          Keys
+	Routes        Routes
+	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
+	Refresh       bool                        // POST /v1/token/refresh is offered
+	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes
+	Ready         func(context.Context) error // nil: always ready
+	MaxAccepts    int                         // requests being accepted at once, beyond which 503; 0: 512
+	Logger        *slog.Logger                // nil: slog.Default()
+}
+
+// API answers requests. It is safe for concurrent use.
+type API struct {
+	Options
+	validate *validator.Validate
+	auth     *authenticator
+	inflight inflight
+	accepts  chan struct{}
+	mux      *http.ServeMux
+}
+
+var _ StrictServerInterface = (*API)(nil)
+
+// New returns the handler of everything in openapi.yaml, and of /openapi.yaml and /docs. The error
+// names what is missing in the options.
+func New(o Options) (http.Handler, error) {
+	if o.Intake == nil || o.Addresses == nil || o.Notifications == nil || o.Recipients == nil || o.Inbox == nil ||
+		o.Stored == nil || o.Catalog == nil || o.Keys == nil || o.Routes == nil {
+		return nil, errors.New("api: all of Options' interfaces but Tokens are required")
+	}
+	if o.TokenTTL <= 0 {
+		o.TokenTTL = 15 * time.Minute
+	}
+	if o.MaxAccepts <= 0 {
+		o.MaxAccepts = 512
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	a := &API{Options: o, validate: newValidator(), auth: newAuthenticator(o.Keys), accepts: make(chan struct{}, o.MaxAccepts), mux: http.NewServeMux()}
+	strict := NewStrictHandlerWithOptions(a, []StrictMiddlewareFunc{a.check}, StrictHTTPServerOptions{
+		RequestErrorHandlerFunc: a.fail, ResponseErrorHandlerFunc: a.fail})
+	HandlerWithOptions(strict, StdHTTPServerOptions{BaseRouter: a.mux, ErrorHandlerFunc: a.failParameter})
+	if err := a.mountDocs(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Server returns an HTTP server for the handler with the limits that every edge needs: headers within
+// 5 s and 16 KiB, idle connections closed after 2 minutes. It sets no limit on a whole request or
+// answer, for streams and live connections last; the API's own requests get theirs in ServeHTTP.
+func Server(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+}

@@ -1,0 +1,196 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/carillon-notify/carillon/core/intake"
+)
+
+// The limits of a body.
+const (
+	MaxBody           = 256 << 10 // of a request, and of a line of a bulk stream
+	MaxBodyAttachment = 8 << 20   // of a notification with attachments
+	MaxDepth          = 32        // of nested objects and arrays
+)
+
+// Nullable is a text that a merge patch sets, removes (null) or leaves alone (not given).
+type Nullable struct {
+	Set   bool // it was given
+	Value string
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (n *Nullable) UnmarshalJSON(b []byte) error {
+	n.Set, n.Value = true, ""
+	return json.Unmarshal(b, &n.Value)
+}
+
+// MarshalJSON implements json.Marshaler.
+func (n Nullable) MarshalJSON() ([]byte, error) {
+	if n.Value == "" {
+		return []byte("null"), nil
+	}
+	return json.Marshal(n.Value)
+}
+
+// decodeBody reads a request's JSON body into dst, a pointer to one of the generated types. What
+// cannot be read at all is an error; faults of fields are kept in the call, for the operation's
+// check to add its own to.
+func decodeBody(r *http.Request, dst any) error {
+	c := callOf(r.Context())
+	if err := checkType(r.Header.Get("Content-Type")); err != nil {
+		return err
+	}
+	limit := int64(MaxBody)
+	if _, ok := dst.(*NotificationRequest); ok {
+		limit = MaxBodyAttachment
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, r.Body, limit))
+	var long *http.MaxBytesError
+	switch {
+	case errors.As(err, &long):
+		return tooLarge(limit)
+	case err != nil:
+		return refuse(http.StatusBadRequest, "The body could not be read to its end.")
+	case len(body) == 0:
+		return io.EOF // the generated code takes it for "no body" where that is allowed
+	}
+	c.body = body
+	c.faults, err = decode(body, dst)
+	if n, ok := dst.(*NotificationRequest); ok && err == nil && len(body) > MaxBody && !hasAttachments(n) {
+		return tooLarge(MaxBody)
+	}
+	return err
+}
+
+func checkType(given string) error {
+	if given == "" {
+		return nil
+	}
+	media, _, err := mime.ParseMediaType(given)
+	if err == nil && (media == "application/json" || strings.HasSuffix(media, "+json")) {
+		return nil
+	}
+	return refuse(http.StatusUnsupportedMediaType, "Send JSON with Content-Type: application/json.")
+}
+
+func tooLarge(limit int64) error {
+	return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d KiB.", limit>>10))
+}
+
+func hasAttachments(n *NotificationRequest) bool {
+	var c struct {
+		Email struct {
+			Attachments []jsontext.Value `json:"attachments"`
+		} `json:"email"`
+	}
+	return len(n.Content) > 0 && json.Unmarshal(n.Content, &c) == nil && len(c.Email.Attachments) > 0
+}
+
+// decode reads a JSON text strictly: exact names, none unknown or twice, valid UTF-8, nothing behind
+// it, at most MaxDepth deep, no NUL. encoding/json would match names whatever their case and let
+// repeated ones and broken UTF-8 pass, so its successor's semantics are used. A text that is no JSON
+// is an error; one whose fields are wrong gives faults, and dst holds the rest.
+func decode(body []byte, dst any) ([]intake.Fault, error) {
+	if !utf8.Valid(body) {
+		return nil, refuse(http.StatusBadRequest, fmt.Sprintf("The body is not valid UTF-8 at byte %d.", invalidAt(body)))
+	}
+	if !shallow(body) {
+		return nil, refuse(http.StatusBadRequest, fmt.Sprintf("The body is nested more than %d deep.", MaxDepth))
+	}
+	raw, isRaw := dst.(*TemplateSource)
+	if !isRaw && !bytes.Contains(body, []byte(`\u0000`)) {
+		if json.Unmarshal(body, dst, json.RejectUnknownMembers(true)) == nil && body[firstByte(body)] == '{' {
+			return nil, checkRaw(body)
+		}
+	}
+	if err := checkRaw(body); err != nil {
+		return nil, err
+	}
+	if isRaw {
+		*raw = body
+	}
+	return diagnose(body, dst)
+}
+
+// checkRaw checks the JSON of the parts that are kept as they are, too.
+func checkRaw(body []byte) error {
+	d := jsontext.NewDecoder(bytes.NewReader(body))
+	_, err := d.ReadValue()
+	if err == nil {
+		if _, err = d.ReadToken(); err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			return refuse(http.StatusBadRequest, "There is something behind the JSON text.")
+		}
+	}
+	var syntax *jsontext.SyntacticError
+	if !errors.As(err, &syntax) {
+		return &failure{status: http.StatusBadRequest, detail: fmt.Sprintf("The body is not valid JSON at byte %d: it ends too early.", len(body))}
+	}
+	f := &failure{status: http.StatusBadRequest, detail: fmt.Sprintf("The body is not valid JSON at byte %d.", syntax.ByteOffset)}
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		f.status, f.detail = http.StatusUnprocessableEntity, "A field is given twice."
+		f.faults = []intake.Fault{{Pointer: string(syntax.JSONPointer), Code: "duplicate_field", Detail: "is given twice"}}
+	}
+	return f
+}
+
+func firstByte(b []byte) int { return len(b) - len(bytes.TrimLeft(b, " \t\r\n")) }
+
+func invalidAt(b []byte) int {
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n <= 1 {
+			return i
+		}
+		i += n
+	}
+	return len(b)
+}
+
+// shallow reports whether a text is nested at most MaxDepth deep, without parsing it.
+func shallow(b []byte) bool {
+	depth, text := 0, false
+	for i := 0; i < len(b); i++ {
+		switch ch := b[i]; {
+		case text && ch == '\\':
+			i++
+		case ch == '"':
+			text = !text
+		case text:
+		case ch == '{' || ch == '[':
+			if depth++; depth > MaxDepth {
+				return false
+			}
+		case ch == '}' || ch == ']':
+			depth--
+		}
+	}
+	return true
+}
+
+// check is the one validation of every operation: what decoding found, and validator's rules. The
+// two operations that take a notification add the intake's faults before they answer.
+func (a *API) check(next StrictHandlerFunc, operation string) StrictHandlerFunc {
+	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
+		c := callOf(ctx)
+		c.faults = merge(c.faults, a.violations(ctx, request))
+		if len(c.faults) > 0 && operation != "SendNotification" && operation != "PreviewNotification" {
+			return nil, invalid(c.faults)
+		}
+		return next(ctx, w, r, request)
+	}
+}

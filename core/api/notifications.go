@@ -1,0 +1,277 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-playground/validator/v10"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+)
+
+// faultLater is the code of what a later version brings.
+const faultLater = "not_offered_yet"
+
+// violations are what validator/v10 finds, by JSON pointer.
+func (a *API) violations(ctx context.Context, v any) []intake.Fault {
+	var bad validator.ValidationErrors
+	if err := a.validate.StructCtx(ctx, v); !errors.As(err, &bad) {
+		return nil
+	}
+	out := make([]intake.Fault, 0, len(bad))
+	for _, e := range bad {
+		code, detail := explain(e)
+		out = append(out, intake.Fault{Pointer: pointerOf(e.Namespace()), Code: code, Detail: detail})
+	}
+	return out
+}
+
+// inflight are the idempotency keys whose first request is being answered.
+type inflight struct {
+	mu   sync.Mutex
+	keys map[string]bool
+}
+
+// enter reports whether nobody else is under way with the key; leave must follow then.
+func (f *inflight) enter(key string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keys[key] {
+		return false
+	}
+	if f.keys == nil {
+		f.keys = map[string]bool{}
+	}
+	f.keys[key] = true
+	return true
+}
+
+func (f *inflight) leave(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.keys, key)
+}
+
+var (
+	errInFlight = &failure{status: http.StatusConflict, detail: "The first request with this Idempotency-Key is still being answered. Ask again in a moment.", retry: 1}
+	errBusy     = &failure{status: http.StatusServiceUnavailable, detail: "More requests are being accepted than can be at once. Try again in a moment.", retry: 1}
+)
+
+// SendNotification implements StrictServerInterface.
+func (a *API) SendNotification(ctx context.Context, q SendNotificationRequestObject) (SendNotificationResponseObject, error) {
+	c := callOf(ctx)
+	got, err := a.accept(ctx, c, q.Body, q.Params.IdempotencyKey, c.body)
+	if err != nil {
+		return nil, err
+	}
+	out := SendNotification202JSONResponse{Body: acceptedOf(got), Headers: SendNotification202ResponseHeaders{Location: "/v1/notifications/" + got.ID.String()}}
+	if got.Replayed {
+		out.Headers.IdempotencyReplayed = "true"
+	}
+	return out, nil
+}
+
+// accept takes one request under a key. It is bounded in how many are under way at once.
+func (a *API) accept(ctx context.Context, c *call, body *NotificationRequest, key string, text []byte) (*intake.Accepted, error) {
+	req, err := requestOf(body, c.faults)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case a.accepts <- struct{}{}:
+		defer func() { <-a.accepts }()
+	default:
+		return nil, errBusy
+	}
+	k := intake.Key{}
+	if key != "" {
+		k = intake.Key{Value: key, Hash: sha256.Sum256(text)}
+		slot := c.principal.App + "\x00" + key
+		if !a.inflight.enter(slot) {
+			return nil, errInFlight
+		}
+		defer a.inflight.leave(slot)
+	}
+	got, err := a.Intake.Accept(ctx, c.principal.App, req, k)
+	return got, withFaults(err, c.faults)
+}
+
+// withFaults adds to the faults of the intake those that were found before.
+func withFaults(err error, before []intake.Fault) error {
+	var bad *intake.Invalid
+	if errors.As(err, &bad) {
+		return invalid(merge(before, bad.Faults))
+	}
+	return err
+}
+
+// PreviewNotification implements StrictServerInterface.
+func (a *API) PreviewNotification(ctx context.Context, q PreviewNotificationRequestObject) (PreviewNotificationResponseObject, error) {
+	c := callOf(ctx)
+	req, err := requestOf(q.Body, c.faults)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.Intake.Preview(ctx, c.principal.App, req)
+	if err != nil {
+		return nil, withFaults(err, c.faults)
+	}
+	out := PreviewNotification200JSONResponse{Template: p.Template, SendAt: p.SendAt, ExpiresAt: p.ExpiresAt, Contents: []Rendered{}, Decisions: []Decision{}}
+	for _, d := range p.Decisions {
+		v := Decision{To: d.To, Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: mask(d.Kind, d.Address),
+			Locale: d.Locale, Decision: d.Decision, Reason: d.Reason}
+		if d.Content >= 0 {
+			v.Content = &d.Content
+		}
+		out.Decisions = append(out.Decisions, v)
+	}
+	for _, x := range p.Contents {
+		out.Contents = append(out.Contents, Rendered{Title: x.Title, Body: x.Body, Url: x.URL, Data: x.Data, Block: x.Block, Category: x.Category, CollapseKey: x.CollapseKey})
+	}
+	return out, nil
+}
+
+// requestOf turns the document's request into the intake's. Faults that decoding or validating found
+// stop it, with those of its own.
+func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, error) {
+	var f []intake.Fault
+	add := func(pointer, code, detail string) {
+		f = append(f, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
+	}
+	if b.Mode == "fallback" {
+		add("/mode", faultLater, "fallback is not offered yet; use all")
+	}
+	if b.FallbackAfter != "" {
+		add("/fallback_after", faultLater, "fallback is not offered yet; leave this out")
+	}
+	r := &intake.Request{Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: b.SendAt,
+		Unknown: core.UnknownPolicy(b.Unknown), CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}
+	r.Version, _ = strconv.Atoi(b.Version) // validated: digits
+	if b.Version != "" && (b.Template == "" || r.Version == 0) {
+		add("/version", intake.FaultConflict, "is a template's version, from 1 on")
+	}
+	r.Delay = durationOf(b.Delay, "/delay", false, add)
+	r.TTL = durationOf(b.Ttl, "/ttl", true, add)
+	objectOf(b.Metadata, "/metadata", add)
+	objectOf(b.Data, "/data", add)
+	if len(b.Content) > 0 {
+		r.Content = contentOf(b.Content, add)
+	}
+	for i := range b.To {
+		r.To = append(r.To, targetOf(&b.To[i], fmt.Sprintf("/to/%d", i), add))
+	}
+	if all := merge(before, f); len(all) > 0 {
+		return nil, invalid(all)
+	}
+	return r, nil
+}
+
+type adder = func(pointer, code, detail string)
+
+func durationOf(text, pointer string, positive bool, add adder) time.Duration {
+	if text == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0 // the validator said so
+	}
+	if d < 0 || positive && d == 0 {
+		add(pointer, intake.FaultRange, "must be above 0")
+	}
+	return d
+}
+
+// objectOf checks that a part that is kept as it is is an object.
+func objectOf(raw json.RawMessage, pointer string, add adder) bool {
+	if len(raw) == 0 || raw[0] == '{' {
+		return len(raw) > 0
+	}
+	add(pointer, intake.FaultInvalid, "must be an object")
+	return false
+}
+
+func contentOf(raw json.RawMessage, add adder) *intake.Content {
+	if !objectOf(raw, "/content", add) {
+		return nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &members); err != nil {
+		add("/content", intake.FaultInvalid, "must be an object")
+		return nil
+	}
+	out := &intake.Content{Channels: map[string]json.RawMessage{}}
+	for name, v := range members {
+		at := "/content/" + escapePointer(name)
+		switch name {
+		case "title", "body", "url":
+			to := map[string]*string{"title": &out.Title, "body": &out.Body, "url": &out.URL}[name]
+			if json.Unmarshal(v, to) != nil {
+				add(at, intake.FaultInvalid, "must be a text")
+			}
+		case "data":
+			objectOf(v, at, add)
+			out.Data = v
+		default:
+			objectOf(v, at, add)
+			out.Channels[name] = v
+		}
+	}
+	return out
+}
+
+// targetOf reads an entry of `to`: exactly one of a recipient, a short form, or kind and address.
+func targetOf(t *Target, at string, add adder) intake.Target {
+	out := intake.Target{Recipient: t.Recipient, Kind: t.Kind, Address: t.Address, Route: t.Route, Data: t.Data, Pointer: "/address"}
+	if t.Topic != "" {
+		add(at+"/topic", faultLater, "topics are not offered yet; name recipients or addresses")
+		return out
+	}
+	named := 0
+	for _, short := range []struct{ kind, address string }{{"email", t.Email}, {"apns", t.Apns}, {"fcm", t.Fcm}, {"websocket", t.Websocket}} {
+		if short.address != "" {
+			named++
+			out.Kind, out.Address, out.Pointer = short.kind, short.address, "/"+short.kind
+		}
+	}
+	if t.Recipient != "" {
+		named++
+		if t.Route != "" {
+			add(at+"/route", intake.FaultConflict, "belongs to an address; a recipient's endpoints name their own")
+		}
+	}
+	if t.Kind != "" || t.Address != "" {
+		named++
+		if t.Kind == "" {
+			add(at+"/kind", intake.FaultMissing, "is needed beside address")
+		}
+		if t.Address == "" {
+			add(at+"/address", intake.FaultMissing, "is needed beside kind")
+		}
+	}
+	if named != 1 {
+		add(at, intake.FaultInvalid, "name one of recipient, email, apns, fcm, websocket, or kind with address")
+	}
+	objectOf(t.Data, at+"/data", add)
+	return out
+}
+
+func acceptedOf(a *intake.Accepted) Accepted {
+	return Accepted{Id: a.ID.String(), Status: string(a.Status), Deliveries: a.Deliveries, CreatedAt: a.CreatedAt, Skipped: skips(a.Skipped)}
+}
+
+func skips(in []core.Skip) []Skip {
+	var out []Skip
+	for _, s := range in {
+		out = append(out, Skip{To: s.To, Recipient: s.Recipient, Channel: s.Channel, Reason: s.Reason})
+	}
+	return out
+}

@@ -1,0 +1,268 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/templates"
+)
+
+//go:embed openapi.yaml
+var document []byte
+
+//go:embed docs.html
+var docsPage []byte
+
+// mountDocs serves the contract and a page about it.
+func (a *API) mountDocs() error {
+	if len(document) == 0 || len(docsPage) == 0 {
+		return errors.New("api: the document is not there")
+	}
+	a.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		w.Write(document)
+	})
+	a.mux.HandleFunc("GET /docs", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+		w.Write(docsPage)
+	})
+	return nil
+}
+
+// Live implements StrictServerInterface.
+func (a *API) Live(context.Context, LiveRequestObject) (LiveResponseObject, error) {
+	return Live200TextResponse("ok\n"), nil
+}
+
+// Ready implements StrictServerInterface.
+func (a *API) Ready(ctx context.Context, _ ReadyRequestObject) (ReadyResponseObject, error) {
+	if a.Options.Ready != nil {
+		if err := a.Options.Ready(ctx); err != nil {
+			return nil, &failure{status: http.StatusServiceUnavailable, detail: "The store does not answer.", retry: 1}
+		}
+	}
+	return Ready200TextResponse("ok\n"), nil
+}
+
+var errNoChannel = refuse(http.StatusNotFound, "There is no in-app channel here: configure a route of kind websocket.")
+
+// MintToken implements StrictServerInterface.
+func (a *API) MintToken(ctx context.Context, q MintTokenRequestObject) (MintTokenResponseObject, error) {
+	if a.Tokens == nil {
+		return nil, errNoChannel
+	}
+	if err := checkRecipientID(q.Id); err != nil {
+		return nil, err
+	}
+	token, expires, err := a.Tokens.Mint(callOf(ctx).principal.App, q.Id, a.TokenTTL)
+	if err != nil {
+		return nil, fmt.Errorf("make a token: %w", err)
+	}
+	return MintToken200JSONResponse{Token: token, ExpiresAt: expires}, nil
+}
+
+// RefreshToken implements StrictServerInterface.
+func (a *API) RefreshToken(ctx context.Context, _ RefreshTokenRequestObject) (RefreshTokenResponseObject, error) {
+	if !a.Refresh {
+		return nil, refuse(http.StatusNotFound, "Refreshing is off; set refresh: true in the websocket route's settings, or have your own back end ask for a token.")
+	}
+	c := callOf(ctx)
+	token, expires, err := a.Tokens.Mint(c.principal.App, c.recipient, a.TokenTTL)
+	if err != nil {
+		return nil, fmt.Errorf("make a token: %w", err)
+	}
+	return RefreshToken200JSONResponse{Token: token, ExpiresAt: expires}, nil
+}
+
+// ListInbox implements StrictServerInterface.
+func (a *API) ListInbox(ctx context.Context, q ListInboxRequestObject) (ListInboxResponseObject, error) {
+	p, err := page(q.Params.Limit, q.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	c := callOf(ctx)
+	items, next, err := a.Inbox.Inbox(ctx, c.principal.App, c.recipient, p, q.Params.Archived)
+	if err != nil {
+		return nil, err
+	}
+	out := ListInbox200JSONResponse{Data: make([]InboxItem, 0, len(items)), NextCursor: next}
+	for _, i := range items {
+		data := i.Content.Data
+		var block struct {
+			Data json.RawMessage `json:"data"`
+		}
+		if json.Unmarshal(i.Content.Block, &block) == nil && len(block.Data) > 0 {
+			if data, err = mergePatch(data, block.Data); err != nil {
+				return nil, err
+			}
+		}
+		out.Data = append(out.Data, InboxItem{Id: i.ID.String(), Title: i.Content.Title, Body: i.Content.Body, Url: i.Content.URL, Data: data, Category: i.Content.Category,
+			CreatedAt: i.CreatedAt, SeenAt: stamp(i.SeenAt), ReadAt: stamp(i.ReadAt), ArchivedAt: stamp(i.ArchivedAt)})
+	}
+	return out, nil
+}
+
+// CountUnread implements StrictServerInterface.
+func (a *API) CountUnread(ctx context.Context, _ CountUnreadRequestObject) (CountUnreadResponseObject, error) {
+	c := callOf(ctx)
+	n, err := a.Inbox.Unread(ctx, c.principal.App, c.recipient)
+	if err != nil {
+		return nil, err
+	}
+	return CountUnread200JSONResponse{Unread: n}, nil
+}
+
+// MarkInbox implements StrictServerInterface.
+func (a *API) MarkInbox(ctx context.Context, q MarkInboxRequestObject) (MarkInboxResponseObject, error) {
+	if !slices.Contains([]string{"read", "unread", "archive"}, q.Mark) {
+		return nil, core.ErrNotFound
+	}
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	c := callOf(ctx)
+	if err := a.Inbox.MarkInbox(ctx, c.principal.App, c.recipient, id, q.Mark); err != nil {
+		return nil, err
+	}
+	return MarkInbox204Response{}, nil
+}
+
+// ListRoutes implements StrictServerInterface.
+func (a *API) ListRoutes(ctx context.Context, _ ListRoutesRequestObject) (ListRoutesResponseObject, error) {
+	states, err := a.Routes.RouteStates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return ListRoutes200JSONResponse{Data: states}, nil
+}
+
+// SteerRoute implements StrictServerInterface.
+func (a *API) SteerRoute(ctx context.Context, q SteerRouteRequestObject) (SteerRouteResponseObject, error) {
+	if q.Action != "pause" && q.Action != "resume" {
+		return nil, core.ErrNotFound
+	}
+	if err := a.Routes.PauseRoute(ctx, q.Name, q.Action == "pause"); err != nil {
+		return nil, err
+	}
+	return SteerRoute204Response{}, nil
+}
+
+func templateOf(v *core.TemplateVersion) Template {
+	return Template{Name: v.Name, Version: v.Version, Source: v.Source, CreatedAt: v.CreatedAt}
+}
+
+// PutTemplate implements StrictServerInterface.
+func (a *API) PutTemplate(ctx context.Context, q PutTemplateRequestObject) (PutTemplateResponseObject, error) {
+	if !templates.ValidName(q.Name) {
+		return nil, fault("/name", intake.FaultInvalid, "a template's name is of letters, digits, '-', '_' and '.'")
+	}
+	src := templates.Source{Name: q.Name}
+	if err := json.Unmarshal(*q.Body, &src); err != nil {
+		return nil, err
+	}
+	if _, err := a.Catalog.Compile(src); err != nil {
+		return nil, err
+	}
+	app := callOf(ctx).principal.App
+	version, err := a.Stored.PutTemplate(ctx, app, q.Name, bytes.Clone(*q.Body))
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.Stored.Template(ctx, app, q.Name, version)
+	if err != nil {
+		return nil, err
+	}
+	return PutTemplate201JSONResponse(templateOf(v)), nil
+}
+
+// GetTemplate implements StrictServerInterface.
+func (a *API) GetTemplate(ctx context.Context, q GetTemplateRequestObject) (GetTemplateResponseObject, error) {
+	v, err := a.Stored.Template(ctx, callOf(ctx).principal.App, q.Name, 0)
+	if err != nil {
+		return nil, err
+	}
+	return GetTemplate200JSONResponse(templateOf(v)), nil
+}
+
+// GetTemplateVersion implements StrictServerInterface.
+func (a *API) GetTemplateVersion(ctx context.Context, q GetTemplateVersionRequestObject) (GetTemplateVersionResponseObject, error) {
+	if q.Version < 1 {
+		return nil, core.ErrNotFound
+	}
+	v, err := a.Stored.Template(ctx, callOf(ctx).principal.App, q.Name, q.Version)
+	if err != nil {
+		return nil, err
+	}
+	return GetTemplateVersion200JSONResponse(templateOf(v)), nil
+}
+
+// ListTemplates implements StrictServerInterface.
+func (a *API) ListTemplates(ctx context.Context, q ListTemplatesRequestObject) (ListTemplatesResponseObject, error) {
+	p, err := page(q.Params.Limit, q.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	vs, next, err := a.Stored.Templates(ctx, callOf(ctx).principal.App, p)
+	if err != nil {
+		return nil, err
+	}
+	out := ListTemplates200JSONResponse{Data: make([]Template, 0, len(vs)), NextCursor: next}
+	for i := range vs {
+		out.Data = append(out.Data, templateOf(&vs[i]))
+	}
+	return out, nil
+}
+
+// ListTemplateVersions implements StrictServerInterface.
+func (a *API) ListTemplateVersions(ctx context.Context, q ListTemplateVersionsRequestObject) (ListTemplateVersionsResponseObject, error) {
+	vs, err := a.Stored.TemplateVersions(ctx, callOf(ctx).principal.App, q.Name)
+	if err == nil && len(vs) == 0 {
+		err = core.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := ListTemplateVersions200JSONResponse{Data: make([]Template, 0, len(vs))}
+	for i := range vs {
+		out.Data = append(out.Data, templateOf(&vs[i]))
+	}
+	return out, nil
+}
+
+// PreviewTemplate implements StrictServerInterface.
+func (a *API) PreviewTemplate(ctx context.Context, q PreviewTemplateRequestObject) (PreviewTemplateResponseObject, error) {
+	t, err := a.Catalog.Find(ctx, callOf(ctx).principal.App, q.Name, q.Body.Version)
+	if err != nil {
+		return nil, err
+	}
+	in := templates.Input{Locale: q.Body.Locale}
+	if len(q.Body.Data) > 0 {
+		if err := json.Unmarshal(q.Body.Data, &in.Data); err != nil {
+			return nil, fault("/data", intake.FaultInvalid, "must be an object")
+		}
+	}
+	if q.Body.Channel != "" {
+		in.Channels = []string{q.Body.Channel}
+	}
+	c, err := t.Render(in)
+	if err != nil {
+		return nil, err
+	}
+	out := PreviewTemplate200JSONResponse{Name: t.Name(), Version: t.Version(), Locale: c.Locale, Title: c.Title, Body: c.Body, Url: c.URL, Data: c.Data}
+	if len(c.Channels) > 0 {
+		if out.Channels, err = json.Marshal(c.Channels); err != nil {
+			return nil, fmt.Errorf("encode the rendering: %w", err)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,199 @@
+package api
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/go-playground/validator/v10"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+)
+
+// The sizes of a page of a list.
+const (
+	defaultLimit = 50
+	maxLimit     = 200
+)
+
+func page(limit int, cursor string) (core.Page, error) {
+	if limit == 0 {
+		limit = defaultLimit
+	}
+	if limit < 1 || limit > maxLimit {
+		return core.Page{}, fault("/limit", intake.FaultRange, "must be 1 to 200")
+	}
+	return core.Page{Limit: limit, Cursor: cursor}, nil
+}
+
+func idOf(text string) (core.ID, error) {
+	id, err := core.ParseID(text)
+	if err != nil {
+		return core.ID{}, core.ErrNotFound // what is no id names nothing
+	}
+	return id, nil
+}
+
+func (a *API) notificationOf(v *core.NotificationView) Notification {
+	return Notification{Id: v.ID.String(), Status: string(core.StatusOf(&v.Notification, v.Counts, v.Begun, a.Notifications.Now())), CreatedAt: v.CreatedAt, SendAt: v.SendAt,
+		ExpiresAt: v.ExpiresAt, Priority: string(v.Priority), Category: v.Category, CollapseKey: v.CollapseKey, Template: v.Template, Metadata: v.Metadata,
+		Counts: countsOf(v.Counts), Skipped: skips(v.Skipped[:min(len(v.Skipped), core.MaxSkipShown)])}
+}
+
+// GetNotification implements StrictServerInterface.
+func (a *API) GetNotification(ctx context.Context, q GetNotificationRequestObject) (GetNotificationResponseObject, error) {
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.Notifications.Notification(ctx, callOf(ctx).principal.App, id)
+	if err != nil {
+		return nil, err
+	}
+	return GetNotification200JSONResponse(a.notificationOf(v)), nil
+}
+
+// ListNotifications implements StrictServerInterface.
+func (a *API) ListNotifications(ctx context.Context, q ListNotificationsRequestObject) (ListNotificationsResponseObject, error) {
+	if q.Params.Campaign != "" {
+		return nil, fault("/campaign", faultLater, "campaigns are not offered yet")
+	}
+	p, err := page(q.Params.Limit, q.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	vs, next, err := a.Notifications.Notifications(ctx, core.NotificationFilter{App: callOf(ctx).principal.App, Status: core.Status(q.Params.Status),
+		Recipient: q.Params.Recipient, Since: q.Params.Since, Page: p})
+	if err != nil {
+		return nil, err
+	}
+	out := ListNotifications200JSONResponse{Data: make([]Notification, 0, len(vs)), NextCursor: next}
+	for i := range vs {
+		out.Data = append(out.Data, a.notificationOf(&vs[i]))
+	}
+	return out, nil
+}
+
+// ListDeliveries implements StrictServerInterface.
+func (a *API) ListDeliveries(ctx context.Context, q ListDeliveriesRequestObject) (ListDeliveriesResponseObject, error) {
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	p, err := page(q.Params.Limit, q.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	app := callOf(ctx).principal.App
+	ds, next, err := a.Notifications.Deliveries(ctx, app, id, p)
+	if err == nil && len(ds) == 0 {
+		_, err = a.Notifications.Notification(ctx, app, id) // none of one that is there, or of none
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := ListDeliveries200JSONResponse{Data: make([]Delivery, 0, len(ds)), NextCursor: next}
+	for i := range ds {
+		d := &ds[i]
+		out.Data = append(out.Data, Delivery{Id: d.ID.String(), Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: mask(d.Kind, d.Address),
+			State: d.State.String(), Reason: d.Reason, Code: d.Code, Attempts: d.Attempts, UnknownAttempts: d.Unknowns, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt, ProviderId: d.ProviderID})
+	}
+	return out, nil
+}
+
+// GetTimeline implements StrictServerInterface.
+func (a *API) GetTimeline(ctx context.Context, q GetTimelineRequestObject) (GetTimelineResponseObject, error) {
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := a.Notifications.Timeline(ctx, callOf(ctx).principal.App, id)
+	if err != nil {
+		return nil, err
+	}
+	out := GetTimeline200JSONResponse{Data: make([]Step, 0, len(steps))}
+	for _, s := range steps {
+		v := Step{At: s.At, Step: s.What, Channel: s.Channel, Route: s.Route, Worker: s.Worker, Attempt: s.Attempt, Code: s.Code, Reason: s.Reason, HeldTill: stamp(s.HeldTill)}
+		if !s.Delivery.IsZero() {
+			v.Delivery = s.Delivery.String()
+		}
+		if s.What == core.StepAttempt || s.What == core.StepLate {
+			v.Outcome = s.Outcome.String()
+		}
+		v.State = s.State.String()
+		out.Data = append(out.Data, v)
+	}
+	return out, nil
+}
+
+// CancelNotification implements StrictServerInterface.
+func (a *API) CancelNotification(ctx context.Context, q CancelNotificationRequestObject) (CancelNotificationResponseObject, error) {
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	n, err := a.Notifications.Cancel(ctx, callOf(ctx).principal.App, id)
+	if err != nil {
+		return nil, err
+	}
+	return CancelNotification200JSONResponse{Id: q.Id, Cancelled: n}, nil
+}
+
+func stamp(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// mask shows enough of an address to know it again, and not enough to use it. A websocket address is
+// a recipient's id, which is the application's own.
+func mask(kind, address string) string {
+	if address == "" || kind == "websocket" {
+		return address
+	}
+	if local, domain, ok := strings.Cut(address, "@"); ok && local != "" {
+		return local[:1] + "***@" + domain
+	}
+	if len(address) <= 8 {
+		return "***"
+	}
+	return address[:4] + "***" + address[len(address)-4:]
+}
+
+// pointerOf turns a validator's namespace, "SendNotificationRequestObject.Body.to[0].address", into a
+// JSON pointer into the body or to the parameter.
+func pointerOf(namespace string) string {
+	_, rest, _ := strings.Cut(namespace, ".")
+	rest = strings.TrimPrefix(strings.TrimPrefix(rest, "Body."), "Params.")
+	return "/" + strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(rest, "[", "/"), "]", ""), ".", "/")
+}
+
+// explain says what a validation tag wanted.
+func explain(e validator.FieldError) (code, detail string) {
+	switch e.Tag() {
+	case "required":
+		return intake.FaultMissing, "is needed"
+	case "oneof":
+		return intake.FaultInvalid, "must be one of " + e.Param()
+	case "min":
+		return intake.FaultRange, "must have or be at least " + e.Param()
+	case "max":
+		return intake.FaultTooMany, "must have or be at most " + e.Param()
+	case "unique":
+		return intake.FaultConflict, "must not name anything twice"
+	case "goduration":
+		return intake.FaultInvalid, `must be a duration such as "90s" or "15m"`
+	case "bcp47_language_tag":
+		return intake.FaultInvalid, "must be a language tag such as fr-CA"
+	case "timezone":
+		return intake.FaultInvalid, "must be a time zone such as Europe/Berlin"
+	default:
+		return intake.FaultInvalid, "does not have the form it must have (" + e.Tag() + ")"
+	}
+}
+
+func countsOf(c core.Counts) Counts {
+	return Counts{Pending: c.Pending, Sent: c.Sent, Delivered: c.Delivered, Failed: c.Failed, Expired: c.Expired, Cancelled: c.Cancelled, Suppressed: c.Suppressed}
+}

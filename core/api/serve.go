@@ -1,0 +1,174 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+)
+
+const (
+	// requestTimeout bounds reading an ordinary request's body, and answering it.
+	requestTimeout = 30 * time.Second
+	// streamIdle bounds the silence on a bulk stream.
+	streamIdle = 60 * time.Second
+)
+
+// call is what is known of the request being answered.
+type call struct {
+	requestID string
+	principal core.Principal
+	recipient string // of a recipient's token
+	body      []byte
+	faults    []intake.Fault // what decoding found
+	w         http.ResponseWriter
+	r         *http.Request
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		return c
+	}
+	return &call{}
+}
+
+// access is who may call an operation: anybody, holders of a key with a scope, or recipients.
+type access struct {
+	operation string
+	scope     string // of a key, "recipient" for a recipient's token, "" for anybody
+}
+
+const recipientScope = "recipient"
+
+// operations lists every route with its access; a test holds it and openapi.yaml together.
+var operations = map[string]access{
+	"POST /v1/notifications":                                {"sendNotification", "send"},
+	"GET /v1/notifications":                                 {"listNotifications", "read"},
+	"POST /v1/notifications/preview":                        {"previewNotification", "send"},
+	"POST /v1/notifications/bulk":                           {"sendBulk", "send"},
+	"GET /v1/notifications/{id}":                            {"getNotification", "read"},
+	"GET /v1/notifications/{id}/deliveries":                 {"listDeliveries", "read"},
+	"GET /v1/notifications/{id}/timeline":                   {"getTimeline", "read"},
+	"POST /v1/notifications/{id}/cancel":                    {"cancelNotification", "send"},
+	"GET /v1/recipients":                                    {"listRecipients", "read"},
+	"PUT /v1/recipients/{id}":                               {"putRecipient", "send"},
+	"PATCH /v1/recipients/{id}":                             {"patchRecipient", "send"},
+	"GET /v1/recipients/{id}":                               {"getRecipient", "read"},
+	"DELETE /v1/recipients/{id}":                            {"deleteRecipient", "send"},
+	"PUT /v1/recipients/{id}/endpoints/{kind}/{address}":    {"putEndpoint", "send"},
+	"DELETE /v1/recipients/{id}/endpoints/{kind}/{address}": {"deleteEndpoint", "send"},
+	"POST /v1/recipients/{id}/token":                        {"mintToken", "send"},
+	"POST /v1/token/refresh":                                {"refreshToken", recipientScope},
+	"GET /v1/inbox":                                         {"listInbox", recipientScope},
+	"GET /v1/inbox/unread":                                  {"countUnread", recipientScope},
+	"POST /v1/inbox/{id}/{mark}":                            {"markInbox", recipientScope},
+	"GET /v1/templates":                                     {"listTemplates", "read"},
+	"PUT /v1/templates/{name}":                              {"putTemplate", "admin"},
+	"GET /v1/templates/{name}":                              {"getTemplate", "read"},
+	"GET /v1/templates/{name}/versions":                     {"listTemplateVersions", "read"},
+	"GET /v1/templates/{name}/versions/{version}":           {"getTemplateVersion", "read"},
+	"POST /v1/templates/{name}/preview":                     {"previewTemplate", "read"},
+	"GET /v1/routes":                                        {"listRoutes", "admin"},
+	"POST /v1/routes/{name}/{action}":                       {"steerRoute", "admin"},
+	"GET /livez":                                            {"live", ""},
+	"GET /readyz":                                           {"ready", ""},
+	"GET /openapi.yaml":                                     {"", ""},
+	"GET /docs":                                             {"", ""},
+}
+
+// ServeHTTP names the request, lets in who may, and answers; a panic becomes a 500.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	c := &call{requestID: requestID(r.Header.Get("X-Request-Id")), w: w, r: r}
+	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	h := w.Header()
+	h.Set("X-Request-Id", c.requestID)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler {
+			panic(p)
+		} else if p != nil {
+			a.Logger.Error("a request panicked", "request_id", c.requestID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			a.fail(w, r, refuse(http.StatusInternalServerError, "Something went wrong here; the log has it under the request_id."))
+		}
+		a.Logger.Debug("request", "request_id", c.requestID, "method", r.Method, "operation", r.Pattern, "took", time.Since(began))
+	}()
+	_, pattern := a.mux.Handler(r)
+	who, ok := operations[pattern]
+	if !ok {
+		a.failRoute(w, r)
+		return
+	}
+	r.Pattern = pattern
+	control := http.NewResponseController(w)
+	// Deadlines are a wish: a writer that has none (a test's recorder, a wrapper) serves without.
+	_ = control.SetReadDeadline(began.Add(requestTimeout))
+	_ = control.SetWriteDeadline(began.Add(2 * requestTimeout))
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	if err := a.authorize(r, c, who.scope); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.mux.ServeHTTP(w, r)
+}
+
+// later lists what later versions bring, so that it is told from a mistyped path.
+var later = []struct{ part, name string }{
+	{"/preferences", "preferences"}, {"/v1/topics", "topics"}, {"/v1/campaigns", "campaigns"},
+	{"/v1/webhooks", "webhooks"}, {"/v1/dead", "dead letters"}, {"/v1/recipients/import", "import"},
+}
+
+// failRoute answers what no operation is: 405 where the path has others, else 404.
+func (a *API) failRoute(w http.ResponseWriter, r *http.Request) {
+	for _, l := range later {
+		if strings.HasPrefix(r.URL.Path, "/v1/") && strings.Contains(r.URL.Path, l.part) {
+			a.fail(w, r, refuse(http.StatusNotFound, "This version does not offer "+l.name+" yet."))
+			return
+		}
+	}
+	h, _ := a.mux.Handler(r)
+	seen := &statusWriter{header: http.Header{}}
+	h.ServeHTTP(seen, r)
+	if seen.status == http.StatusMethodNotAllowed {
+		allow := seen.header.Get("Allow")
+		w.Header().Set("Allow", allow)
+		a.fail(w, r, refuse(http.StatusMethodNotAllowed, "This path takes "+allow+"."))
+		return
+	}
+	a.fail(w, r, refuse(http.StatusNotFound, "There is nothing at this path; see /docs."))
+}
+
+// statusWriter keeps an answer's status and headers and drops the rest.
+type statusWriter struct {
+	header http.Header
+	status int
+}
+
+func (w *statusWriter) Header() http.Header         { return w.header }
+func (w *statusWriter) WriteHeader(status int)      { w.status = status }
+func (w *statusWriter) Write(b []byte) (int, error) { return len(b), nil }
+
+// requestID takes the caller's id of a request if it is harmless in a log, else makes one.
+func requestID(given string) string {
+	if given == "" || len(given) > 64 {
+		return core.NewID(time.Now()).String()
+	}
+	for _, b := range []byte(given) {
+		if b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || b == '-' || b == '_' || b == '.' {
+			continue
+		}
+		return core.NewID(time.Now()).String()
+	}
+	return given
+}

@@ -1,0 +1,359 @@
+// Package app wires everything, starts it and stops it. It is the only package that sees everything.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/api"
+	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/core/console"
+	"github.com/carillon-notify/carillon/core/dispatch"
+	"github.com/carillon-notify/carillon/core/gate"
+	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/core/metrics"
+	"github.com/carillon-notify/carillon/core/queue"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers/sandbox"
+	"github.com/carillon-notify/carillon/templates"
+)
+
+const (
+	websocketKind = "websocket"
+	// stopTimeout bounds a shutdown: the longest route's call and what it takes to settle it.
+	stopTimeout = 45 * time.Second
+	// retention is how long completed notifications are kept.
+	retention = 30 * 24 * time.Hour
+	sweepTick = 10 * time.Minute
+)
+
+// Role is which side of the house a process is.
+type Role int
+
+// The roles.
+const (
+	Orchestrator Role = iota // accepts; delivers too unless workers is false
+	Worker                   // delivers
+)
+
+// App is the running process.
+type App struct {
+	cfg     config.Config
+	role    Role
+	log     *slog.Logger
+	key     string // the first API key, "" if it is not ours to show
+	routes  routes
+	sandbox *sandbox.Sandbox
+	store   *store.Store
+	queue   *queue.Queue
+	gate    *gate.Gate
+	metrics *metrics.Metrics
+	relay   *dispatch.Relay
+	server  *http.Server
+	address string
+	closers []func(context.Context) error // called in reverse order
+	workers []*queue.Server
+	running sync.WaitGroup
+	failed  chan error
+}
+
+// Start opens and starts everything in the order of its dependence. When it returns, requests are
+// served and wakes are handled. An error has closed what was opened, and says what to mend.
+func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) (_ *App, err error) {
+	a := &App{cfg: cfg, role: role, log: log, failed: make(chan error, 4)}
+	defer func() {
+		if err != nil {
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+			defer cancel()
+			err = errors.Join(err, a.close(stop))
+		}
+	}()
+	if role == Worker {
+		if err := a.checkWorker(); err != nil {
+			return nil, err
+		}
+	}
+	var listener net.Listener
+	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.openRoutes, a.openQueue, a.openStore, a.deliver}
+	if role == Orchestrator {
+		// The port first: that it is in use is the commonest mistake, and costs nothing to find out.
+		if listener, err = listen(cfg.Listen); err != nil {
+			return nil, err
+		}
+		a.closers = append(a.closers, func(context.Context) error { return ignoreClosed(listener.Close()) })
+		steps = append(steps, func(ctx context.Context) error { return a.serve(ctx, listener) })
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// Run waits until ctx ends or a part fails, and stops everything: no new requests, rounds under way
+// finish, providers are closed, the store last. What is left waits in the store.
+func (a *App) Run(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-a.failed:
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return errors.Join(err, a.close(stop))
+}
+
+// URL is where the API is served, "" for a worker.
+func (a *App) URL() string {
+	if a.address == "" {
+		return ""
+	}
+	return "http://" + a.address
+}
+
+// Key is the first API key, where it is known in the clear.
+func (a *App) Key() string { return a.key }
+
+// Sandbox is the running sandbox, nil if there is none.
+func (a *App) Sandbox() *sandbox.Sandbox { return a.sandbox }
+
+// Close stops everything. See Run.
+func (a *App) close(ctx context.Context) error {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i](ctx))
+	}
+	a.closers = nil
+	return errors.Join(errs...)
+}
+
+func (a *App) checkWorker() error {
+	if a.cfg.IsSQLite() {
+		return errors.New("a worker shares its store with the orchestrator, and SQLite belongs to one process: set store to postgres://user:pass@host/db")
+	}
+	if a.cfg.Queue.Reveal() == config.QueueEmbedded {
+		return errors.New("a worker shares its queue with the orchestrator: set queue to redis://host:6379/0")
+	}
+	if !a.cfg.Workers {
+		return errors.New("workers: false leaves a worker nothing to do")
+	}
+	return nil
+}
+
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case err == nil:
+		return l, nil
+	case strings.Contains(err.Error(), "address already in use"):
+		return nil, fmt.Errorf("%s is in use by another program; stop it, or set listen to another address (-listen 127.0.0.1:8081)", address)
+	default:
+		return nil, fmt.Errorf("listen: %w; set listen to an address of this machine", err)
+	}
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (a *App) makeData(context.Context) error {
+	if err := os.MkdirAll(a.cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w; set data to a directory that this user may write", err)
+	}
+	probe, err := os.CreateTemp(a.cfg.Data, ".probe-*")
+	if err != nil {
+		return fmt.Errorf("the data directory cannot be written: %w; set data to one that this user may write", err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
+// startSandbox starts the stand-ins and configures the routes that no one configured to go there.
+func (a *App) startSandbox(context.Context) error {
+	if a.role != Orchestrator || !a.cfg.SandboxRuns() {
+		return nil
+	}
+	s, err := sandbox.Start(sandbox.Options{Dir: filepath.Join(a.cfg.Data, "sandbox")})
+	if err != nil {
+		return fmt.Errorf("start the sandbox: %w", err)
+	}
+	a.sandbox = s
+	a.closers = append(a.closers, func(context.Context) error { return s.Close() })
+	if len(a.cfg.Routes) == 0 {
+		a.cfg.Routes = map[string]config.Route{websocketKind: {Kind: websocketKind}}
+		for _, kind := range []string{"apns", "fcm", "email"} {
+			settings, err := sandboxSettings(s, kind)
+			if err != nil {
+				return err
+			}
+			a.cfg.Routes[kind] = config.Route{Kind: kind, Settings: settings}
+		}
+	}
+	return nil
+}
+
+func (a *App) openRoutes(ctx context.Context) error {
+	if len(a.cfg.Routes) == 0 {
+		return errors.New("no route is configured and the sandbox is off: nothing could be delivered; configure routes, or set sandbox to auto")
+	}
+	if err := a.secretsOf(a.cfg.Routes); err != nil {
+		return err
+	}
+	rs, _, err := describe(&a.cfg)
+	if err != nil {
+		return err
+	}
+	a.routes = rs
+	a.closers = append(a.closers, rs.close)
+	return rs.open(ctx, &a.cfg)
+}
+
+func (a *App) openQueue(ctx context.Context) error {
+	q, err := queue.Open(ctx, queue.Options{URL: a.cfg.Queue.Reveal(), Logger: a.log, Routes: a.routes.names()})
+	if err != nil {
+		return err
+	}
+	a.queue = q
+	a.closers = append(a.closers, func(context.Context) error { return q.Close() })
+	return nil
+}
+
+func (a *App) openStore(ctx context.Context) error {
+	url := a.cfg.Store.Reveal()
+	if a.cfg.IsSQLite() {
+		url = "sqlite:" + filepath.Join(a.cfg.Data, "carillon.db")
+	}
+	s, err := store.Open(ctx, store.Options{URL: url, MaxBatch: a.routes.maxBatch, Room: a.queue.Room, Logger: a.log,
+		VoidQueued: a.cfg.Queue.Reveal() == config.QueueEmbedded})
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	a.store = s
+	a.closers = append(a.closers, func(context.Context) error { return s.Close() })
+	return nil
+}
+
+// deliver starts the delivery side: workers, receivers, relay, sweeper.
+func (a *App) deliver(ctx context.Context) error {
+	a.gate = gate.New(a.routes.gates(&a.cfg))
+	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
+	host, _ := os.Hostname() // a worker without a name is told by its pid alone
+	d := dispatch.New(dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: a.routes, Observer: a.metrics, Logger: a.log,
+		Worker: fmt.Sprintf("%s:%d", host, os.Getpid())})
+	a.relay = dispatch.NewRelay(dispatch.RelayOptions{Overdue: a.store, Dispatcher: d, Routes: a.routes.names(), Logger: a.log})
+	a.startReceivers(d)
+	if a.cfg.Workers {
+		if err := a.startWorkers(ctx, d); err != nil {
+			return err
+		}
+	}
+	background, cancel := context.WithCancel(context.Background())
+	a.running.Go(func() { a.relay.Run(background) })
+	a.running.Go(func() { a.sweep(background) })
+	if a.cfg.Queue.Reveal() != config.QueueEmbedded {
+		a.running.Go(func() { a.watchQueue(background) })
+	}
+	a.closers = append(a.closers, func(context.Context) error {
+		cancel()
+		a.running.Wait()
+		return nil
+	})
+	return nil
+}
+
+// backlog is asked at a scrape; a store that cannot answer leaves it out.
+func (a *App) backlog() []core.Backlog {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	b, err := a.store.Backlog(ctx)
+	if err != nil {
+		a.log.Debug("the backlog cannot be read", "error", err)
+	}
+	return b
+}
+
+func (a *App) sweep(ctx context.Context) {
+	t := time.NewTicker(sweepTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if _, _, err := a.store.Sweep(ctx, retention); err != nil && ctx.Err() == nil {
+				a.log.Warn("old notifications could not be removed", "error", err)
+			}
+		}
+	}
+}
+
+// serve starts the edges: REST, console, gateway, sandbox pages, metrics.
+func (a *App) serve(ctx context.Context, l net.Listener) error {
+	if err := a.firstKey(ctx); err != nil {
+		return err
+	}
+	routing, err := intake.NewRouting(a.coreRoutes(), channels(&a.cfg, a.routes), kindsByName())
+	if err != nil {
+		return fmt.Errorf("put channels and routes together: %w", err)
+	}
+	var dir = os.DirFS(a.cfg.Templates.Dir)
+	if _, err := os.Stat(a.cfg.Templates.Dir); err != nil {
+		dir = nil
+	}
+	catalog := templates.New(dir, storedTemplates{a.store})
+	if err := catalog.Reload(); err != nil {
+		a.log.Warn("template files have faults; those are not offered", "error", err)
+	}
+	in := intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Logger: a.log})
+	mux, err := a.edges(in, catalog)
+	if err != nil {
+		return err
+	}
+	a.address = local(l.Addr())
+	a.server = api.Server(mux)
+	a.server.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
+	go func() {
+		if err := a.server.Serve(l); ignoreClosed(err) != nil {
+			a.failed <- fmt.Errorf("serve the API: %w", err)
+		}
+	}()
+	a.closers = append(a.closers, func(ctx context.Context) error {
+		// Live connections are not idle ones: they are asked to leave before the server waits for them.
+		a.closeGateways(ctx)
+		return ignoreClosed(a.server.Shutdown(ctx))
+	})
+	return nil
+}
+
+// console makes the web console.
+func (a *App) console(t *tokens) (*console.Console, error) {
+	secret, err := a.secret("console-secret")
+	if err != nil {
+		return nil, err
+	}
+	o := console.Options{Login: a.login, Secret: secret, Redis: a.queue.ConnOpt(), Sandbox: a.sandbox != nil}
+	if t != nil {
+		o.Token = func(app, recipient string) (string, error) {
+			token, _, err := t.Mint(app, recipient, time.Hour)
+			return token, err
+		}
+	}
+	c, err := console.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("make the console: %w", err)
+	}
+	return c, nil
+}

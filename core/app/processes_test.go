@@ -1,0 +1,70 @@
+package app_test
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/core/coretest"
+)
+
+// TestTwoProcesses: an orchestrator that only accepts and a worker that only delivers, over a real
+// Redis and a real PostgreSQL; the worker is killed on the way, Redis wiped.
+func TestTwoProcesses(t *testing.T) {
+	t.Parallel()
+	dsn := coretest.Postgres(t)
+	redis := coretest.StartRedis(t)
+	world := startSandbox(t)
+	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), dsn, redis.Addr))
+	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
+	back := startProcess(t, "worker", []string{"-config", file}, nil)
+	c := newCaller(t, front.base)
+	arrived := live(t, c, "u_live")
+
+	const n = 300
+	var mu sync.Mutex
+	var ids []string
+	send := func(i int) {
+		var got accepted
+		c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"apns":%q},{"email":"u%d@example.com"}],"content":{"title":"two processes"}}`, hexToken(i), i), &got, http.StatusAccepted)
+		mu.Lock()
+		ids = append(ids, got.ID)
+		mu.Unlock()
+	}
+	for i := range n {
+		send(i)
+		switch i {
+		case n / 3:
+			back.kill()
+			back = startProcess(t, "worker", []string{"-config", file}, nil)
+		case 2 * n / 3:
+			redis.FlushAll()
+		}
+	}
+	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"websocket":"u_live"}],"content":{"title":"live"}}`, nil, http.StatusAccepted)
+	select {
+	case <-arrived:
+	case <-time.After(30 * time.Second):
+		t.Errorf("nothing arrived live through the broker\nfront: %s\nback: %s", front.said(), back.said())
+	}
+	for _, id := range ids {
+		eventually(t, time.Minute, "every delivery sent", func() bool {
+			var v notification
+			c.must(http.MethodGet, "/v1/notifications/"+id, nil, &v, http.StatusOK)
+			return v.Counts.Sent == 2
+		})
+	}
+	for _, s := range serviceOf {
+		for id, copies := range world.Duplicates(s) {
+			t.Logf("%s received %s %d times", s, id, copies)
+		}
+	}
+	if err := front.interrupt(); err != nil {
+		t.Errorf("front: %v", err)
+	}
+	if err := back.interrupt(); err != nil {
+		t.Errorf("back: %v", err)
+	}
+}
