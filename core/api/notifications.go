@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,16 +76,17 @@ func (a *API) SendNotification(ctx context.Context, q SendNotificationRequestObj
 	}
 	out := SendNotification202JSONResponse{Body: acceptedOf(got), Headers: SendNotification202ResponseHeaders{Location: "/v1/notifications/" + got.ID.String()}}
 	if got.Replayed {
-		out.Headers.IdempotencyReplayed = "true"
+		replayed := "true"
+		out.Headers.IdempotencyReplayed = &replayed
 	}
 	return out, nil
 }
 
 // accept takes one request under a key. It is bounded in how many are under way at once.
 func (a *API) accept(ctx context.Context, c *call, body *NotificationRequest, key string, text []byte) (*intake.Accepted, error) {
-	req, err := requestOf(body, c.faults)
-	if err != nil {
-		return nil, err
+	req, faults := requestOf(body, c.faults)
+	if len(faults) > 0 {
+		return nil, a.allFaults(ctx, c, req, faults)
 	}
 	select {
 	case a.accepts <- struct{}{}:
@@ -100,29 +103,47 @@ func (a *API) accept(ctx context.Context, c *call, body *NotificationRequest, ke
 		}
 		defer a.inflight.leave(slot)
 	}
-	got, err := a.Intake.Accept(ctx, c.principal.App, req, k)
-	return got, withFaults(err, c.faults)
+	return a.Intake.Accept(ctx, c.principal.App, req, k)
 }
 
-// withFaults adds to the faults of the intake those that were found before.
-func withFaults(err error, before []intake.Fault) error {
+// allFaults adds what the intake finds wrong with the rest of a request that has faults already, so
+// that the caller mends everything at once.
+func (a *API) allFaults(ctx context.Context, c *call, req *intake.Request, faults []intake.Fault) error {
 	var bad *intake.Invalid
-	if errors.As(err, &bad) {
-		return invalid(merge(before, bad.Faults))
+	if _, err := a.Intake.Preview(ctx, c.principal.App, req); errors.As(err, &bad) {
+		entries := map[string]bool{}
+		for _, f := range faults {
+			entries[entryOf(f.Pointer)] = true
+		}
+		// What is wrong with an entry of "to" follows from what was wrong with it before.
+		faults = merge(faults, slices.DeleteFunc(bad.Faults, func(f intake.Fault) bool {
+			entry := entryOf(f.Pointer)
+			return entry != "" && entries[entry]
+		}))
 	}
-	return err
+	return invalid(faults)
+}
+
+// entryOf is the entry of `to` that a pointer leads into, "" for none.
+func entryOf(pointer string) string {
+	rest, ok := strings.CutPrefix(pointer, "/to/")
+	if !ok {
+		return ""
+	}
+	entry, _, _ := strings.Cut(rest, "/")
+	return entry
 }
 
 // PreviewNotification implements StrictServerInterface.
 func (a *API) PreviewNotification(ctx context.Context, q PreviewNotificationRequestObject) (PreviewNotificationResponseObject, error) {
 	c := callOf(ctx)
-	req, err := requestOf(q.Body, c.faults)
-	if err != nil {
-		return nil, err
+	req, faults := requestOf(q.Body, c.faults)
+	if len(faults) > 0 {
+		return nil, a.allFaults(ctx, c, req, faults)
 	}
 	p, err := a.Intake.Preview(ctx, c.principal.App, req)
 	if err != nil {
-		return nil, withFaults(err, c.faults)
+		return nil, err
 	}
 	out := PreviewNotification200JSONResponse{Template: p.Template, SendAt: p.SendAt, ExpiresAt: p.ExpiresAt, Contents: []Rendered{}, Decisions: []Decision{}}
 	for _, d := range p.Decisions {
@@ -139,9 +160,9 @@ func (a *API) PreviewNotification(ctx context.Context, q PreviewNotificationRequ
 	return out, nil
 }
 
-// requestOf turns the document's request into the intake's. Faults that decoding or validating found
-// stop it, with those of its own.
-func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, error) {
+// requestOf turns the document's request into the intake's. It returns the faults found before and its
+// own; the request then holds what was right.
+func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, []intake.Fault) {
 	var f []intake.Fault
 	add := func(pointer, code, detail string) {
 		f = append(f, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
@@ -168,10 +189,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	for i := range b.To {
 		r.To = append(r.To, targetOf(&b.To[i], fmt.Sprintf("/to/%d", i), add))
 	}
-	if all := merge(before, f); len(all) > 0 {
-		return nil, invalid(all)
-	}
-	return r, nil
+	return r, merge(before, f)
 }
 
 type adder = func(pointer, code, detail string)

@@ -1983,7 +1983,7 @@ type SendNotificationResponseObject interface {
 }
 
 type SendNotification202ResponseHeaders struct {
-	IdempotencyReplayed string
+	IdempotencyReplayed *string
 	Location            string
 }
 
@@ -1999,7 +1999,9 @@ func (response SendNotification202JSONResponse) VisitSendNotificationResponse(w 
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Idempotency-Replayed", fmt.Sprint(response.Headers.IdempotencyReplayed))
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
 	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
