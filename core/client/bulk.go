@@ -1,0 +1,78 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+)
+
+// BulkAnswer is the answer to one notification of a stream.
+type BulkAnswer struct {
+	Line     int       `json:"line"` // from 1
+	Status   int       `json:"status"`
+	Replayed bool      `json:"replayed"`
+	Accepted *Accepted `json:"notification"` // nil unless it was taken
+	Problem  *Problem  `json:"problem"`      // nil if it was
+}
+
+// SendBulk streams notifications and hands each one's answer to each, in their order, while it still
+// sends. It is not tried again: send the same notifications under the same key, and those that were
+// taken already are answered as then. The client's HTTP timeout does not count here, ctx does. An error
+// of each ends the stream and is returned.
+func (c *Client) SendBulk(ctx context.Context, notifications iter.Seq[*Notification], key string, each func(BulkAnswer) error) error {
+	if key == "" {
+		key = NewKey()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	body, in := io.Pipe()
+	defer body.Close()
+	r, err := c.request(ctx, http.MethodPost, "/v1/notifications/bulk", body)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/x-ndjson")
+	r.Header.Set("Idempotency-Key", key)
+	go func() {
+		out := json.NewEncoder(in)
+		for n := range notifications {
+			if err := out.Encode(n); err != nil {
+				in.CloseWithError(fmt.Errorf("encode a notification: %w", err))
+				return
+			}
+		}
+		in.Close()
+	}()
+	endless := *c.http
+	endless.Timeout = 0
+	a, err := endless.Do(r)
+	if err != nil {
+		return fmt.Errorf("send the stream: %w", err)
+	}
+	defer a.Body.Close()
+	if a.StatusCode >= 300 {
+		return problem(a)
+	}
+	answers := json.NewDecoder(bufio.NewReader(a.Body))
+	for {
+		var one BulkAnswer
+		err := answers.Decode(&one)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the answers: %w", err)
+		}
+		if one.Accepted != nil {
+			one.Accepted.Replayed = one.Replayed
+		}
+		if err := each(one); err != nil {
+			return err
+		}
+	}
+}
