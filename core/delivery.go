@@ -129,6 +129,7 @@ const (
 	CodeCircuitOpen = "circuit_open"
 	CodeRate        = "rate_limited"
 	CodePaused      = "paused"
+	CodeStopped     = "worker_stopped"
 	CodeNoRoute     = "no_route"
 )
 

@@ -96,7 +96,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler {
+		if p := recover(); p == any(http.ErrAbortHandler) { //nolint:errorlint // a panic's value is compared, as net/http does
 			panic(p)
 		} else if p != nil {
 			a.Logger.Error("a request panicked", "request_id", c.requestID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))

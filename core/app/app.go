@@ -84,7 +84,7 @@ func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) 
 		}
 	}
 	var listener net.Listener
-	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.openRoutes, a.openQueue, a.openStore, a.deliver}
+	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.describeRoutes, a.openQueue, a.openStore, a.openRoutes, a.deliver}
 	if role == Orchestrator {
 		// The port first: that it is in use is the commonest mistake, and costs nothing to find out.
 		if listener, err = listen(cfg.Listen); err != nil {
@@ -205,7 +205,7 @@ func (a *App) startSandbox(context.Context) error {
 	return nil
 }
 
-func (a *App) openRoutes(ctx context.Context) error {
+func (a *App) describeRoutes(context.Context) error {
 	if len(a.cfg.Routes) == 0 {
 		return errors.New("no route is configured and the sandbox is off: nothing could be delivered; configure routes, or set sandbox to auto")
 	}
@@ -217,8 +217,12 @@ func (a *App) openRoutes(ctx context.Context) error {
 		return err
 	}
 	a.routes = rs
-	a.closers = append(a.closers, rs.close)
-	return rs.open(ctx, &a.cfg)
+	return nil
+}
+
+func (a *App) openRoutes(ctx context.Context) error {
+	a.closers = append(a.closers, a.routes.close)
+	return a.routes.open(ctx, &a.cfg)
 }
 
 func (a *App) openQueue(ctx context.Context) error {

@@ -114,7 +114,7 @@ func rawLoop(b *testing.B, w *world, n int) (took, used time.Duration) {
 	}
 	c := apns2.NewTokenClient(&token.Token{AuthKey: key, KeyID: w.apns["key_id"], TeamID: w.apns["team_id"]})
 	c.Host = w.apns["endpoint"]
-	c.HTTPClient = &http.Client{Timeout: 20 * time.Second, Transport: &http2.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	c.HTTPClient = &http.Client{Timeout: 20 * time.Second, Transport: &http2.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}} //nolint:staticcheck // as apns2 itself uses it
 	defer c.CloseIdleConnections()
 	before := cpu(b, os.Getpid())
 	began := time.Now()

@@ -80,7 +80,14 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return run(cmd.Context(), cfg, warnings, role, out, errOut)
+		var level slog.Level
+		_ = level.UnmarshalText([]byte(cfg.LogLevel)) // config.Check knows it is one
+		log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+		slog.SetDefault(log)
+		for _, w := range warnings {
+			log.Warn(w)
+		}
+		return run(cmd.Context(), cfg, role, out, log)
 	}
 	if role == Orchestrator {
 		root.AddCommand(configCommand(&file, out), sandboxCommand(out))
@@ -89,14 +96,7 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 }
 
 // run starts everything, says what to try next, and waits.
-func run(ctx context.Context, cfg config.Config, warnings []string, role Role, out, errOut io.Writer) error {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // config.Check knows it is one
-	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
-	slog.SetDefault(log)
-	for _, w := range warnings {
-		log.Warn(w)
-	}
+func run(ctx context.Context, cfg config.Config, role Role, out io.Writer, log *slog.Logger) error {
 	began := time.Now()
 	a, err := Start(ctx, cfg, role, log)
 	if err != nil {
@@ -176,7 +176,7 @@ func sandboxCommand(out io.Writer) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("start the sandbox: %w", err)
 			}
-			defer s.Close()
+			defer func() { _ = s.Close() }() // it only stops listening
 			l, err := listen(address)
 			if err != nil {
 				return err

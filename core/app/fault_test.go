@@ -209,14 +209,25 @@ func (l *ledgers) compare(t *testing.T, n int) {
 func (l *ledgers) deadEndpoints(t *testing.T, n int) {
 	t.Helper()
 	for i := 1; i <= n; i++ {
-		var r struct{ Endpoints []struct{ Kind string } }
+		var r struct {
+			Endpoints []struct {
+				Kind         string
+				RegisteredAt time.Time `json:"registered_at"`
+			}
+		}
 		l.c.must(http.MethodGet, fmt.Sprintf("/v1/recipients/u_%d", i), nil, &r, http.StatusOK)
 		want := 3
 		if percent(i, 2) {
 			want = 1
 		}
 		if len(r.Endpoints) != want {
-			t.Errorf("recipient %d has %d endpoints, want %d: %v", i, len(r.Endpoints), want, r.Endpoints)
+			var list struct{ Data []notification }
+			l.c.must(http.MethodGet, fmt.Sprintf("/v1/notifications?recipient=u_%d", i), nil, &list, http.StatusOK)
+			var steps json.RawMessage
+			for _, n := range list.Data {
+				l.c.must(http.MethodGet, "/v1/notifications/"+n.ID+"/timeline", nil, &steps, http.StatusOK)
+			}
+			t.Errorf("recipient %d has %d endpoints, want %d: %v; its timeline: %s", i, len(r.Endpoints), want, r.Endpoints, steps)
 		}
 	}
 }
@@ -263,9 +274,9 @@ func TestFaultKill(t *testing.T) {
 		cancel()
 		p.kill()
 		p = start()
-		l.c = newCaller(t, p.base)
 	}
 	<-sending
+	l.c = newCaller(t, p.base)
 	l.compare(t, *faultN)
 	l.deadEndpoints(t, *faultN)
 }

@@ -101,10 +101,6 @@ type counts struct {
 	Pending, Sent, Delivered, Failed, Expired, Cancelled, Suppressed int
 }
 
-func (c counts) total() int {
-	return c.Pending + c.Sent + c.Delivered + c.Failed + c.Expired + c.Cancelled + c.Suppressed
-}
-
 type notification struct {
 	ID, Status string
 	Counts     counts

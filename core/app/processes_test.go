@@ -21,8 +21,6 @@ func TestTwoProcesses(t *testing.T) {
 	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
 	back := startProcess(t, "worker", []string{"-config", file}, nil)
 	c := newCaller(t, front.base)
-	arrived := live(t, c, "u_live")
-
 	const n = 300
 	var mu sync.Mutex
 	var ids []string
@@ -43,6 +41,7 @@ func TestTwoProcesses(t *testing.T) {
 			redis.FlushAll()
 		}
 	}
+	arrived := live(t, c, "u_live") // through the broker: the worker has no clients of its own
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"websocket":"u_live"}],"content":{"title":"live"}}`, nil, http.StatusAccepted)
 	select {
 	case <-arrived:

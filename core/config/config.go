@@ -250,7 +250,8 @@ func ParseRate(s string) (perSecond float64, err error) {
 
 func hasScheme(s Secret, schemes ...string) bool {
 	u, err := url.Parse(s.Reveal())
-	return err == nil && slices.Contains(schemes, u.Scheme) && u.Host != ""
+	// A PostgreSQL on a socket is named by a parameter, and has no host.
+	return err == nil && slices.Contains(schemes, u.Scheme) && (u.Host != "" || u.RawQuery != "")
 }
 
 func validName(s string) bool {

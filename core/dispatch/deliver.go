@@ -69,11 +69,10 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 		return nil
 	}
 	clock.set(batch.Now)
-	if err := clock.waitFor(ctx, batch.DueAt); err != nil {
-		return fmt.Errorf("wait for the due time of batch %s: %w", w.Batch, err)
-	}
-
 	r := newRound(batch, limits.Policy, clock)
+	if clock.waitFor(ctx, batch.DueAt) != nil {
+		r.holdBeyond(0, 0, core.CodeStopped) // nothing was sent, and nothing will be here
+	}
 	r.holdPaused()
 	r.expire()
 	if r.waiting() > 0 {
@@ -85,9 +84,12 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	}
 
 	call, cancel := clock.until(ctx, settleMargin)
+	if call.Err() != nil {
+		r.holdBeyond(0, 0, core.CodeStopped) // claim or gate took what the call was to have
+	}
 	returned := r.send(call, provider, limits.Timeout)
 	defer cancel()
-	believe := d.gate.Report(w.Route, r.outcomes())
+	believe := r.waiting() == 0 || d.gate.Report(w.Route, r.outcomes())
 	r.judge(believe)
 
 	err = d.settle(ctx, r)

@@ -165,13 +165,23 @@ func (r *Relay) wakeDue(ctx context.Context) (more bool, err error) {
 	return more, nil
 }
 
+// receive calls the provider's Receive and turns a panic of its goroutine into an error.
+func receive(ctx context.Context, rec providers.Receiver, report func(providers.Receipt) error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the provider panicked: %T", v)
+		}
+	}()
+	return rec.Receive(ctx, report)
+}
+
 // Receive takes in what a route's provider hears back, until ctx ends. A Receive that fails is begun
 // again with back-off.
 func (d *Dispatcher) Receive(ctx context.Context, store Receipts, route string, rec providers.Receiver) {
 	wait := time.Second
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := rec.Receive(ctx, func(receipt providers.Receipt) error {
+		err := receive(ctx, rec, func(receipt providers.Receipt) error {
 			found, err := store.Receipt(ctx, route, receipt)
 			if err != nil {
 				return fmt.Errorf("record receipt: %w", err)

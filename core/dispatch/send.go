@@ -118,18 +118,19 @@ func scrub(err error) string {
 type clock struct {
 	started time.Time // monotonic, taken before the claim
 	lease   time.Duration
-	base    time.Time
+	base    time.Time // the database's time at the claim
+	based   time.Time // monotonic, when the claim returned: later than base, so now is never ahead
 }
 
 func newClock(lease time.Duration) *clock { return &clock{started: time.Now(), lease: lease} }
 
 // set says what the database's time was at the claim.
-func (c *clock) set(now time.Time) { c.base = now }
+func (c *clock) set(now time.Time) { c.base, c.based = now, time.Now() }
 
 func (c *clock) elapsed() time.Duration { return time.Since(c.started) }
 
 // now is the database's time.
-func (c *clock) now() time.Time { return c.base.Add(c.elapsed()) }
+func (c *clock) now() time.Time { return c.base.Add(time.Since(c.based)) }
 
 // until returns a context that ends a margin before the lease does.
 func (c *clock) until(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {

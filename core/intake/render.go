@@ -20,6 +20,7 @@ type renderer struct {
 	f        *faults
 	inline   *templates.Content
 	template *templates.Template
+	routing  *Routing
 	pinned   string // "name@version"
 	base     map[string]any
 	rendered map[string]*templates.Content // by input; nil: it failed
@@ -35,7 +36,7 @@ type slotKey struct {
 
 // newRenderer finds the template or takes the inline content, and adds what is wrong with either.
 func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *faults) *renderer {
-	r := &renderer{req: req, f: f, rendered: map[string]*templates.Content{}, byTo: map[int]*templates.Content{},
+	r := &renderer{req: req, f: f, routing: in.routing, rendered: map[string]*templates.Content{}, byTo: map[int]*templates.Content{},
 		slots: map[slotKey]int{}, same: map[string]int{}}
 	switch {
 	case req.Template == "" && req.Content == nil:
@@ -88,7 +89,7 @@ func (in *Intake) findTemplate(ctx context.Context, app string, r *renderer) {
 		r.template, r.pinned = t, pin(t)
 	}
 	if len(r.req.Data) > 0 {
-		if err := json.Unmarshal(r.req.Data, &r.base); err != nil {
+		if err := decodeData(r.req.Data, &r.base); err != nil {
 			r.f.add("/data", FaultInvalid, "must be an object")
 		}
 	}
@@ -145,6 +146,9 @@ func (r *renderer) keep(c *templates.Content, channel string) int {
 	if c.Title == "" && c.Body == "" && len(block) == 0 {
 		return -1
 	}
+	if r.inline == nil { // inline blocks were checked as they came in
+		r.routing.channels[channel].checkBlock(block, "/template", r.f)
+	}
 	content := core.Content{Title: c.Title, Body: c.Body, URL: c.URL, Data: c.Data, Block: block,
 		Category: r.req.Category, CollapseKey: r.req.CollapseKey}
 	text, err := json.Marshal(content)
@@ -169,7 +173,7 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 	key := ""
 	if over := r.req.To[i].Data; len(over) > 0 {
 		data := maps.Clone(r.base)
-		if err := json.Unmarshal(over, &data); err != nil {
+		if err := decodeData(over, &data); err != nil {
 			r.f.add(fmt.Sprintf("/to/%d/data", i), FaultInvalid, "must be an object")
 			return nil
 		}
@@ -215,6 +219,13 @@ func (r *renderer) inputPointer(i int, pointer string) string {
 	return "/template"
 }
 
+// decodeData reads a template's input; numbers keep all their digits.
+func decodeData(text json.RawMessage, into *map[string]any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	return d.Decode(into)
+}
+
 // pin names exactly what was used: a stored template's version, or a file's content hash.
 func pin(t *templates.Template) string {
 	if v := t.Version(); v > 0 {
@@ -226,7 +237,7 @@ func pin(t *templates.Template) string {
 // recipientInput is what a template sees as `recipient`.
 func recipientInput(rec *core.Recipient) templates.Recipient {
 	in := templates.Recipient{ID: rec.ID, Locale: rec.Locale, Timezone: rec.Timezone}
-	if rec.Attributes != nil && json.Unmarshal(rec.Attributes, &in.Attributes) != nil {
+	if rec.Attributes != nil && decodeData(rec.Attributes, &in.Attributes) != nil {
 		in.Attributes = nil // attributes that are no object are none
 	}
 	return in

@@ -124,7 +124,11 @@ func (v *resolver) direct(i int, t target) {
 		}
 		return
 	}
-	v.deliver(i, core.Delivery{Kind: t.kind.Name, Channel: t.kind.Channel, Route: t.route.Name, Address: to.Address}, content, t.route)
+	d := core.Delivery{Kind: t.kind.Name, Channel: t.kind.Channel, Route: t.route.Name, Address: to.Address}
+	if d.Kind == websocketKind {
+		d.Recipient = to.Address // it is a recipient's id, and goes to that recipient's inbox
+	}
+	v.deliver(i, d, content, t.route)
 }
 
 // recipient makes the deliveries of a stored recipient: on each channel every endpoint of every kind.

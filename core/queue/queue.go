@@ -59,6 +59,7 @@ type Queue struct {
 // for one that evicts keys breaks asynq. Its errors name the URL without the password. ctx bounds the
 // opening only.
 func Open(ctx context.Context, o Options) (*Queue, error) {
+	quiet()
 	q := &Queue{url: redacted(o.URL), log: o.Logger}
 	if q.log == nil {
 		q.log = slog.Default()

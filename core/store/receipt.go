@@ -16,7 +16,7 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	if rc.ID != "" {
 		id, err := core.ParseID(rc.ID)
 		if err != nil {
-			return false, nil // nobody's
+			return false, nil //nolint:nilerr // an id that is none is nobody's
 		}
 		where, args = "id = $1 AND route = $2", []any{id[:], route}
 	} else if rc.ProviderID == "" {

@@ -141,7 +141,7 @@ func TestAnswersBesideTheTable(t *testing.T) {
 		want    providers.Result
 	}{
 		"410 with its time": {410, `{"reason":"Unregistered","timestamp":1700000000123}`, nil,
-			providers.Result{Outcome: providers.Gone, Code: "Unregistered", Since: time.Unix(1700000000, 0)}},
+			providers.Result{Outcome: providers.Gone, Code: "Unregistered", Since: time.Unix(1700000000, 999e6)}},
 		"410 with no time":    {410, `{"reason":"Unregistered","timestamp":0}`, nil, providers.Result{Outcome: providers.Gone, Code: "Unregistered"}},
 		"410 with HTML":       {410, `<html>`, nil, providers.Result{Outcome: providers.Gone, Code: "410"}},
 		"400 with a time":     {400, `{"reason":"BadDeviceToken","timestamp":1700000000123}`, nil, providers.Result{Outcome: providers.Gone, Code: "BadDeviceToken"}},

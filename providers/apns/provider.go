@@ -232,7 +232,9 @@ func (l *link) ask(ctx context.Context, n *apns2.Notification, timeout time.Dura
 	case err == nil:
 		r := reply{status: resp.StatusCode, reason: resp.Reason, id: resp.ApnsID, retryAfter: c.retryAfter}
 		if resp.StatusCode == http.StatusGone && resp.Timestamp.Unix() > 0 {
-			r.since = resp.Timestamp.Time
+			// apns2 cuts Apple's milliseconds off: take the end of that second, or an address registered in
+			// its first part would count as newer than the service's word on it.
+			r.since = resp.Timestamp.Add(time.Second - time.Millisecond)
 		}
 		return r
 	case c.status != 0: // an answer whose body apns2 could not read: the status is enough

@@ -121,7 +121,7 @@ func recipients(t *testing.T, s *store.Store) {
 		t.Error(created, err)
 	}
 	refused := errors.New("no")
-	if _, err := s.UpdateRecipient(t.Context(), "shop", "u3", func(*core.Recipient) error { return refused }); err != refused {
+	if _, err := s.UpdateRecipient(t.Context(), "shop", "u3", func(*core.Recipient) error { return refused }); !errors.Is(err, refused) {
 		t.Errorf("%v", err)
 	}
 	if _, err := s.Recipient(t.Context(), "shop", "u3"); !errors.Is(err, core.ErrNotFound) {

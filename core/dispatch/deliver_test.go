@@ -1,0 +1,207 @@
+package dispatch_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/dispatch"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+const timeout = 10 * time.Second
+
+// bench is a Dispatcher's surroundings: one batch, one provider.
+type bench struct {
+	round   *core.Round
+	settled *core.Settlement
+	granted int
+	believe bool
+	deliver func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
+}
+
+func newBench(n int) *bench {
+	now := time.Now()
+	b := &bench{granted: 1000, believe: true, round: &core.Round{Batch: core.Batch{ID: core.NewID(now), App: "a", Route: "r", Lane: providers.Normal, Fence: 3, DueAt: now, State: core.BatchSending},
+		Now: now, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}}
+	for _, id := range core.NewIDs(now, n) {
+		b.round.Deliveries = append(b.round.Deliveries, core.Delivery{ID: id, App: "a", Route: "r", Kind: "k", Address: "x", State: core.Pending, MaxUnknown: 3, ExpiresAt: now.Add(time.Hour)})
+	}
+	return b
+}
+
+func (b *bench) Claim(context.Context, core.Wake, string, time.Duration) (*core.Round, error) {
+	return b.round, nil
+}
+
+func (b *bench) Settle(_ context.Context, s *core.Settlement) (bool, error) {
+	b.settled = s
+	return false, nil
+}
+
+func (b *bench) Wake(context.Context, ...core.Wake) error { return nil }
+func (b *bench) Room(string, string, core.Lane) int       { return 10 }
+
+func (b *bench) Admit(_ context.Context, _ string, n int) (int, time.Duration, string) {
+	return min(n, b.granted), time.Minute, core.CodeRate
+}
+
+func (b *bench) Report(string, []providers.Result) bool { return b.believe }
+
+func (b *bench) Provider(string) (providers.Provider, dispatch.Limits, bool) {
+	return b, dispatch.Limits{Timeout: timeout, Policy: core.DefaultPolicy}, true
+}
+
+func (b *bench) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+	return b.deliver(ctx, batch, report)
+}
+
+func (b *bench) Health(context.Context) providers.Health { return providers.Health{} }
+func (b *bench) Close(context.Context) error             { return nil }
+
+func (b *bench) run(t *testing.T) map[core.State]int {
+	t.Helper()
+	d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w"})
+	if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); err != nil {
+		t.Fatal(err)
+	}
+	if b.settled == nil || len(b.settled.Verdicts) != len(b.round.Deliveries) {
+		t.Fatalf("settled %+v, want one verdict for each of %d deliveries", b.settled, len(b.round.Deliveries))
+	}
+	states := map[core.State]int{}
+	for i := range b.settled.Verdicts {
+		states[b.settled.Verdicts[i].Delivery.State]++
+	}
+	return states
+}
+
+func all(o providers.Outcome) func(context.Context, []providers.Message, func(providers.Result)) error {
+	return func(_ context.Context, batch []providers.Message, report func(providers.Result)) error {
+		for _, m := range batch {
+			report(providers.Result{ID: m.ID, Outcome: o})
+		}
+		return nil
+	}
+}
+
+func TestDeliver(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(*bench)
+		want   map[core.State]int
+		check  func(*testing.T, *bench)
+	}{
+		"accepted":              {func(b *bench) { b.deliver = all(providers.Accepted) }, map[core.State]int{core.Sent: 10}, nil},
+		"the gate grants three": {func(b *bench) { b.deliver, b.granted = all(providers.Accepted), 3 }, map[core.State]int{core.Sent: 3, core.Pending: 7}, nil},
+		"paused": {func(b *bench) {
+			b.round.Paused = true
+			b.deliver = func(context.Context, []providers.Message, func(providers.Result)) error { panic("called") }
+		}, map[core.State]int{core.Pending: 10}, nil},
+		"expired": {func(b *bench) {
+			b.deliver = all(providers.Accepted)
+			for i := range 4 {
+				b.round.Deliveries[i].ExpiresAt = b.round.Now
+			}
+		}, map[core.State]int{core.Expired: 4, core.Sent: 6}, nil},
+		"no answers": {func(b *bench) {
+			b.deliver = func(context.Context, []providers.Message, func(providers.Result)) error { return errors.New("x") }
+		}, map[core.State]int{core.Pending: 10}, func(t *testing.T, b *bench) {
+			for _, v := range b.settled.Verdicts {
+				if v.Delivery.Unknowns != 1 || v.Delivery.Attempts != 0 {
+					t.Errorf("%d unknowns, %d attempts; want 1 and 0", v.Delivery.Unknowns, v.Delivery.Attempts)
+				}
+			}
+		}},
+		"panic": {func(b *bench) {
+			b.deliver = func(context.Context, []providers.Message, func(providers.Result)) error { panic("secret") }
+		}, map[core.State]int{core.Pending: 10}, nil},
+		"two answers and foreign ids": {func(b *bench) {
+			b.deliver = func(_ context.Context, batch []providers.Message, report func(providers.Result)) error {
+				report(providers.Result{ID: core.NewID(time.Now()).String(), Outcome: providers.Rejected})
+				for _, m := range batch {
+					report(providers.Result{ID: m.ID, Outcome: providers.Accepted})
+					report(providers.Result{ID: m.ID, Outcome: providers.Rejected})
+				}
+				return nil
+			}
+		}, map[core.State]int{core.Sent: 10}, nil},
+		"gone and believed": {func(b *bench) { b.deliver = all(providers.Gone) }, map[core.State]int{core.Failed: 10}, func(t *testing.T, b *bench) {
+			if b.settled.Verdicts[0].Gone == nil {
+				t.Error("no endpoint is dropped")
+			}
+		}},
+		"gone and not believed": {func(b *bench) { b.deliver, b.believe = all(providers.Gone), false }, map[core.State]int{core.Pending: 10}, func(t *testing.T, b *bench) {
+			for _, v := range b.settled.Verdicts {
+				if v.Gone != nil || !v.Held || v.Delivery.Attempts != 0 {
+					t.Errorf("%+v: want it held, nothing dropped, no attempt burnt", v)
+				}
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(10)
+			tc.change(b)
+			got := b.run(t)
+			for state, n := range tc.want {
+				if got[state] != n {
+					t.Errorf("%d are %s, want %d (all: %v)", got[state], state, n, got)
+				}
+			}
+			if tc.check != nil {
+				tc.check(t, b)
+			}
+		})
+	}
+}
+
+// TestCallEndsBeforeLease: a provider's context ends a margin before the lease does, and one that
+// ignores it does not hold the settlement up.
+func TestCallEndsBeforeLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(2)
+		began := time.Now()
+		b.deliver = func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+			deadline, ok := ctx.Deadline()
+			if !ok || deadline.After(began.Add(timeout+core.LeaseSlack-time.Second)) {
+				t.Errorf("the call ends at %s, too late", deadline.Sub(began))
+			}
+			report(providers.Result{ID: batch[0].ID, Outcome: providers.Accepted})
+			<-ctx.Done()
+			<-time.After(2 * time.Second) // it overstays
+			report(providers.Result{ID: batch[1].ID, Outcome: providers.Accepted})
+			return nil
+		}
+		got := b.run(t)
+		if got[core.Sent] != 1 || got[core.Pending] != 1 {
+			t.Errorf("%v, want one sent and one held as unknown", got)
+		}
+		if took := b.settled.At.Sub(began); took > timeout+core.LeaseSlack {
+			t.Errorf("settled after %s, past the lease", took)
+		}
+	})
+}
+
+// TestEarlyWake: a wake less than a second early waits for its time.
+func TestEarlyWake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(1)
+		due := time.Now().Add(800 * time.Millisecond)
+		b.round.DueAt = due
+		b.deliver = func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+			if time.Now().Before(due) {
+				t.Errorf("sent %s early", time.Until(due))
+			}
+			return all(providers.Accepted)(ctx, batch, report)
+		}
+		if got := b.run(t); got[core.Sent] != 1 {
+			t.Errorf("%v", got)
+		}
+	})
+}

@@ -1,0 +1,355 @@
+//go:build simulation
+
+package dispatch_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+var errDown = errors.New("the store is down")
+
+// mishap is what goes wrong with one call of the store.
+type mishap struct {
+	before, after time.Duration // how long it takes until and after the commit
+	refused       bool          // an error, nothing committed
+	lost          bool          // an error, but it was committed
+	diesBefore    bool          // the worker dies: the call never returns
+	diesAfter     bool
+}
+
+// memory keeps batches and deliveries by the rules that core/store's SQL has, and looks after every
+// write whether DESIGN's rules hold.
+type memory struct {
+	mu         sync.Mutex
+	batches    map[core.ID]*core.Batch
+	deliveries map[core.ID]*core.Delivery
+	claimed    map[core.ID][]core.ID // what a batch's current round consists of
+	cancelling map[core.ID]bool
+	paused     bool
+	settled    []core.Settlement
+	late       int
+	strays     int
+	open       int
+	idle       chan struct{} // closed when nothing is open any more
+	end        chan struct{} // closed when the test is over: dead workers are let go
+	mishap     func(op string, batch core.ID) mishap
+	violation  func(format string, args ...any)
+}
+
+func newMemory(violation func(string, ...any)) *memory {
+	return &memory{batches: map[core.ID]*core.Batch{}, deliveries: map[core.ID]*core.Delivery{}, claimed: map[core.ID][]core.ID{},
+		cancelling: map[core.ID]bool{}, idle: make(chan struct{}), end: make(chan struct{}), violation: violation,
+		mishap: func(string, core.ID) mishap { return mishap{} }}
+}
+
+// put records batches and their deliveries.
+func (m *memory) put(ds []core.Delivery, bs ...core.Batch) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, b := range bs {
+		m.batches[b.ID] = &b
+	}
+	for _, d := range ds {
+		m.deliveries[d.ID] = &d
+		m.open++
+	}
+}
+
+// call does a transaction with whatever goes wrong about it.
+func (m *memory) call(op string, batch core.ID, tx func(now time.Time)) error {
+	f := m.mishap(op, batch)
+	m.pause(f.before)
+	if f.refused {
+		return errDown
+	}
+	if f.diesBefore {
+		<-m.end
+		return errDown
+	}
+	m.mu.Lock()
+	tx(time.Now())
+	m.look()
+	m.mu.Unlock()
+	if f.diesAfter {
+		<-m.end
+		return errDown
+	}
+	m.pause(f.after)
+	if f.lost {
+		return errDown
+	}
+	return nil
+}
+
+func (m *memory) pause(d time.Duration) {
+	if d > 0 {
+		select {
+		case <-time.After(d):
+		case <-m.end:
+		}
+	}
+}
+
+// look checks what must hold after every write: each delivery that is not terminal is in one batch
+// that is not done and has an alarm clock within reach.
+func (m *memory) look() {
+	open := 0
+	for id, d := range m.deliveries {
+		if d.State != core.Pending {
+			continue
+		}
+		open++
+		b := m.batches[d.Batch]
+		if b == nil || b.State == core.BatchDone {
+			m.violation("delivery %s is pending in a batch that is not there or done: %+v", id, b)
+		} else if b.RunAt.IsZero() || b.RunAt.After(time.Now().Add(time.Hour)) {
+			m.violation("delivery %s has its alarm clock at %s", id, b.RunAt)
+		}
+	}
+	if open == 0 && m.open > 0 {
+		close(m.idle)
+	}
+	if open > m.open {
+		m.violation("%d deliveries are open, %d were", open, m.open)
+	}
+	m.open = open
+}
+
+func (m *memory) pending(batch core.ID) []core.Delivery {
+	var ds []core.Delivery
+	for _, d := range m.deliveries {
+		if d.Batch == batch && d.State == core.Pending {
+			ds = append(ds, *d)
+		}
+	}
+	slices.SortFunc(ds, func(a, b core.Delivery) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
+	return ds
+}
+
+func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time.Duration) (r *core.Round, err error) {
+	err = m.call("claim", w.Batch, func(now time.Time) {
+		b := m.batches[w.Batch]
+		if b == nil {
+			m.violation("a wake of batch %s, which was never recorded", w.Batch)
+			return
+		}
+		if b.Fence != w.Fence || b.State > core.BatchQueued || b.DueAt.After(now.Add(core.EarlyWake)) {
+			return
+		}
+		b.State, b.RunAt = core.BatchSending, now.Add(lease)
+		r = m.round(b, now)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// round begins one for what is pending in a batch; without anything the batch is closed.
+func (m *memory) round(b *core.Batch, now time.Time) *core.Round {
+	ds := m.pending(b.ID)
+	if len(ds) == 0 {
+		b.State = core.BatchDone
+		b.Fence++
+		return nil
+	}
+	m.claimed[b.ID] = nil
+	for i := range ds {
+		m.claimed[b.ID] = append(m.claimed[b.ID], ds[i].ID)
+	}
+	return &core.Round{Batch: *b, Now: now, LeaseEnd: b.RunAt, Paused: m.paused, Deliveries: ds, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}
+}
+
+func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err error) {
+	err = m.call("settle", s.Batch.ID, func(time.Time) {
+		b := m.batches[s.Batch.ID]
+		if stale = b.Fence != s.Batch.Fence || b.State != core.BatchSending; stale {
+			m.late += len(s.Results)
+			return
+		}
+		*b = s.Stay
+		for i := range s.Moves {
+			moved := s.Moves[i].Batch
+			if m.batches[moved.ID] != nil {
+				m.violation("batch %s was made twice", moved.ID)
+			}
+			m.batches[moved.ID] = &moved
+		}
+		m.verdicts(s)
+		m.settled = append(m.settled, *s)
+	})
+	return stale, err
+}
+
+// verdicts writes them: one for each delivery of the round, and none for one that is terminal.
+func (m *memory) verdicts(s *core.Settlement) {
+	var ids []core.ID
+	for i := range s.Verdicts {
+		v := &s.Verdicts[i]
+		ids = append(ids, v.Delivery.ID)
+		old := m.deliveries[v.Delivery.ID]
+		if old.State != core.Pending {
+			m.violation("delivery %s was %s and is settled again as %s", old.ID, old.State, v.Delivery.State)
+		}
+		if v.Held && m.batches[v.Delivery.Batch].DueAt.Before(v.DueAt) {
+			m.violation("delivery %s is held till %s in a batch due at %s", old.ID, v.DueAt, m.batches[v.Delivery.Batch].DueAt)
+		}
+		d := v.Delivery
+		if v.Held && m.cancelling[d.ID] {
+			d.State = core.Cancelled
+		}
+		m.deliveries[d.ID] = &d
+	}
+	sort := func(a, b core.ID) int { return cmp.Compare(a.String(), b.String()) }
+	slices.SortFunc(ids, sort)
+	if want := m.claimed[s.Batch.ID]; !slices.Equal(ids, want) {
+		m.violation("a round of %d deliveries was settled for %d", len(want), len(ids))
+	}
+	if len(s.Results) != len(s.Verdicts) {
+		m.violation("%d verdicts and %d attempts on record", len(s.Verdicts), len(s.Results))
+	}
+}
+
+// cancel does what core/store does: now what waits, at its settlement what is in a round.
+func (m *memory) cancel(id core.ID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.deliveries[id]
+	switch {
+	case d.State != core.Pending:
+	case m.batches[d.Batch].State == core.BatchSending:
+		m.cancelling[id] = true
+	default:
+		d.State = core.Cancelled
+		m.look()
+	}
+}
+
+func (m *memory) Overdue(context.Context) (found bool, err error) {
+	err = m.call("overdue", core.ID{}, func(now time.Time) {
+		for _, b := range m.batches {
+			found = found || b.State != core.BatchDone && !b.RunAt.After(now)
+		}
+	})
+	return found, err
+}
+
+// overdue lists what is, of some states, the longest overdue first.
+func (m *memory) overdue(now time.Time, limit int, want func(*core.Batch) bool) []*core.Batch {
+	var bs []*core.Batch
+	for _, b := range m.batches {
+		if want(b) && !b.RunAt.After(now) {
+			bs = append(bs, b)
+		}
+	}
+	slices.SortFunc(bs, func(a, b *core.Batch) int { return a.RunAt.Compare(b.RunAt) })
+	return bs[:min(limit, len(bs))]
+}
+
+func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int) (wakes []core.Wake, err error) {
+	if limit <= 0 {
+		return nil, fmt.Errorf("Due was asked for %d", limit)
+	}
+	err = m.call("due", core.ID{}, func(now time.Time) {
+		if m.paused {
+			return
+		}
+		for _, b := range m.overdue(now, limit, func(b *core.Batch) bool { return b.State <= core.BatchQueued && b.Route == route && b.Lane == lane }) {
+			b.Fence++
+			b.State, b.RunAt = core.BatchQueued, now.Add(core.DispatchTimeout)
+			wakes = append(wakes, core.Wake{Batch: b.ID, Fence: b.Fence, Route: b.Route, Lane: b.Lane, At: b.DueAt})
+		}
+	})
+	return wakes, err
+}
+
+func (m *memory) Lapsed(_ context.Context, _ string, limit int, lease time.Duration) (rounds []*core.Round, err error) {
+	err = m.call("lapsed", core.ID{}, func(now time.Time) {
+		for _, b := range m.overdue(now, limit, func(b *core.Batch) bool { return b.State == core.BatchSending }) {
+			b.Fence++
+			b.RunAt = now.Add(lease)
+			if r := m.round(b, now); r != nil {
+				rounds = append(rounds, r)
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rounds, nil
+}
+
+func (m *memory) Stray(_ context.Context, routes []string, until time.Duration) (n int, err error) {
+	err = m.call("stray", core.ID{}, func(now time.Time) {
+		for _, b := range m.overdue(now, len(m.batches), func(b *core.Batch) bool {
+			return b.State <= core.BatchQueued && !slices.Contains(routes, b.Route)
+		}) {
+			b.RunAt = now.Add(until)
+			n++
+		}
+		m.strays += n
+	})
+	return n, err
+}
+
+// inRound reports whether a delivery's batch is in a round that is on record and whose lease holds.
+func (m *memory) inRound(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parsed, err := core.ParseID(id)
+	if err != nil || m.deliveries[parsed] == nil {
+		return false
+	}
+	b := m.batches[m.deliveries[parsed].Batch]
+	return b.State == core.BatchSending && time.Now().Before(b.RunAt) && slices.Contains(m.claimed[b.ID], parsed)
+}
+
+// states counts the deliveries by state.
+func (m *memory) states() (c core.Counts) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.deliveries {
+		c.Add(d.State, 1)
+	}
+	return c
+}
+
+// get is a delivery as it stands.
+func (m *memory) get(id core.ID) core.Delivery {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return *m.deliveries[id]
+}
+
+// batch is a batch as it stands.
+func (m *memory) batch(id core.ID) core.Batch {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return *m.batches[id]
+}
+
+// provider adapts functions.
+type provider struct {
+	deliver func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
+	receive func(ctx context.Context, report func(providers.Receipt) error) error
+}
+
+func (p provider) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+	return p.deliver(ctx, batch, report)
+}
+
+func (p provider) Receive(ctx context.Context, report func(providers.Receipt) error) error {
+	return p.receive(ctx, report)
+}
+
+func (provider) Health(context.Context) providers.Health { return providers.Health{} }
+func (provider) Close(context.Context) error             { return nil }
