@@ -417,7 +417,7 @@ func TestBulkStreams(t *testing.T) {
 	s.Start()
 	defer s.Close()
 	body, in := io.Pipe()
-	q, err := http.NewRequestWithContext(t.Context(), "POST", s.URL+"/v1/notifications/bulk", body)
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/notifications/bulk", body)
 	if err != nil {
 		t.Fatal(err)
 	}

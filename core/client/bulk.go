@@ -31,7 +31,7 @@ func (c *Client) SendBulk(ctx context.Context, notifications iter.Seq[*Notificat
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	body, in := io.Pipe()
-	defer body.Close()
+	defer func() { _ = body.Close() }() // it is a pipe's end: that cannot fail
 	r, err := c.request(ctx, http.MethodPost, "/v1/notifications/bulk", body)
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (c *Client) SendBulk(ctx context.Context, notifications iter.Seq[*Notificat
 				return
 			}
 		}
-		in.Close()
+		_ = in.Close() // a pipe's end: that cannot fail
 	}()
 	endless := *c.http
 	endless.Timeout = 0
