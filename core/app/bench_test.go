@@ -79,11 +79,11 @@ func (w *world) taken(b *testing.B) uint64 {
 		b.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var counts map[string]sandbox.Counts
+	var counts struct{ APNs sandbox.Counts }
 	if err := json.NewDecoder(resp.Body).Decode(&counts); err != nil {
 		b.Fatal(err)
 	}
-	return counts[string(sandbox.APNs)].Distinct
+	return counts.APNs.Distinct
 }
 
 // cpu is what a process has used.

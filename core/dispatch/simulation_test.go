@@ -1,5 +1,3 @@
-//go:build simulation
-
 package dispatch_test
 
 import (
@@ -296,7 +294,7 @@ func simulate(t *testing.T, seed uint64) {
 			t.Errorf("seed %d, after %s: %s", seed, time.Since(w.calmAt.Add(-time.Minute)), fmt.Sprintf(format, args...))
 		})
 		w.mishap = w.storeMishap
-		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+		log := slog.New(slog.DiscardHandler)
 		w.d = dispatch.New(dispatch.Options{Store: w, Queue: w, Gate: w, Routes: w, Logger: log, Worker: "w"})
 		w.fill()
 		for range 1 + seed%2 { // any number of relays may run
