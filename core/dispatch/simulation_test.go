@@ -263,7 +263,9 @@ func (w *world) fill() {
 		}
 		var ds []core.Delivery
 		for _, id := range core.NewIDs(now, 1+r.IntN(8)) {
+			w.mu.Lock()
 			w.labels[id] = len(w.labels)
+			w.mu.Unlock()
 			d := core.Delivery{ID: id, Batch: b.ID, App: "a", Route: b.Route, Address: strconv.Itoa(w.labels[id]), State: core.Pending, CreatedAt: now,
 				MaxUnknown: r.IntN(4), ExpiresAt: b.DueAt.Add(10 * time.Minute)}
 			if r.IntN(6) == 0 {
