@@ -10,6 +10,7 @@ package providers
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"time"
 )
 
@@ -93,6 +94,13 @@ type Provider interface {
 // where somebody waits for the answer, say so to them.
 type Receiver interface {
 	Receive(ctx context.Context, report func(Receipt) error) error
+}
+
+// Server is implemented by a Provider that serves HTTP to clients of its own, such as a gateway of live
+// connections. Its handler is mounted at the root of the orchestrator's host for the paths under
+// /connection/, whether the provider runs in this process or in its own.
+type Server interface {
+	Handler() http.Handler
 }
 
 // Message is one rendered message on its way to one address.
