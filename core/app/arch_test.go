@@ -29,9 +29,11 @@ func imports(t *testing.T) map[string][]string {
 
 // floor is how high in the house a package stands; imports go downward or stay on the floor.
 func floor(pkg string) int {
-	for i, top := range []string{"providers", "templates", "core", "cmd"} {
-		if pkg == top || strings.HasPrefix(pkg, top+"/") {
-			return i
+	for i, tops := range [][]string{{"providers"}, {"plugins", "templates"}, {"core"}, {"cmd"}} {
+		for _, top := range tops {
+			if pkg == top || strings.HasPrefix(pkg, top+"/") {
+				return i
+			}
 		}
 	}
 	return -1
@@ -46,7 +48,7 @@ func TestHouse(t *testing.T) {
 		"database/sql":                   {"core/store"},
 		"github.com/jackc/pgx":           {"core/store"},
 		"modernc.org/sqlite":             {"core/store"},
-		"github.com/hashicorp/go-plugin": {},
+		"github.com/hashicorp/go-plugin": {"plugins/wire", "plugins/sdk", "plugins/host"},
 	}
 	for pkg, list := range imports(t) {
 		for _, imported := range list {
@@ -70,5 +72,24 @@ func TestHouse(t *testing.T) {
 				t.Errorf("use case %s imports the adapter %s", pkg, imported)
 			}
 		}
+	}
+}
+
+// TestPluginIsLight holds what a third party's plugin drags in of ours: the contract and the way to serve it.
+func TestPluginIsLight(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"plugins/sdk").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var ours []string
+	for line := range strings.Lines(string(out)) {
+		if pkg, ok := strings.CutPrefix(strings.TrimSpace(line), module); ok {
+			ours = append(ours, pkg)
+		}
+	}
+	slices.Sort(ours)
+	if want := []string{"plugins/providerv1", "plugins/sdk", "plugins/wire", "providers"}; !slices.Equal(ours, want) {
+		t.Errorf("a plugin drags in %v; want %v", ours, want)
 	}
 }
