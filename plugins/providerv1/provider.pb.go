@@ -510,7 +510,7 @@ type OpenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is wrong with the settings and how to mend it, for the operator; "" when the provider is open.
 	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
-	// Where HTTP is served, if Features.http: "unix:/path" or "127.0.0.1:port".
+	// Where HTTP is served, if Features.http: "unix:" and the path of a socket in the plugin's own directory.
 	Http          string `protobuf:"bytes,2,opt,name=http,proto3" json:"http,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,106 @@
+package host
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// ErrDigest says that a plugin's file is not the one that the configuration names.
+var ErrDigest = errors.New("the file's SHA-256 is not the configured one")
+
+// executable checks the command and returns what to run: the file that was digested by its descriptor
+// where that can be, else the path. The caller closes the file.
+func executable(spec *Spec) (path string, file *os.File, err error) {
+	path, err = filepath.Abs(spec.Command)
+	if err != nil {
+		return "", nil, fmt.Errorf("find %s: %w", spec.Command, err)
+	}
+	// What the name leads to is what is looked at.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", nil, fmt.Errorf("find the plugin's file: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("find the plugin's file: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return "", nil, fmt.Errorf("%s is no executable file; make it one with chmod +x", spec.Command)
+	}
+	if err := trusted(path, info); err != nil {
+		return "", nil, err
+	}
+	dir, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return "", nil, fmt.Errorf("look at the plugin's directory: %w", err)
+	}
+	if err := trusted(filepath.Dir(path), dir); err != nil {
+		return "", nil, err
+	}
+	if spec.SHA256 == "" {
+		return path, nil, nil
+	}
+	return digested(spec, path)
+}
+
+// trusted reports whether only root and this process's user may write a file.
+func trusted(path string, info fs.FileInfo) error {
+	// In a sticky directory such as /tmp others may add files, and cannot replace this one.
+	if info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return fmt.Errorf("%s may be written by others than its owner (%s): whoever does decides what this server runs; chmod go-w it", path, info.Mode().Perm())
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d, who decides what this server runs; chown it to this server's user or to root", path, s.Uid)
+	}
+	return nil
+}
+
+// digested opens the file, compares its digest, and returns it to be run by its descriptor: a file that
+// took its name meanwhile is not.
+func digested(spec *Spec, path string) (string, *os.File, error) {
+	want, err := hex.DecodeString(strings.TrimSpace(spec.SHA256))
+	if err != nil || len(want) != sha256.Size {
+		return "", nil, fmt.Errorf("sha256 must be %d hexadecimal digits, such as sha256sum prints", 2*sha256.Size)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("read the plugin's file: %w", err)
+	}
+	start := make([]byte, 4)
+	n, _ := io.ReadFull(f, start)
+	h := sha256.New()
+	h.Write(start[:n])
+	if _, err := io.Copy(h, f); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("read the plugin's file: %w", err), f.Close())
+	}
+	if got := h.Sum(nil); !bytes.Equal(got, want) {
+		return "", nil, errors.Join(fmt.Errorf("%w: %s has %x; if you trust that file, put this into the configuration", ErrDigest, spec.Command, got), f.Close())
+	}
+	if runtime.GOOS != "linux" || !bytes.Equal(start, []byte("\x7fELF")) {
+		return path, nil, f.Close() // an interpreter opens a script by its name
+	}
+	return "/proc/self/fd/3", f, nil // the first of exec.Cmd.ExtraFiles
+}
+
+// Digest returns the SHA-256 of a file in hexadecimal, as Spec.SHA256 wants it.
+func Digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read the plugin's file: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read the plugin's file: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,295 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/carillon-notify/carillon/plugins/wire"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// The codes of answers that the supervisor gives in a plugin's place. Nothing was sent then.
+const (
+	CodeDown        = "plugin_down"        // it is being started again
+	CodeQuarantined = "plugin_quarantined" // an operator should look
+	CodeStopping    = "plugin_stopping"    // this process lets it go
+)
+
+// maxHung is how many calls in a row may have to be cut off before a process is started anew.
+const maxHung = 3
+
+// healthAge is how old an answer to Health may be before the process is asked again.
+const healthAge = time.Second
+
+// Process is a provider in a process of its own that is kept running. It implements providers.Provider and
+// providers.Receiver.
+type Process struct {
+	spec     Spec
+	kind     providers.Kind
+	settings []byte
+	scrub    *scrubber
+	log      *slog.Logger
+
+	cancel  context.CancelFunc
+	stopped chan struct{} // closed when the supervisor has ended
+	closing sync.Once
+	parting context.Context // bounds the stop; set before cancel
+	ending  error           // of the stop; set before stopped is closed
+
+	mu      sync.Mutex
+	now     *instance     // nil while none runs
+	hold    *hold         // what calls are answered meanwhile
+	changed chan struct{} // closed and replaced when now or hold changes
+	health  providers.Health
+	asked   time.Time // when health was answered
+	record  record
+}
+
+// hold is what happens to messages while no process runs.
+type hold struct {
+	outcome providers.Outcome
+	code    string
+	reason  string
+	until   time.Time
+	final   bool // no process comes back
+}
+
+// newProcess starts nothing.
+func newProcess(spec Spec, kind providers.Kind, settings []byte) *Process {
+	return &Process{spec: spec, kind: kind, settings: settings, scrub: newScrubber(kind.Settings, settings), log: spec.Logger,
+		stopped: make(chan struct{}), changed: make(chan struct{}), record: record{timing: spec.Timing},
+		hold: &hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin is being started"}}
+}
+
+// start starts one process and opens its provider.
+func (p *Process) start(ctx context.Context) (*instance, error) {
+	began := time.Now()
+	i, err := launch(ctx, &p.spec)
+	if err != nil {
+		return nil, err
+	}
+	if i.kind.Name != p.kind.Name || i.kind.Channel != p.kind.Channel {
+		i.end()
+		return nil, fmt.Errorf("the file is of another kind now: %s of the channel %s; reload the routes to take it", i.kind.Name, i.kind.Channel)
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.spec.Timing.Start)
+	defer cancel()
+	if i.http, err = i.rpc.Open(ctx, p.settings); err != nil {
+		i.end()
+		return nil, err
+	}
+	if i.http != "" {
+		if _, _, err := i.child.PluginToHost("unix", strings.TrimPrefix(i.http, "unix:")); err != nil {
+			i.end()
+			return nil, fmt.Errorf("where it serves its clients: %w", err)
+		}
+	}
+	p.log.Debug("the plugin runs", "pid", i.child.ID(), "took", time.Since(began))
+	return i, nil
+}
+
+// Deliver implements providers.Provider. While no process runs it waits a moment for one, and then answers
+// in the plugin's place, burning no attempt.
+func (p *Process) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+	patience, cancel := context.WithTimeout(ctx, p.spec.Timing.Ready)
+	defer cancel()
+	for {
+		i, h := p.acquire(patience)
+		if i == nil {
+			h.answer(batch, report)
+			return nil
+		}
+		v := newVerifier(batch, p.scrub, report)
+		err := i.rpc.Deliver(ctx, batch, v.take)
+		hung := i.leave(errors.Is(err, wire.ErrCut))
+		if errors.Is(err, wire.ErrNotSent) {
+			p.lost(i)
+			continue // nothing went out: the next process may have it
+		}
+		p.judge(i, v.broken(), hung, err)
+		var own *wire.ProviderError
+		if errors.As(err, &own) {
+			return errors.New(p.scrub.text(own.Text, ""))
+		}
+		return err
+	}
+}
+
+// acquire returns the running process with a call counted in, or what to answer instead.
+func (p *Process) acquire(patience context.Context) (*instance, *hold) {
+	for {
+		p.mu.Lock()
+		i, h, changed := p.now, p.hold, p.changed
+		if i != nil {
+			i.enter()
+		}
+		p.mu.Unlock()
+		if i != nil || h.final || h.outcome == providers.Denied {
+			return i, h
+		}
+		select {
+		case <-changed:
+		case <-patience.Done():
+			return nil, h
+		}
+	}
+}
+
+// lost takes a process out that cannot be reached any more.
+func (p *Process) lost(i *instance) {
+	i.condemn(verdict{reason: "it cannot be reached"})
+	p.mu.Lock()
+	mine := p.now == i
+	p.mu.Unlock()
+	if mine {
+		p.withdraw(&hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin has just ended"})
+	}
+}
+
+// answer answers for the whole batch.
+func (h *hold) answer(batch []providers.Message, report func(providers.Result)) {
+	after := max(time.Until(h.until), 0)
+	for i := range batch {
+		report(providers.Result{ID: batch[i].ID, Outcome: h.outcome, Code: h.code, Reason: h.reason, After: after})
+	}
+}
+
+// judge looks at how a call went.
+func (p *Process) judge(i *instance, broken string, hung int, err error) {
+	if status.Code(err) == codes.ResourceExhausted {
+		broken = fmt.Sprintf("a reply of more than %d MB", maxReply>>20)
+	}
+	if broken != "" {
+		p.log.Warn("the plugin's answers break the contract", "what", broken)
+		if p.strike() {
+			i.condemn(verdict{reason: "its answers broke the contract: " + broken, quarantine: true})
+		}
+	}
+	if hung >= maxHung {
+		i.condemn(verdict{reason: fmt.Sprintf("%d calls in a row had to be cut off", hung)})
+	}
+}
+
+// strike counts an answer that broke the contract, and reports whether it was one too many.
+func (p *Process) strike() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record.strike(time.Now())
+}
+
+// check has the running process look at a message. One that cannot be asked lets it pass.
+func (p *Process) check(m *providers.Message) error {
+	p.mu.Lock()
+	i := p.now
+	p.mu.Unlock()
+	if i == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	err := i.rpc.Check(ctx, m)
+	var own *wire.ProviderError
+	if errors.As(err, &own) {
+		return errors.New(p.scrub.text(own.Text, m.Address))
+	}
+	if err != nil {
+		p.log.Debug("the plugin could not be asked to check a message", "error", err)
+	}
+	return nil
+}
+
+// Receive implements providers.Receiver, over as many processes as it takes.
+func (p *Process) Receive(ctx context.Context, report func(providers.Receipt) error) error {
+	for {
+		p.mu.Lock()
+		i, h, changed := p.now, p.hold, p.changed
+		p.mu.Unlock()
+		if i == nil && h.final {
+			return nil
+		}
+		if i != nil && i.features.Receive {
+			err := i.rpc.Receive(ctx, report)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				p.log.Debug("the plugin's receipts broke off", "error", err)
+			}
+		}
+		// A stream that ended while its process lives is begun again, without haste.
+		t := time.NewTimer(time.Second)
+		if i == nil || !i.features.Receive {
+			t.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		case <-changed:
+			t.Stop()
+		case <-t.C:
+		}
+	}
+}
+
+// Health implements providers.Provider. It adds what the supervisor knows.
+func (p *Process) Health(ctx context.Context) providers.Health {
+	p.mu.Lock()
+	i, h, health, asked := p.now, p.hold, p.health, p.asked
+	p.mu.Unlock()
+	if i == nil {
+		return providers.Health{Status: providers.HealthDown, Reason: h.reason}
+	}
+	if time.Since(asked) < healthAge {
+		return health
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if now, err := p.ask(ctx, i); err == nil {
+		return now
+	}
+	if asked.IsZero() {
+		return providers.Health{Status: providers.HealthDegraded, Reason: "the plugin does not answer"}
+	}
+	return health
+}
+
+// ask asks a process how it is, and remembers it.
+func (p *Process) ask(ctx context.Context, i *instance) (providers.Health, error) {
+	h, err := i.rpc.Health(ctx)
+	if err != nil {
+		return h, err
+	}
+	h.Reason = p.scrub.text(h.Reason, "")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now == i {
+		p.health, p.asked = h, time.Now()
+	}
+	return h, nil
+}
+
+// Retry ends a quarantine: an operator mended what was wrong.
+func (p *Process) Retry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record.forgive()
+}
+
+// Close implements providers.Provider: what is in flight is answered or ctx ends, then the process ends.
+func (p *Process) Close(ctx context.Context) error {
+	p.closing.Do(func() {
+		p.parting = ctx
+		p.cancel()
+	})
+	<-p.stopped // the stop is bounded by the first caller's ctx
+	return p.ending
+}

@@ -1,0 +1,219 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// supervise keeps a process running until Close. first is the one that is running, or err says why there
+// is none.
+func (p *Process) supervise(first *instance, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	if first != nil {
+		p.publish(first)
+	}
+	go func() {
+		defer close(p.stopped)
+		p.run(ctx, first, err)
+	}()
+}
+
+// run goes round once for each process.
+func (p *Process) run(ctx context.Context, i *instance, err error) {
+	leave := func() {
+		p.withdraw(&hold{outcome: providers.Throttled, code: CodeStopping, reason: "the plugin is being stopped", final: true})
+	}
+	for {
+		var why verdict
+		if err != nil {
+			why.reason = "it does not start: " + p.scrub.text(err.Error(), "")
+		} else {
+			why = p.watch(ctx, i)
+		}
+		if ctx.Err() != nil {
+			leave()
+			if i != nil {
+				p.ending = i.stop(p.parting)
+			}
+			return
+		}
+		wait := p.trouble(why)
+		if i != nil {
+			i.end()
+		}
+		if !p.pause(ctx, wait) {
+			leave()
+			return
+		}
+		if i, err = p.start(ctx); err == nil {
+			p.publish(i)
+		}
+	}
+}
+
+// publish makes a process the one that is called.
+func (p *Process) publish(i *instance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now, p.hold, p.asked = i, nil, time.Time{}
+	p.record.started(time.Now())
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// withdraw has calls answered by h from now on.
+func (p *Process) withdraw(h *hold) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now, p.hold = nil, h
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// watch returns when a process has ended or has to, or ctx ends.
+func (p *Process) watch(ctx context.Context, i *instance) verdict {
+	ping := time.NewTicker(p.spec.Timing.Ping)
+	defer ping.Stop()
+	var memory <-chan time.Time
+	if p.spec.Memory > 0 {
+		t := time.NewTicker(memoryEvery)
+		defer t.Stop()
+		memory = t.C
+	}
+	silent := 0
+	answers := make(chan error, 1)
+	asking := false
+	for {
+		select {
+		case <-ctx.Done():
+			return verdict{}
+		case <-i.child.exited:
+			return verdict{reason: "it ended: " + i.child.ending()}
+		case v := <-i.condemned:
+			return v
+		case <-memory:
+			if n := groupMemory(i.child.cmd.Process.Pid); n > p.spec.Memory {
+				return verdict{reason: fmt.Sprintf("it used %d MiB of memory, its limit is %d MiB", n>>20, p.spec.Memory>>20)}
+			}
+		case <-ping.C:
+			if asking {
+				continue
+			}
+			asking = true
+			go func() {
+				ctx, cancel := context.WithTimeout(ctx, p.spec.Timing.PingTimeout)
+				defer cancel()
+				_, err := p.ask(ctx, i)
+				answers <- err
+			}()
+		case err := <-answers:
+			asking = false
+			if err == nil {
+				silent = 0
+			} else if silent++; silent == 2 {
+				return verdict{reason: "it does not answer"}
+			}
+		}
+	}
+}
+
+// trouble notes why a process is gone, and says how long to wait before the next one.
+func (p *Process) trouble(why verdict) time.Duration {
+	now := time.Now()
+	p.mu.Lock()
+	wait, quarantined := p.record.crash(now, why)
+	p.mu.Unlock()
+	h := &hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin is being started again; " + why.reason, until: now.Add(wait)}
+	if quarantined {
+		h.outcome, h.code = providers.Denied, CodeQuarantined
+		h.reason = fmt.Sprintf("the plugin is quarantined for %s; %s", wait, why.reason)
+		p.log.Error("the plugin is quarantined: mend it, then reload the routes or resume this one", "reason", why.reason, "for", wait)
+	} else {
+		p.log.Warn("the plugin is started again", "reason", why.reason, "after", wait)
+	}
+	p.withdraw(h)
+	return wait
+}
+
+// pause waits, less if Retry is called. It reports false when ctx ended.
+func (p *Process) pause(ctx context.Context, wait time.Duration) bool {
+	p.mu.Lock()
+	forgiven := p.record.forgiven()
+	p.mu.Unlock()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-forgiven:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// record is what a plugin did of late. It is guarded by Process.mu.
+type record struct {
+	timing      Timing
+	crashes     []time.Time
+	strikes     []time.Time
+	quarantines int // in a row
+	since       time.Time
+	pardon      chan struct{}
+}
+
+// started notes that a process runs.
+func (r *record) started(now time.Time) { r.since = now }
+
+// strike counts one, and reports whether it was one too many.
+func (r *record) strike(now time.Time) bool {
+	r.strikes = append(recent(r.strikes, now, r.timing.Window), now)
+	return len(r.strikes) >= r.timing.Strikes
+}
+
+// crash counts one, and says how long to wait and whether that is a quarantine.
+func (r *record) crash(now time.Time, why verdict) (wait time.Duration, quarantined bool) {
+	if !r.since.IsZero() && now.Sub(r.since) > r.timing.Window {
+		r.quarantines = 0 // it did well for a while
+	}
+	r.crashes = append(recent(r.crashes, now, r.timing.Window), now)
+	if n := len(r.crashes); !why.quarantine && n < r.timing.Crashes {
+		if n == 1 {
+			return 0, false
+		}
+		return min(r.timing.BackoffMin<<min(n-2, 16), r.timing.BackoffMax), false
+	}
+	wait = min(r.timing.Quarantine<<min(r.quarantines, 16), r.timing.MaxQuarant)
+	r.quarantines++
+	r.crashes, r.strikes = nil, nil
+	return wait, true
+}
+
+// forgiven is closed by forgive.
+func (r *record) forgiven() <-chan struct{} {
+	if r.pardon == nil {
+		r.pardon = make(chan struct{})
+	}
+	return r.pardon
+}
+
+func (r *record) forgive() {
+	r.crashes, r.strikes, r.quarantines = nil, nil, 0
+	if r.pardon != nil {
+		close(r.pardon)
+		r.pardon = nil
+	}
+}
+
+// recent leaves out what is older than the window.
+func recent(ts []time.Time, now time.Time, window time.Duration) []time.Time {
+	kept := ts[:0]
+	for _, t := range ts {
+		if now.Sub(t) < window {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}
