@@ -97,7 +97,7 @@ func Digest(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the plugin's file: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", fmt.Errorf("read the plugin's file: %w", err)

@@ -216,11 +216,7 @@ func (p *Process) Receive(ctx context.Context, report func(providers.Receipt) er
 			return nil
 		}
 		if i != nil && i.features.Receive {
-			err := i.rpc.Receive(ctx, report)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil {
+			if err := i.rpc.Receive(ctx, report); err != nil {
 				p.log.Debug("the plugin's receipts broke off", "error", err)
 			}
 		}
