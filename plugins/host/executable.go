@@ -21,29 +21,7 @@ var ErrDigest = errors.New("the file's SHA-256 is not the configured one")
 // executable checks the command and returns what to run: the file that was digested by its descriptor
 // where that can be, else the path. The caller closes the file.
 func executable(spec *Spec) (path string, file *os.File, err error) {
-	path, err = filepath.Abs(spec.Command)
-	if err != nil {
-		return "", nil, fmt.Errorf("find %s: %w", spec.Command, err)
-	}
-	// What the name leads to is what is looked at.
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return "", nil, fmt.Errorf("find the plugin's file: %w", err)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", nil, fmt.Errorf("find the plugin's file: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
-		return "", nil, fmt.Errorf("%s is no executable file; make it one with chmod +x", spec.Command)
-	}
-	if err := trusted(path, info); err != nil {
-		return "", nil, err
-	}
-	dir, err := os.Stat(filepath.Dir(path))
-	if err != nil {
-		return "", nil, fmt.Errorf("look at the plugin's directory: %w", err)
-	}
-	if err := trusted(filepath.Dir(path), dir); err != nil {
+	if path, err = located(spec.Command); err != nil {
 		return "", nil, err
 	}
 	if spec.SHA256 == "" {
@@ -52,17 +30,70 @@ func executable(spec *Spec) (path string, file *os.File, err error) {
 	return digested(spec, path)
 }
 
-// trusted reports whether only root and this process's user may write a file.
-func trusted(path string, info fs.FileInfo) error {
-	// In a sticky directory such as /tmp others may add files, and cannot replace this one.
-	if info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+// located returns where a command's file really is, once it is known that nobody else can change it.
+func located(command string) (string, error) {
+	path, err := filepath.Abs(command)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", command, err)
+	}
+	// What the name leads to is what is looked at.
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return "", fmt.Errorf("find the plugin's file: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("find the plugin's file: %w", err)
+	}
+	if !runnable(info) {
+		return "", fmt.Errorf("%s is no executable file; make it one with chmod +x", command)
+	}
+	if err := unshared(path, info); err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(path)
+	if info, err = os.Stat(dir); err != nil {
+		return "", fmt.Errorf("look at the plugin's directory: %w", err)
+	}
+	if err := owned(dir, info); err != nil {
+		return "", err
+	}
+	if !sticky(info) {
+		if err := unshared(dir, info); err != nil {
+			return "", err
+		}
+	}
+	// Whoever may write a directory further up can put another one in the place of this one.
+	for dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		if info, err = os.Stat(dir); err != nil {
+			return "", fmt.Errorf("look at the plugin's directory: %w", err)
+		}
+		if info.Mode().Perm()&0o002 != 0 && !sticky(info) {
+			return "", unshared(dir, info)
+		}
+	}
+	return path, nil
+}
+
+// unshared says who else may write a file or a directory: nobody but root and this process's user should.
+func unshared(path string, info fs.FileInfo) error {
+	if info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s may be written by others than its owner (%s): whoever does decides what this server runs; chmod go-w it", path, info.Mode().Perm())
 	}
+	return owned(path, info)
+}
+
+// owned says whose a file or a directory is, if not root's or this process's user's.
+func owned(path string, info fs.FileInfo) error {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s belongs to user %d, who decides what this server runs; chown it to this server's user or to root", path, s.Uid)
 	}
 	return nil
 }
+
+// sticky reports whether it is a directory such as /tmp: others may add files there, and cannot replace
+// those that are not theirs.
+func sticky(info fs.FileInfo) bool { return info.IsDir() && info.Mode()&fs.ModeSticky != 0 }
 
 // digested opens the file, compares its digest, and returns it to be run by its descriptor: a file that
 // took its name meanwhile is not.
