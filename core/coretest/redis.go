@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -18,6 +20,7 @@ type RedisServer struct {
 	// Addr is its host:port, the same after a restart.
 	Addr string
 	t    testing.TB
+	args []string
 	cmd  *exec.Cmd
 }
 
@@ -25,8 +28,8 @@ type RedisServer struct {
 // test if none is installed, and fails it instead with CARILLON_REQUIRE_SERVERS=1.
 func Redis(t testing.TB) string { return StartRedis(t).Addr }
 
-// StartRedis is Redis with a handle on the server.
-func StartRedis(t testing.TB) *RedisServer {
+// StartRedis is Redis with a handle on the server, and arguments added to its command line.
+func StartRedis(t testing.TB, args ...string) *RedisServer {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("CARILLON_REQUIRE_SERVERS") == "1" {
@@ -38,13 +41,23 @@ func StartRedis(t testing.TB) *RedisServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &RedisServer{Addr: l.Addr().String(), t: t}
+	s := &RedisServer{Addr: l.Addr().String(), t: t, args: args}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s.Restart()
 	t.Cleanup(s.Kill)
 	return s
+}
+
+// StartSentinel starts a throw-away Redis Sentinel that watches nothing yet, and returns its address.
+func StartSentinel(t testing.TB) string {
+	t.Helper()
+	conf := filepath.Join(t.TempDir(), "sentinel.conf") // it writes there what it is told
+	if err := os.WriteFile(conf, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return StartRedis(t, conf, "--sentinel").Addr
 }
 
 // Kill kills the server as kill -9 does and waits for its end.
@@ -64,12 +77,39 @@ func (s *RedisServer) Restart() {
 	if _, err := strconv.Atoi(port); err != nil {
 		s.t.Fatal(err)
 	}
-	s.cmd = exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.t.TempDir())
+	args := append(slices.Clone(s.args), "--port", port, "--bind", "127.0.0.1", "--dir", s.t.TempDir())
+	if !slices.Contains(s.args, "--sentinel") {
+		args = append(args, "--save", "", "--appendonly", "no")
+	}
+	s.cmd = exec.Command("redis-server", args...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.do(func(ctx context.Context, c *redis.Client) error { return c.Ping(ctx).Err() })
+	s.do(func(ctx context.Context, c *redis.Client) error {
+		err := c.Ping(ctx).Err()
+		if redis.HasErrorPrefix(err, "NOAUTH") {
+			return nil // it answers
+		}
+		return err
+	})
+}
+
+// Pause stops the server in its tracks, as a machine that hangs does: it keeps its connections and
+// answers nothing until Resume.
+func (s *RedisServer) Pause() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Resume lets a paused server go on.
+func (s *RedisServer) Resume() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // FlushAll wipes the server.

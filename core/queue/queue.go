@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
@@ -28,8 +25,9 @@ const (
 
 // Options are what a Queue is opened with.
 type Options struct {
-	// URL is Embedded, redis://, rediss://, redis-sentinel:// (as asynq.ParseRedisURI reads them) or
-	// redis-cluster://user:password@host:port,host:port.
+	// URL is Embedded, redis://[user:password@]host[:port][/db], rediss:// for TLS,
+	// redis-sentinel://host,host?master=name[&sentinel_password=...] or redis-cluster://host,host;
+	// &tls=true makes the last two speak TLS.
 	URL string
 	// Window is how many wakes each queue may hold; 0 is WindowEmbedded or WindowRedis.
 	Window int
@@ -48,19 +46,23 @@ type Queue struct {
 	enqueue  *asynq.Client
 	pipe     io.Closer // the AutoPipeliner, nil for a cluster
 	log      *slog.Logger
+	tempo    tempo
 	window   window
 	bells    bells
 	epoch    epoch
 	stop     context.CancelFunc
-	work     sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	work   sync.WaitGroup // whatever runs in the background; grows under mu, until closed
 }
 
 // Open connects to Redis and checks that it will do: 6.2 or newer, and maxmemory-policy noeviction,
-// for one that evicts keys breaks asynq. Its errors name the URL without the password. ctx bounds the
-// opening only.
+// for one that evicts keys breaks asynq. Its errors name the host, never the password. ctx bounds the
+// opening only, which gives up after five seconds by itself.
 func Open(ctx context.Context, o Options) (*Queue, error) {
 	quiet()
-	q := &Queue{url: redacted(o.URL), log: o.Logger}
+	q := &Queue{url: Embedded, log: o.Logger, tempo: usual}
 	if q.log == nil {
 		q.log = slog.Default()
 	}
@@ -84,76 +86,43 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	background, stop := context.WithCancel(context.Background())
 	q.stop = stop
 	if q.embedded == nil {
-		q.work.Go(func() { q.publish(background) })
-		q.work.Go(func() { q.subscribe(background) })
+		q.spawn(func() { q.publish(background) })
+		q.spawn(func() { q.subscribe(background) })
 	}
 	return q, nil
 }
 
-// connect makes the clients. It does not touch the network.
-func (q *Queue) connect(rawURL string) (err error) {
-	if rawURL == Embedded {
-		q.embedded, err = newEmbedded()
-		if err != nil {
-			return fmt.Errorf("start the embedded Redis: %w", err)
-		}
-		q.opt = q.embedded
-	} else if q.opt, err = parse(rawURL); err != nil {
-		return fmt.Errorf("queue URL %s: %w", q.url, err)
+// spawn runs fn beside its caller, and reports whether it does: not after Close, which waits for it.
+func (q *Queue) spawn(fn func()) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
 	}
-	q.client = q.opt.MakeRedisClient().(redis.UniversalClient)
-	if single, ok := q.client.(*redis.Client); ok {
-		ap, err := single.AutoPipeline()
-		if err != nil {
-			return fmt.Errorf("make the enqueuing client: %w", err)
-		}
-		q.pipe, q.enqueue = ap, asynq.NewClientFromRedisClient(ap)
-		return nil
-	}
-	q.enqueue = asynq.NewClientFromRedisClient(q.client)
-	return nil
-}
-
-// check says whether this Redis will do.
-func (q *Queue) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if err := q.client.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("reach Redis at %s: %w", q.url, err)
-	}
-	if q.embedded != nil {
-		return nil
-	}
-	info, err := q.client.Info(ctx, "server", "memory").Result()
-	if err != nil {
-		return fmt.Errorf("ask Redis at %s for its version: %w", q.url, err)
-	}
-	version, policy := field(info, "redis_version"), field(info, "maxmemory_policy")
-	var major, minor int
-	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
-		q.log.Warn("Redis does not tell its version; 6.2 or newer is needed", "url", q.url)
-	} else if major < 6 || major == 6 && minor < 2 {
-		return fmt.Errorf("redis at %s is version %s: 6.2 or newer is needed", q.url, version)
-	}
-	switch policy {
-	case "noeviction":
-	case "":
-		q.log.Warn("Redis does not tell its maxmemory-policy; it must be noeviction", "url", q.url)
-	default:
-		return fmt.Errorf("redis at %s has maxmemory-policy %s, which loses wakes: set it to noeviction", q.url, policy)
-	}
-	return nil
+	q.work.Go(fn)
+	return true
 }
 
 // ConnOpt is how asynqmon reaches the same Redis. The clients it makes are their user's to close.
 func (q *Queue) ConnOpt() asynq.RedisConnOpt { return q.opt }
 
-// Close ends the connections. Workers started with Serve are shut down before.
+// Close ends the connections and waits for what runs in the background. Servers are to be shut down
+// before; wakes after it fail. A second Close does nothing.
 func (q *Queue) Close() error {
+	q.mu.Lock()
+	again := q.closed
+	q.closed = true
+	q.mu.Unlock()
+	if again {
+		return nil
+	}
 	q.stop()
 	err := q.disconnect()
 	q.work.Wait()
-	return err
+	if err != nil {
+		return fmt.Errorf("close the queue at %s: %w", q.url, err)
+	}
+	return nil
 }
 
 func (q *Queue) disconnect() error {
@@ -166,52 +135,6 @@ func (q *Queue) disconnect() error {
 		q.embedded.close()
 	}
 	return errors.Join(errs...)
-}
-
-// parse reads a URL of a real Redis.
-func parse(rawURL string) (asynq.RedisConnOpt, error) {
-	if !strings.HasPrefix(rawURL, "redis-cluster://") {
-		opt, err := asynq.ParseRedisURI(rawURL)
-		if err != nil {
-			return nil, errors.New("it is not a valid redis://, rediss:// or redis-sentinel:// URL")
-		}
-		if c, ok := opt.(asynq.RedisClientOpt); ok {
-			c.DialTimeout, c.ReadTimeout, c.WriteTimeout = 2*time.Second, 2*time.Second, 2*time.Second
-			return c, nil
-		}
-		return opt, nil
-	}
-	u, err := url.Parse(rawURL)
-	if err != nil || u.Host == "" {
-		return nil, errors.New("it is not a valid redis-cluster:// URL")
-	}
-	password, _ := u.User.Password()
-	return asynq.RedisClusterClientOpt{
-		Addrs: strings.Split(u.Host, ","), Username: u.User.Username(), Password: password,
-		DialTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
-	}, nil
-}
-
-// redacted is a URL without what may be secret in it.
-func redacted(rawURL string) string {
-	if rawURL == Embedded {
-		return rawURL
-	}
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		return "(unreadable)"
-	}
-	return u.Scheme + "://" + u.Host + u.Path
-}
-
-// field is one value of INFO's answer.
-func field(info, name string) string {
-	for line := range strings.Lines(info) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
-			return v
-		}
-	}
-	return ""
 }
 
 // name is the asynq queue of a route and lane.

@@ -2,10 +2,8 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -34,9 +32,11 @@ type Server struct {
 	base     context.Context // of the handlers
 	cancel   context.CancelFunc
 	lanes    []*laneServer
+	closing  sync.Once
+	ended    chan struct{}
 	mu       sync.Mutex
 	stopping bool
-	running  sync.WaitGroup
+	running  sync.WaitGroup // handlers under way; grows under mu, until stopping
 }
 
 type laneServer struct {
@@ -52,7 +52,7 @@ func (q *Queue) Serve(ctx context.Context, o ServeOptions) (*Server, error) {
 	if o.Timeout <= 0 || o.Handler == nil {
 		return nil, fmt.Errorf("serve route %s: a timeout and a handler are needed", o.Route)
 	}
-	s := &Server{queue: q, o: o}
+	s := &Server{queue: q, o: o, ended: make(chan struct{})}
 	s.base, s.cancel = context.WithCancel(ctx)
 	for _, lane := range core.Lanes {
 		n := o.Concurrency[lane]
@@ -60,8 +60,7 @@ func (q *Queue) Serve(ctx context.Context, o ServeOptions) (*Server, error) {
 			continue
 		}
 		if err := s.start(lane, n); err != nil {
-			_ = s.Shutdown(ctx)
-			return nil, fmt.Errorf("serve %s: %w", name(o.Route, lane), err)
+			return nil, errors.Join(fmt.Errorf("serve %s: %w", name(o.Route, lane), err), s.Shutdown(ctx))
 		}
 	}
 	return s, nil
@@ -71,9 +70,9 @@ func (s *Server) start(lane core.Lane, n int) error {
 	q := s.queue
 	on := name(s.o.Route, lane)
 	client := q.opt.MakeRedisClient().(redis.UniversalClient)
-	b := newBell(on, func() {
+	b := newBell(on, q.tempo, func() {
 		q.log.Warn("this asynq's dequeue is not recognised; wakes are polled for instead", "queue", on)
-	})
+	}, func() { q.window.taken(on) })
 	client.AddHook(b)
 	srv := asynq.NewServerFromRedisClient(client, asynq.Config{
 		Concurrency: n, Queues: map[string]int{on: 1},
@@ -81,11 +80,12 @@ func (s *Server) start(lane core.Lane, n int) error {
 		ShutdownTimeout: s.o.Timeout + core.LeaseSlack,
 		BaseContext:     func() context.Context { return context.WithoutCancel(s.base) },
 		RetryDelayFunc:  func(int, error, *asynq.Task) time.Duration { return time.Second },
-		Logger:          logger{q.log}, LogLevel: asynq.WarnLevel,
+		Logger:          &logger{log: q.log.With("queue", on)}, LogLevel: asynq.WarnLevel,
 	})
 	// asynq lets go of a worker whose lease it lost, though the handler still runs: this one counts.
 	slots := make(chan struct{}, n)
-	err := srv.Start(asynq.HandlerFunc(func(ctx context.Context, t *asynq.Task) error {
+	q.bells.hang(on, b) // before the first dequeue: a ring in between would not be heard
+	err := srv.Start(asynq.HandlerFunc(func(_ context.Context, t *asynq.Task) error {
 		if !s.enter() {
 			return errStopping // back to the queue, by asynq's own retry
 		}
@@ -96,9 +96,9 @@ func (s *Server) start(lane core.Lane, n int) error {
 		return nil
 	}))
 	if err != nil {
+		q.bells.unhang(on, b)
 		return errors.Join(err, client.Close())
 	}
-	q.bells.hang(on, b)
 	s.lanes = append(s.lanes, &laneServer{name: on, srv: srv, bell: b, client: client})
 	return nil
 }
@@ -125,9 +125,9 @@ func (s *Server) handle(lane core.Lane, t *asynq.Task) {
 			log.Error("a worker panicked", "panic", fmt.Sprintf("%T", v), "stack", string(debug.Stack()))
 		}
 	}()
-	var p payload
-	if err := json.Unmarshal(t.Payload(), &p); err != nil || t.Type() != taskType || p.Batch.IsZero() {
-		log.Warn("a task that is no wake was dropped", "type", t.Type())
+	p, err := decode(t.Type(), t.Payload())
+	if err != nil {
+		log.Warn("a task that is no wake was dropped", "error", err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.base, s.o.Timeout)
@@ -138,44 +138,45 @@ func (s *Server) handle(lane core.Lane, t *asynq.Task) {
 }
 
 // Shutdown takes no more wakes and waits until the handlers under way have really returned. When ctx
-// ends before, their contexts are cancelled and its error is returned.
+// ends before, their contexts are cancelled and its error is returned; what is left ends by itself as
+// they return. A second Shutdown waits like the first.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.closing.Do(func() { go s.shutDown() })
+	select {
+	case <-s.ended:
+		return nil
+	case <-ctx.Done():
+		s.refuse()
+		s.cancel()
+		return fmt.Errorf("wait for the rounds of route %s: %w", s.o.Route, ctx.Err())
+	}
+}
+
+// shutDown waits as long as handlers and Redis make it wait.
+func (s *Server) shutDown() {
+	defer close(s.ended)
+	defer s.cancel()
 	var stops sync.WaitGroup
 	for _, l := range s.lanes {
 		l.bell.close()
 		stops.Go(l.srv.Stop)
 	}
 	stops.Wait()
-	s.mu.Lock()
-	s.stopping = true
-	s.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		s.running.Wait()
-		for _, l := range s.lanes {
-			stops.Go(l.srv.Shutdown)
-		}
-		stops.Wait()
-		for _, l := range s.lanes {
-			s.queue.bells.unhang(l.name, l.bell)
-			_ = l.client.Close()
-		}
-		close(done)
-	}()
-	defer s.cancel()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the rounds of route %s: %w", s.o.Route, ctx.Err())
+	s.refuse()
+	s.running.Wait()
+	for _, l := range s.lanes {
+		stops.Go(l.srv.Shutdown)
+	}
+	stops.Wait()
+	for _, l := range s.lanes {
+		s.queue.bells.unhang(l.name, l.bell)
+		_ = l.client.Close() // nothing is under way on it
 	}
 }
 
-// logger hands asynq's log lines on.
-type logger struct{ log *slog.Logger }
-
-func (l logger) Debug(args ...any) { l.log.Debug("asynq", "text", fmt.Sprint(args...)) }
-func (l logger) Info(args ...any)  { l.log.Info("asynq", "text", fmt.Sprint(args...)) }
-func (l logger) Warn(args ...any)  { l.log.Warn("asynq", "text", fmt.Sprint(args...)) }
-func (l logger) Error(args ...any) { l.log.Error("asynq", "text", fmt.Sprint(args...)) }
-func (l logger) Fatal(args ...any) { l.log.Error("asynq", "text", fmt.Sprint(args...)) }
+// refuse lets no further handler begin.
+func (s *Server) refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+}

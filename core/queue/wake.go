@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,50 +38,90 @@ type payload struct {
 	Fence int64   `json:"f"`
 }
 
+// decode reads a task. Its errors quote nothing of it.
+func decode(kind string, body []byte) (payload, error) {
+	var p payload
+	switch err := json.Unmarshal(body, &p); {
+	case kind != taskType:
+		return payload{}, errors.New("its type is another")
+	case err != nil:
+		return payload{}, errors.New("its payload cannot be read")
+	case p.Batch.IsZero() || p.Fence <= 0:
+		return payload{}, errors.New("its payload names no batch or no fence")
+	}
+	return p, nil
+}
+
 // Wake enqueues. A wake that is in the queue already is no error. One that could not be enqueued is
-// lost, which does no harm but delay: the error says how many and why.
+// lost, which does no harm but delay: the error says how many and why. Wake returns when ctx ends,
+// whatever Redis does; what is on the wire then may still arrive. After the first failure nothing more
+// is tried, for the next would fail like it.
 func (q *Queue) Wake(ctx context.Context, wakes ...core.Wake) error {
-	if len(wakes) == 1 {
-		if err := q.wake(ctx, wakes[0]); err != nil {
-			return fmt.Errorf("enqueue a wake on Redis at %s: %w", q.url, err)
-		}
+	if len(wakes) == 0 {
 		return nil
 	}
-	var (
-		mu     sync.Mutex
-		next   int
-		failed int
-		first  error
-		wg     sync.WaitGroup
-	)
-	take := func() (core.Wake, bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		if next == len(wakes) {
-			return core.Wake{}, false
+	e := &enqueuing{wakes: wakes, ended: make(chan struct{})}
+	var wg sync.WaitGroup
+	run := func() {
+		for w, ok := e.take(); ok; w, ok = e.take() {
+			e.tell(q.wake(ctx, w))
 		}
-		next++
-		return wakes[next-1], true
 	}
-	for range min(enqueuers, len(wakes)) {
-		wg.Go(func() {
-			for w, ok := take(); ok; w, ok = take() {
-				if err := q.wake(ctx, w); err != nil {
-					mu.Lock()
-					failed++
-					if first == nil {
-						first = err
-					}
-					mu.Unlock()
-				}
-			}
-		})
+	started := q.spawn(func() {
+		defer close(e.ended)
+		for range min(enqueuers, len(wakes)) - 1 {
+			wg.Go(run)
+		}
+		run()
+		wg.Wait()
+	})
+	if !started {
+		return fmt.Errorf("enqueue %d wakes: the queue is closed", len(wakes))
 	}
-	wg.Wait()
-	if failed > 0 {
-		return fmt.Errorf("enqueue %d of %d wakes on Redis at %s: %w", failed, len(wakes), q.url, first)
+	select {
+	case <-e.ended:
+	case <-ctx.Done():
+		q.window.fail(ctx.Err())
 	}
-	return nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.done == len(wakes) {
+		return nil
+	}
+	e.err = cmp.Or(e.err, ctx.Err()) // nothing more is begun
+	return fmt.Errorf("enqueue %d of %d wakes on Redis at %s: %w", len(wakes)-e.done, len(wakes), q.url, e.err)
+}
+
+// enqueuing is one call of Wake.
+type enqueuing struct {
+	wakes []core.Wake
+	ended chan struct{}
+
+	mu   sync.Mutex
+	next int
+	done int
+	err  error // the first
+}
+
+func (e *enqueuing) take() (core.Wake, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil || e.next == len(e.wakes) {
+		return core.Wake{}, false
+	}
+	e.next++
+	return e.wakes[e.next-1], true
+}
+
+func (e *enqueuing) tell(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case err == nil:
+		e.done++
+	case e.err == nil:
+		e.err = err
+	}
 }
 
 func (q *Queue) wake(ctx context.Context, w core.Wake) error {
@@ -100,7 +141,7 @@ func (q *Queue) wake(ctx context.Context, w core.Wake) error {
 	}
 	_, err = q.enqueue.EnqueueContext(ctx, asynq.NewTask(taskType, body), opts...)
 	if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
-		q.window.fail()
+		q.window.fail(err)
 		return err
 	}
 	if err == nil {

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -42,8 +43,19 @@ func (w *window) add(queue string) {
 	}
 }
 
-// fail notes that Redis could not be reached: there is no room until it can.
-func (w *window) fail() {
+// taken notes that a task left a queue's pending list.
+func (w *window) taken(queue string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.depth[queue] = max(0, w.depth[queue]-1)
+}
+
+// fail notes that Redis could not be reached: there is no room until it can. A caller that went away
+// says nothing about Redis.
+func (w *window) fail(err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.down, w.at = true, time.Time{}
@@ -96,7 +108,7 @@ func (w *window) queues() []string {
 // waits: it answers from a figure at most some 150 ms old, kept up with this process's own wakes.
 func (q *Queue) Room(_, route string, lane core.Lane) int {
 	if q.window.begin() {
-		q.work.Go(func() {
+		q.spawn(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
 			q.window.end(q.Depth(ctx))

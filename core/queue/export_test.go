@@ -1,0 +1,57 @@
+package queue
+
+import (
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// Decode is decode.
+func Decode(kind string, body []byte) (core.ID, int64, error) {
+	p, err := decode(kind, body)
+	return p.Batch, p.Fence, err
+}
+
+// TaskType is the type of every task.
+const TaskType = taskType
+
+// DoNotPoll makes the servers started from now on ask only when their bell rings.
+func (q *Queue) DoNotPoll() {
+	q.tempo.longestWait, q.tempo.askAnyway, q.tempo.forwardAnyway = time.Hour, time.Hour, time.Hour
+}
+
+// TellWaiting has fn told of each dequeue that begins to wait for its bell, from now on.
+func (q *Queue) TellWaiting(fn func(queue string)) { q.tempo.waiting = fn }
+
+// MisreadKeys makes the servers started from now on not recognise asynq's scripts.
+func (q *Queue) MisreadKeys() { q.tempo.prefix = "other:{" }
+
+// Recognised says of how many of its queues a server has seen asynq's dequeue.
+func (s *Server) Recognised() (n int) {
+	for _, l := range s.lanes {
+		if l.bell.recognised.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// Bell is one doorbell by itself.
+type Bell struct{ b *bell }
+
+// NewBell returns the doorbell of a queue in its usual tempo.
+func NewBell(queue string, lost, taken func()) Bell { return Bell{newBell(queue, usual, lost, taken)} }
+
+// Hook is what go-redis is given.
+func (b Bell) Hook() redis.Hook { return b.b }
+
+// Ring rings it.
+func (b Bell) Ring() { b.b.ring() }
+
+// Expect notes a wake due later.
+func (b Bell) Expect(due time.Time) { b.b.expect(due) }
+
+// Close lets everybody in for good.
+func (b Bell) Close() { b.b.close() }

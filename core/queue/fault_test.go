@@ -1,0 +1,229 @@
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/queue"
+)
+
+// TestRestart tells what a server does while its Redis is dead, and that it comes back by itself.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	var log lines
+	q := open(t, queue.Options{URL: "redis://" + r.Addr, Logger: log.logger()})
+	got := make(inbox, 100)
+	serve(t, q, got.handle)
+	enqueue(t, q, wake())
+	got.next(t)
+
+	r.Kill()
+	const span = 3 * time.Second
+	dials := countDials(t, r.Addr, span, func() {
+		if err := q.Wake(limit(t), wake()); err == nil {
+			t.Error("a wake was enqueued on a dead Redis")
+		}
+		if n := q.Room("x", "a", "normal"); n != 0 {
+			t.Errorf("there is room for %d on a dead Redis", n)
+		}
+		if _, err := q.Epoch(limit(t)); err == nil {
+			t.Error("a dead Redis has an epoch")
+		}
+	})
+	// One lane: the dequeue backs off to one try a second; the rest are the forwarder and two subscriptions.
+	if dials > 100*int64(span/time.Second) {
+		t.Errorf("%d connections tried in %v", dials, span)
+	}
+	t.Logf("%d connections tried in %v, %d log lines", dials, span, len(log.with("")))
+	if n := len(log.with("")); n > 10 {
+		t.Errorf("%d log lines about one outage", n)
+	}
+
+	r.Restart()
+	var lost bool
+	eventually(t, "the epoch is told to have changed", func() bool {
+		changed, err := q.Epoch(limit(t))
+		lost = lost || changed
+		return err == nil && lost
+	})
+	w := wake()
+	eventually(t, "a wake is taken", func() bool { return q.Wake(limit(t), w) == nil })
+	if g := got.next(t); g != w {
+		t.Errorf("%+v came", g)
+	}
+	eventually(t, "there is room", func() bool { return q.Room("x", "a", "normal") > 0 })
+
+	c := client(t, r.Addr)
+	before := calls(t, c)
+	<-time.After(span)
+	if n := calls(t, c) - before; n > 30*int(span/time.Second) {
+		t.Errorf("an idle server of one lane sent %d commands in %v", n, span)
+	} else {
+		t.Logf("an idle server of one lane sent %d commands in %v", n, span)
+	}
+}
+
+// countDials counts the connections that somebody tries to open to an address within a span, and
+// closes them at once.
+func countDials(t *testing.T, addr string, span time.Duration, meanwhile func()) int64 {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n.Add(1)
+			_ = c.Close()
+		}
+	}()
+	over := time.After(span)
+	meanwhile()
+	<-over
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	return n.Load()
+}
+
+// calls is how many commands Redis has run.
+func calls(t *testing.T, c *redis.Client) (n int) {
+	t.Helper()
+	info, err := c.InfoMap(t.Context(), "stats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(info["Stats"]["total_commands_processed"], &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestFlush tells that each process learns once that Redis was wiped, that the queues are named again
+// for asynqmon, and that work goes on.
+func TestFlush(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	qs := []*queue.Queue{open(t, queue.Options{URL: "redis://" + r.Addr, Routes: []string{"a", "b"}})}
+	if changed, err := qs[0].Epoch(limit(t)); err != nil || !changed {
+		t.Errorf("a Redis that was empty at the opening lost everything: %v %v", changed, err)
+	}
+	qs = append(qs, open(t, queue.Options{URL: "redis://" + r.Addr, Routes: []string{"a", "b"}}))
+	got := make(inbox, 100)
+	serve(t, qs[0], got.handle)
+	c := client(t, r.Addr)
+	for range 3 {
+		for i, q := range qs {
+			if changed, err := q.Epoch(limit(t)); err != nil || changed {
+				t.Errorf("process %d: nothing happened, yet %v %v", i, changed, err)
+			}
+		}
+		r.FlushAll()
+		for i, q := range qs {
+			if changed, err := q.Epoch(limit(t)); err != nil || !changed {
+				t.Errorf("process %d: wiped, yet %v %v", i, changed, err)
+			}
+		}
+		names, err := c.SMembers(t.Context(), "asynq:queues").Result()
+		if err != nil || len(names) != 6 || !slices.Contains(names, "b.bulk") {
+			t.Errorf("queues named: %v %v", names, err)
+		}
+		w := wake()
+		enqueue(t, qs[1], w)
+		if g := got.next(t); g != w {
+			t.Errorf("%+v came", g)
+		}
+	}
+}
+
+// TestPoison tells that a task which cannot be read is dropped with one line in the log that quotes
+// nothing of it, and holds nobody up.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	var log lines
+	q := open(t, queue.Options{URL: "redis://" + r.Addr, Logger: log.logger()})
+	c := client(t, r.Addr)
+	other := asynq.NewClientFromRedisClient(c)
+	enc := func(kind, body string) {
+		if _, err := other.Enqueue(asynq.NewTask(kind, []byte(body)), asynq.Queue("a.normal")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enc(queue.TaskType, `{"b":"secret"}`)
+	enc(queue.TaskType, `secret`)
+	enc(queue.TaskType, ``)
+	enc(queue.TaskType, `{"b":"`+core.NewID(time.Now()).String()+`"}`)
+	enc("secret", `{}`)
+	// And some that asynq itself cannot read.
+	for id, msg := range map[string]string{"x": "secret", "y": "", "z": "\x00\xff\x07"} {
+		if err := c.HSet(t.Context(), "asynq:{a.normal}:t:"+id, "msg", msg, "state", "pending").Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.LPush(t.Context(), "asynq:{a.normal}:pending", id).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.LPush(t.Context(), "asynq:{a.normal}:pending", "no such task").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w := wake()
+	enqueue(t, q, w)
+	got := make(inbox, 10)
+	serve(t, q, got.handle)
+	if g := got.next(t); g != w {
+		t.Errorf("%+v came", g)
+	}
+	// Six: asynq takes an empty message for an empty task. Of the other two it complains itself, once.
+	eventually(t, "the dropped ones are in the log", func() bool { return len(log.with("was dropped")) == 6 })
+	if n := len(log.with("Dequeue error")); n != 1 {
+		t.Errorf("asynq complains in %d lines", n)
+	}
+	if n := len(log.with("secret")); n > 0 {
+		t.Errorf("%d lines quote a task: %v", n, log.with("secret"))
+	}
+	eventually(t, "nothing waits", func() bool { return depths(t, q)["a.normal"].Pending == 0 })
+}
+
+// TestWorkerLost tells that a wake whose worker lost its Redis for a while, and ended meanwhile, is not
+// the end of the server.
+func TestWorkerLost(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	q := open(t, queue.Options{URL: "redis://" + r.Addr})
+	began, release := make(chan struct{}, 10), make(chan struct{})
+	serveAs(t, q, queue.ServeOptions{Concurrency: map[core.Lane]int{"normal": 1}, Handler: func(context.Context, core.Wake) error {
+		began <- struct{}{}
+		<-release
+		return nil
+	}})
+	enqueue(t, q, wake())
+	<-began
+	r.Restart() // empty: the task, its lease and the scripts are gone
+	close(release)
+	w := wake()
+	eventually(t, "a wake is taken", func() bool { return q.Wake(limit(t), w) == nil })
+	select {
+	case <-began:
+	case <-time.After(soon):
+		t.Error("the only worker never came back")
+	}
+}

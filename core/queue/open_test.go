@@ -1,0 +1,220 @@
+package queue_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/queue"
+)
+
+// playing is a Redis that says of itself what a test wants, and takes one section of INFO only, as
+// those before 7.0 do.
+func playing(t *testing.T, info string) string {
+	m := miniredis.RunT(t)
+	m.Server().SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
+		switch {
+		case cmd != "INFO":
+			return false
+		case info == "":
+			p.WriteError("NOPERM this user has no permissions to run the 'info' command")
+		case len(args) > 1:
+			p.WriteError("ERR syntax error")
+		default:
+			p.WriteBulk(info)
+		}
+		return true
+	})
+	return m.Addr()
+}
+
+// TestOpenRefuses tells that a Redis that will not do is refused in one line that says where and why,
+// and holds no password.
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	evicting := coretest.StartRedis(t, "--maxmemory-policy", "allkeys-lru").Addr
+	closed := coretest.StartRedis(t, "--requirepass", "right").Addr
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	for name, c := range map[string]struct{ url, want string }{
+		"evicts":          {"redis://" + evicting, "maxmemory-policy allkeys-lru, which loses wakes: set it to noeviction"},
+		"old":             {"redis://:geheim@" + playing(t, "redis_version:6.0.16\r\nmaxmemory_policy:noeviction\r\n"), "is version 6.0.16: 6.2 or newer is needed"},
+		"very old":        {"redis://" + playing(t, "redis_version:2.8.4\r\n"), "is version 2.8.4"},
+		"nobody there":    {"redis://:geheim@127.0.0.1:1/3", "reach Redis at redis://127.0.0.1:1/3: dial tcp 127.0.0.1:1: connect: connection refused"},
+		"no such host":    {"redis://:geheim@no-such-host.invalid", "reach Redis at redis://no-such-host.invalid:6379/0: "},
+		"silent":          {"redis://:geheim@" + silent.Addr().String(), "reach Redis at redis://" + silent.Addr().String()},
+		"wrong password":  {"redis://:geheim@" + closed, "WRONGPASS"},
+		"no password":     {"redis://" + closed, "NOAUTH"},
+		"no TLS":          {"rediss://:geheim@" + evicting, "reach Redis at rediss://" + evicting},
+		"no sentinel":     {"redis-sentinel://:geheim@127.0.0.1:1,127.0.0.1:2?master=m&sentinel_password=geheim", "reach Redis at redis-sentinel://127.0.0.1:1,127.0.0.1:2/0: "},
+		"not a cluster":   {"redis-cluster://:geheim@" + evicting, "reach Redis at redis-cluster://"},
+		"no scheme":       {"geheim", "read the queue's URL: it is not redis://"},
+		"empty":           {"", "it is not redis://"},
+		"other scheme":    {"amqp://u:geheim@h", "it is not redis://"},
+		"no host":         {"redis://u:geheim@/0", "it is not redis://"},
+		"no port":         {"redis://u:geheim@h:/0", "it is not redis://"},
+		"bad database":    {"redis://u:geheim@h/x", "it is not redis://"},
+		"negative":        {"redis://u:geheim@h/-1", "it is not redis://"},
+		"bad escape":      {"redis://u:geheim%zz@h/0", "it is not redis://"},
+		"two hosts":       {"redis://u:geheim@h,i/0", "it is not redis://"},
+		"no master":       {"redis-sentinel://u:geheim@h,i", "it is not redis://"},
+		"half a password": {"redis://u:ge/heim@h/0", "it is not redis://"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			began := time.Now()
+			q, err := queue.Open(limit(t), queue.Options{URL: c.url, Logger: slog.New(slog.DiscardHandler)})
+			if err == nil {
+				_ = q.Close()
+				t.Fatal("it was taken")
+			}
+			said := err.Error()
+			if !strings.Contains(said, c.want) || strings.Contains(said, "geheim") || strings.Contains(said, "\n") {
+				t.Errorf("it says %q, not %q", said, c.want)
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			t.Log(said)
+		})
+	}
+}
+
+// TestOpenBound tells that opening ends with its context, and leaves nothing behind when it fails.
+func TestOpenBound(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	r.Pause()
+	leakless(t, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if _, err := queue.Open(ctx, queue.Options{URL: "redis://" + r.Addr}); err == nil {
+			t.Error("a Redis that does not answer was taken")
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// TestOpenTakes tells that each kind of Redis that will do carries a wake from queue to handler.
+func TestOpenTakes(t *testing.T) {
+	t.Parallel()
+	locked := func() *coretest.RedisServer { return coretest.StartRedis(t, "--requirepass", "p@ss/word") }
+	acl := coretest.StartRedis(t, "--user", "default", "on", ">x", "~*", "&*", "+@all", "--user", "ann", "on", ">p", "~*", "&*", "+@all", "-info").Addr
+	for name, c := range map[string]struct {
+		url  func(t *testing.T) string
+		warn int
+	}{
+		"6.2": {url: func(t *testing.T) string {
+			return "redis://" + playing(t, "redis_version:6.2.14\r\nmaxmemory_policy:noeviction\r\n")
+		}},
+		"8": {url: func(t *testing.T) string {
+			return "redis://" + playing(t, "redis_version:8.0.1\r\nmaxmemory_policy:noeviction\r\n")
+		}},
+		"tells nothing":  {url: func(t *testing.T) string { return "redis://" + playing(t, "# Server\r\n") }, warn: 2},
+		"may not tell":   {url: func(t *testing.T) string { return "redis://" + playing(t, "") }, warn: 2},
+		"other database": {url: func(t *testing.T) string { return "redis://" + coretest.Redis(t) + "/7" }},
+		"password":       {url: func(*testing.T) string { return "redis://:p%40ss%2Fword@" + locked().Addr }},
+		"user":           {url: func(*testing.T) string { return "redis://ann:p@" + acl + "/0" }, warn: 2},
+		"cluster":        {url: startCluster},
+		"sentinel":       {url: func(t *testing.T) string { return startSentinel(t, locked()) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log lines
+			q := open(t, queue.Options{URL: c.url(t), Logger: log.logger()})
+			if warned := log.with("WARN"); len(warned) != c.warn {
+				t.Errorf("%d warnings: %v", len(warned), warned)
+			}
+			got := make(inbox, 10)
+			serve(t, q, got.handle)
+			w := wake()
+			enqueue(t, q, w)
+			if g := got.next(t); g != w {
+				t.Errorf("%+v came", g)
+			}
+			eventually(t, "nothing is left", func() bool { return depths(t, q)["a.normal"].Total() == 0 })
+			if changed, err := q.Epoch(limit(t)); err != nil || !changed {
+				t.Errorf("%v %v", changed, err)
+			}
+		})
+	}
+}
+
+// startCluster starts a Redis Cluster of one node.
+func startCluster(t *testing.T) string {
+	addr := coretest.StartRedis(t, "--cluster-enabled", "yes", "--cluster-port", "0").Addr
+	c := client(t, addr)
+	if err := c.ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the cluster is up", func() bool {
+		s, err := c.ClusterInfo(t.Context()).Result()
+		return err == nil && strings.Contains(s, "cluster_state:ok")
+	})
+	return "redis-cluster://" + addr
+}
+
+// startSentinel starts a sentinel that watches a Redis.
+func startSentinel(t *testing.T, master *coretest.RedisServer) string {
+	addr := coretest.StartSentinel(t)
+	c := redis.NewSentinelClient(&redis.Options{Addr: addr})
+	t.Cleanup(func() { _ = c.Close() })
+	host, port, _ := net.SplitHostPort(master.Addr)
+	if err := c.Monitor(t.Context(), "main", host, port, "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Set(t.Context(), "main", "auth-pass", "p@ss/word").Err(); err != nil {
+		t.Fatal(err)
+	}
+	return "redis-sentinel://:p%40ss%2Fword@" + addr + "?master=main"
+}
+
+// TestEmbeddedForgetsInTime tells that the embedded Redis ages its keys: asynq's own would pile up.
+func TestEmbeddedForgetsInTime(t *testing.T) {
+	t.Parallel()
+	q := open(t, queue.Options{URL: queue.Embedded})
+	c := q.ConnOpt().MakeRedisClient().(redis.UniversalClient)
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.Set(t.Context(), "x", "y", 1500*time.Millisecond).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the key is gone", func() bool { return c.Exists(t.Context(), "x").Val() == 0 })
+}
+
+// TestEmbeddedPipes tells that the embedded Redis takes pipelines longer than any buffer, from many
+// at once.
+func TestEmbeddedPipes(t *testing.T) {
+	t.Parallel()
+	q := open(t, queue.Options{URL: queue.Embedded})
+	c := q.ConnOpt().MakeRedisClient().(redis.UniversalClient)
+	t.Cleanup(func() { _ = c.Close() })
+	var done atomic.Int64
+	for range 8 {
+		go func() {
+			pipe := c.Pipeline()
+			for range 5000 {
+				pipe.Echo(t.Context(), strings.Repeat("x", 100))
+			}
+			if _, err := pipe.Exec(t.Context()); err != nil {
+				t.Error(err)
+			}
+			done.Add(1)
+		}()
+	}
+	eventually(t, "all have their answers", func() bool { return done.Load() == 8 })
+}

@@ -1,0 +1,185 @@
+package queue
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+)
+
+// patience is how long one dial, read or write may take. A command is never tried twice: a dequeue
+// whose answer was lost would take a second task, and rows are the truth for all the rest.
+const patience = 2 * time.Second
+
+// once is go-redis's word for no second try.
+const once = -1
+
+// connect makes the clients. It does not touch the network.
+func (q *Queue) connect(rawURL string) (err error) {
+	if rawURL == Embedded {
+		q.embedded, err = newEmbedded()
+		if err != nil {
+			return fmt.Errorf("start the embedded Redis: %w", err)
+		}
+		q.opt = q.embedded
+	} else {
+		r, err := parse(rawURL)
+		if err != nil {
+			return fmt.Errorf("read the queue's URL: %w", err)
+		}
+		q.opt, q.url = r, r.String()
+	}
+	q.client = q.opt.MakeRedisClient().(redis.UniversalClient)
+	if one, ok := q.client.(*redis.Client); ok {
+		ap, err := one.AutoPipeline()
+		if err != nil {
+			return fmt.Errorf("make the enqueuing client: %w", err)
+		}
+		q.pipe, q.enqueue = ap, asynq.NewClientFromRedisClient(ap)
+		return nil
+	}
+	q.enqueue = asynq.NewClientFromRedisClient(q.client)
+	return nil
+}
+
+// check says whether this Redis will do.
+func (q *Queue) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := q.client.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("reach Redis at %s: %w", q.url, oneLine{err})
+	}
+	if q.embedded != nil {
+		return nil
+	}
+	// Not by section: before 7.0, INFO takes one only.
+	info, err := q.client.Info(ctx).Result()
+	if err != nil && !redis.HasErrorPrefix(err, "NOPERM") {
+		return fmt.Errorf("ask Redis at %s for its version: %w", q.url, err)
+	}
+	version, policy := field(info, "redis_version"), field(info, "maxmemory_policy")
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		q.log.Warn("Redis does not tell its version; 6.2 or newer is needed", "url", q.url)
+	} else if major < 6 || major == 6 && minor < 2 {
+		return fmt.Errorf("redis at %s is version %s: 6.2 or newer is needed", q.url, version)
+	}
+	switch policy {
+	case "noeviction":
+	case "":
+		q.log.Warn("Redis does not tell its maxmemory-policy; it must be noeviction", "url", q.url)
+	default:
+		return fmt.Errorf("redis at %s has maxmemory-policy %s, which loses wakes: set it to noeviction", q.url, policy)
+	}
+	return nil
+}
+
+// oneLine is an error in one line: go-redis gives one for each of several hosts.
+type oneLine struct{ error }
+
+// Error implements error.
+func (o oneLine) Error() string { return strings.ReplaceAll(o.error.Error(), "\n", "; ") }
+
+// Unwrap gives the error as it was.
+func (o oneLine) Unwrap() error { return o.error }
+
+// errURL is all that is said of a URL that cannot be read, for it may hold a password.
+var errURL = errors.New("it is not redis://[user:password@]host[:port][/db], rediss://…, " +
+	"redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with &tls=true for TLS)")
+
+// remote is how a real Redis is reached. It implements asynq.RedisConnOpt.
+type remote struct {
+	scheme  string
+	options redis.UniversalOptions
+}
+
+// parse reads a URL of a real Redis. asynq's own reader loses the user's name and the default port, and
+// net/url need not take several hosts with ports.
+func parse(rawURL string) (*remote, error) {
+	scheme, rest, _ := strings.Cut(rawURL, "://")
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	at := strings.LastIndexByte(authority, '@') + 1
+	u, err := url.Parse("redis://" + authority[:at] + "host" + tail)
+	if err != nil {
+		return nil, errURL
+	}
+	r := &remote{scheme: scheme, options: redis.UniversalOptions{
+		Username: u.User.Username(), DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
+		ContextTimeoutEnabled: true, MaxRetries: once, DialerRetries: 1,
+	}}
+	o, query, port := &r.options, u.Query(), "6379"
+	o.Password, _ = u.User.Password()
+	if path := strings.Trim(u.Path, "/"); path != "" {
+		if o.DB, err = strconv.Atoi(path); err != nil || o.DB < 0 {
+			return nil, errURL
+		}
+	}
+	if scheme == "rediss" || query.Get("tls") == "true" {
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	switch scheme {
+	case "redis", "rediss", "redis-cluster":
+	case "redis-sentinel":
+		port, o.MasterName, o.SentinelPassword = "26379", query.Get("master"), query.Get("sentinel_password")
+	default:
+		return nil, errURL
+	}
+	o.Addrs = addresses(authority[at:], port)
+	if several := strings.HasPrefix(scheme, "redis-"); len(o.Addrs) == 0 || !several && len(o.Addrs) > 1 || scheme == "redis-sentinel" && o.MasterName == "" {
+		return nil, errURL
+	}
+	return r, nil
+}
+
+// addresses gives each host of a list its port; none if one is empty.
+func addresses(list, port string) (out []string) {
+	for h := range strings.SplitSeq(list, ",") {
+		host, p, err := net.SplitHostPort(h)
+		if err != nil {
+			host, p = strings.Trim(h, "[]"), port
+		}
+		if host == "" || p == "" {
+			return nil
+		}
+		out = append(out, net.JoinHostPort(host, p))
+	}
+	return out
+}
+
+// MakeRedisClient implements asynq.RedisConnOpt.
+func (r *remote) MakeRedisClient() any {
+	o := r.options
+	switch r.scheme {
+	case "redis-cluster":
+		return redis.NewClusterClient(o.Cluster())
+	case "redis-sentinel":
+		return redis.NewFailoverClient(o.Failover())
+	}
+	return redis.NewClient(o.Simple())
+}
+
+// String is where it is, without what may be secret: the URL's user, password and query.
+func (r *remote) String() string {
+	return fmt.Sprintf("%s://%s/%d", r.scheme, strings.Join(r.options.Addrs, ","), r.options.DB)
+}
+
+// field is one value of INFO's answer.
+func field(info, name string) string {
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return v
+		}
+	}
+	return ""
+}
