@@ -154,7 +154,7 @@ func BenchmarkAPNs(b *testing.B) {
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 				b.Fatal(err)
 			}
-			p := startProcess(b, "orchestrator", []string{"-config", file}, nil)
+			p, profile := measured(b, []string{"-config", file})
 			c := newCaller(b, p.base)
 			n := 20_000
 			if perRequest == 1 {
@@ -166,12 +166,14 @@ func BenchmarkAPNs(b *testing.B) {
 				rt, ru := rawLoop(b, w, n)
 				rawTook, rawUsed = rawTook+rt, rawUsed+ru
 				start := w.taken(b)
+				end := profile()
 				before := cpu(b, p.cmd.Process.Pid)
 				began := time.Now()
 				sendBatches(b, c, n, perRequest)
 				eventually(b, 2*time.Minute, "all pushes taken", func() bool { return w.taken(b) >= start+uint64(n) })
 				took += time.Since(began)
 				used += cpu(b, p.cmd.Process.Pid) - before
+				end()
 			}
 			total := float64(b.N * n)
 			b.ReportMetric(total/took.Seconds(), "msgs/s")

@@ -174,6 +174,9 @@ var binaries = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if os.Getenv(profiled) != "" {
+		os.Exit(runProfiled())
+	}
 	code := m.Run()
 	if dir, err := binaries(); err == nil && dir != "" {
 		os.RemoveAll(dir)
@@ -198,8 +201,16 @@ func startProcess(t testing.TB, name string, args, env []string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(filepath.Join(dir, name), args...), done: make(chan struct{}), log: &bytes.Buffer{}}
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	cmd := exec.Command(filepath.Join(dir, name), args...)
+	cmd.Env = env
+	return startCommand(t, cmd)
+}
+
+// startCommand is startProcess for a command with its arguments and the environment of its own.
+func startCommand(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, done: make(chan struct{}), log: &bytes.Buffer{}}
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, cmd.Env...)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := p.cmd.StdoutPipe()
@@ -233,9 +244,9 @@ func startProcess(t testing.TB, name string, args, env []string) *process {
 	select {
 	case p.base = <-up:
 	case <-p.done:
-		t.Fatalf("%s ended: %v\n%s", name, p.err, p.said())
+		t.Fatalf("%s ended: %v\n%s", cmd.Path, p.err, p.said())
 	case <-time.After(30 * time.Second):
-		t.Fatalf("%s did not start\n%s", name, p.said())
+		t.Fatalf("%s did not start\n%s", cmd.Path, p.said())
 	}
 	return p
 }
