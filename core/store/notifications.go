@@ -133,6 +133,7 @@ func (s *Store) Notifications(ctx context.Context, f core.NotificationFilter) (o
 				continue
 			}
 			if out = append(out, *v); len(out) == limit {
+				next = "" // of an earlier page
 				if i < len(page)-1 || more {
 					next = v.ID.String()
 				}
