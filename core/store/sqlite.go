@@ -13,8 +13,6 @@ import (
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
-
-	"github.com/carillon-notify/carillon/core"
 )
 
 // readers is how many connections read at once.
@@ -23,8 +21,8 @@ const readers = 4
 type sqliteDB struct {
 	writeDB *sql.DB
 	readDB  *sql.DB
-	conn    *sql.Conn // the one that writes
-	stmts   map[string]*sql.Stmt
+	conn    *sql.Conn     // the one that writes
+	writing *sqliteConn   // conn's own, below database/sql
 	turn    chan struct{} // held by whoever writes
 	closed  bool          // guarded by turn
 	lockf   *os.File
@@ -37,7 +35,7 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
-	b := &sqliteDB{stmts: map[string]*sql.Stmt{}, turn: make(chan struct{}, 1)}
+	b := &sqliteDB{turn: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -102,8 +100,8 @@ func (b *sqliteDB) close() error {
 	b.turn <- struct{}{}
 	defer func() { <-b.turn }()
 	b.closed = true
-	for _, s := range b.stmts {
-		errs = append(errs, s.Close())
+	if b.writing != nil {
+		errs = append(errs, b.writing.close())
 	}
 	if b.conn != nil {
 		errs = append(errs, b.conn.Close())
@@ -129,21 +127,12 @@ func (b *sqliteDB) update(ctx context.Context, fn func(tx) error) error {
 	if b.closed {
 		return sql.ErrConnDone
 	}
-	// Not interruptible from here on: a half-run statement would cost the whole group.
-	ctx = context.WithoutCancel(ctx)
-	if _, err := b.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	err := fn(sqliteTx{b})
-	if err == nil {
-		if _, err = b.conn.ExecContext(ctx, "COMMIT"); err == nil {
-			return nil
+	return b.conn.Raw(func(driverConn any) error {
+		if b.writing == nil {
+			b.writing = newSQLiteConn(driverConn)
 		}
-		err = fmt.Errorf("commit: %w", err)
-	}
-	// A failed COMMIT or a full disk may have rolled back already; then this one fails and says nothing new.
-	_, _ = b.conn.ExecContext(ctx, "ROLLBACK")
-	return err
+		return b.writing.transaction(ctx, fn)
+	})
 }
 
 func (b *sqliteDB) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
@@ -172,68 +161,3 @@ func drain(rows *sql.Rows, scan func(row) error) (err error) {
 	}
 	return rows.Err()
 }
-
-// sqliteTx is the transaction under way on the writing connection.
-type sqliteTx struct{ b *sqliteDB }
-
-func (t sqliteTx) stmt(ctx context.Context, q string) (*sql.Stmt, error) {
-	if s := t.b.stmts[q]; s != nil {
-		return s, nil
-	}
-	s, err := t.b.conn.PrepareContext(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	t.b.stmts[q] = s
-	return s, nil
-}
-
-func (t sqliteTx) exec(ctx context.Context, q string, args ...any) (int64, error) {
-	s, err := t.stmt(context.WithoutCancel(ctx), q)
-	if err != nil {
-		return 0, err
-	}
-	res, err := s.ExecContext(context.WithoutCancel(ctx), args...)
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-func (t sqliteTx) execMany(ctx context.Context, q string, sets [][]any) ([]int64, error) {
-	out := make([]int64, len(sets))
-	for i, args := range sets {
-		n, err := t.exec(ctx, q, args...)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = n
-	}
-	return out, nil
-}
-
-func (t sqliteTx) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
-	s, err := t.stmt(context.WithoutCancel(ctx), q)
-	if err != nil {
-		return err
-	}
-	rows, err := s.QueryContext(context.WithoutCancel(ctx), args...)
-	if err != nil {
-		return err
-	}
-	return drain(rows, scan)
-}
-
-func (t sqliteTx) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
-	for i, args := range sets {
-		if err := t.query(ctx, q, func(r row) error { return scan(i, r) }, args...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// lock has nothing to do: there is one writer.
-func (t sqliteTx) lock(context.Context, []core.ID) error { return nil }
-func (t sqliteTx) skipLocked() string                    { return "" }
-func (t sqliteTx) forUpdate() string                     { return "" }
