@@ -3,6 +3,7 @@ package core
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
@@ -75,7 +76,7 @@ type Delivery struct {
 	MaxUnknown   int // more Unknowns than this fail it
 	Code         string
 	Reason       string
-	ProviderID   string
+	ProviderID   string // the service's own id; "" where it goes by ours
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 	ExpiresAt    time.Time
@@ -137,7 +138,7 @@ const (
 // 4, and pure: jitter is in [0,1).
 func (d Delivery) Apply(r providers.Result, p Policy, at time.Time, jitter float64) Verdict {
 	d.Code, d.Reason, d.UpdatedAt = r.Code, r.Reason, at
-	if r.ProviderID != "" {
+	if r.ProviderID != "" && !strings.EqualFold(r.ProviderID, d.ID.String()) {
 		d.ProviderID = r.ProviderID
 	}
 	v := Verdict{}

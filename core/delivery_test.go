@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ var answers = map[string]struct {
 	"accepted after expiry":  {expires(-time.Hour), providers.Result{Outcome: providers.Accepted}, effect{State: core.Sent, Attempts: 1}},
 	"accepted clears an old code": {func(d *core.Delivery) { d.Code, d.Reason = "busy", "was busy" }, providers.Result{Outcome: providers.Accepted},
 		effect{State: core.Sent, Attempts: 1}},
+	"accepted under our own id":         {nil, providers.Result{Outcome: providers.Accepted, ProviderID: strings.ToUpper(core.ID{}.String())}, effect{State: core.Sent, Attempts: 1}},
 	"accepted keeps an old provider id": {func(d *core.Delivery) { d.ProviderID = "first" }, providers.Result{Outcome: providers.Accepted}, effect{State: core.Sent, Attempts: 1, PID: "first"}},
 	"accepted, new address":             {nil, providers.Result{Outcome: providers.Accepted, NewAddress: "new"}, effect{State: core.Sent, Attempts: 1, Gone: gone(core.GoneEndpoint{NewAddress: "new"})}},
 	"accepted, same address":            {nil, providers.Result{Outcome: providers.Accepted, NewAddress: "old"}, effect{State: core.Sent, Attempts: 1}},

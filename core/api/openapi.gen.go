@@ -96,13 +96,15 @@ type Decision struct {
 // Delivery defines model for Delivery.
 type Delivery struct {
 	// Address Masked.
-	Address         string    `json:"address"`
-	Attempts        int       `json:"attempts"`
-	Channel         string    `json:"channel"`
-	Code            string    `json:"code,omitempty"`
-	CreatedAt       time.Time `json:"created_at"`
-	Id              string    `json:"id"`
-	Kind            string    `json:"kind"`
+	Address   string    `json:"address"`
+	Attempts  int       `json:"attempts"`
+	Channel   string    `json:"channel"`
+	Code      string    `json:"code,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	Id        string    `json:"id"`
+	Kind      string    `json:"kind"`
+
+	// ProviderId The service's own id of the message; empty where it goes by the delivery's, as APNs does.
 	ProviderId      string    `json:"provider_id,omitempty"`
 	Reason          string    `json:"reason,omitempty"`
 	Recipient       string    `json:"recipient,omitempty"`

@@ -26,6 +26,10 @@ type tx interface {
 	exec(ctx context.Context, sql string, args ...any) (int64, error)
 	// execMany is exec for many sets of arguments; it returns the rows affected by each.
 	execMany(ctx context.Context, sql string, sets [][]any) ([]int64, error)
+	// insert adds rows to a table; columns is the list of theirs, with commas between.
+	insert(ctx context.Context, table, columns string, rows [][]any) error
+	// execIDs is exec for the rows whose id is among some; {ids} in the statement stands for those.
+	execIDs(ctx context.Context, sql string, ids [][]byte, args ...any) error
 	// lock locks rows of batches against every other transaction that locks them, in one order.
 	lock(ctx context.Context, batches []core.ID) error
 	// skipLocked is the clause that takes rows for an update and passes over those in other hands.

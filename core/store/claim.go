@@ -99,8 +99,7 @@ func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 	if err := closeBatches(ctx, t, done); err != nil {
 		return err
 	}
-	_, err = t.execMany(ctx, "INSERT INTO rounds (batch_id, fence, attempt, worker, started_at) VALUES ($1, $2, $3, $4, $5)", started)
-	if err != nil {
+	if err := t.insert(ctx, "rounds", "batch_id, fence, attempt, worker, started_at", started); err != nil {
 		return fmt.Errorf("insert rounds: %w", err)
 	}
 	return markPaused(ctx, t, rounds)

@@ -259,6 +259,24 @@ func (t pgTx) execMany(ctx context.Context, q string, sets [][]any) (out []int64
 	return out, nil
 }
 
+func (t pgTx) insert(ctx context.Context, table, columns string, rows [][]any) error {
+	marks := "$1"
+	for n := range strings.Count(columns, ",") {
+		marks += fmt.Sprintf(", $%d", n+2)
+	}
+	_, err := t.execMany(ctx, "INSERT INTO "+table+" ("+columns+") VALUES ("+marks+")", rows)
+	return err
+}
+
+func (t pgTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	q = strings.ReplaceAll(q, "{ids}", fmt.Sprintf("= ANY($%d)", len(args)+1))
+	_, err := t.t.Exec(ctx, q, append(slices.Clone(args), ids)...)
+	return err
+}
+
 func (t pgTx) lock(ctx context.Context, batches []core.ID) error {
 	if len(batches) == 0 {
 		return nil

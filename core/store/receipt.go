@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -13,14 +14,14 @@ import (
 // or address is not the receipt's. It rides in a group commit.
 func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt) (found bool, err error) {
 	where, args := "route = $1 AND provider_id = $2", []any{route, clean(rc.ProviderID)}
-	if rc.ID != "" {
-		id, err := core.ParseID(rc.ID)
-		if err != nil {
-			return false, nil //nolint:nilerr // an id that is none is nobody's
-		}
+	id, err := core.ParseID(cmp.Or(rc.ID, rc.ProviderID))
+	switch {
+	case rc.ID != "" && err != nil, rc.ID == "" && rc.ProviderID == "":
+		return false, nil // an id that is none is nobody's
+	case rc.ID != "":
 		where, args = "id = $1 AND route = $2", []any{id[:], route}
-	} else if rc.ProviderID == "" {
-		return false, nil
+	case err == nil: // a service that goes by our ids
+		where, args = "route = $1 AND (provider_id = $2 OR id = $3)", append(args, id[:])
 	}
 	err = s.ride(ctx, &member{run: func(t tx) error {
 		found = false

@@ -186,7 +186,7 @@ func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.execMany(ctx, "INSERT INTO pages (id, body) VALUES ($1, $2)", rows); err != nil {
+	if err := t.insert(ctx, "pages", "id, body", rows); err != nil {
 		return fmt.Errorf("insert pages: %w", err)
 	}
 	return nil
@@ -198,9 +198,7 @@ func insertBatches(ctx context.Context, t tx, batches []core.Batch) error {
 		b := &batches[i]
 		sets[i] = []any{b.ID[:], b.App, b.Route, laneNumbers[b.Lane], int64(b.State), b.Fence, micros(b.DueAt), micros(b.RunAt), blob(b.Parent)}
 	}
-	_, err := t.execMany(ctx, `INSERT INTO batches (id, app, route, lane, state, fence, due_at, run_at, parent)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, sets)
-	if err != nil {
+	if err := t.insert(ctx, "batches", "id, app, route, lane, state, fence, due_at, run_at, parent", sets); err != nil {
 		return fmt.Errorf("insert batches: %w", err)
 	}
 	return nil
@@ -222,18 +220,15 @@ func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 		for i := range r.a.Deliveries {
 			d := &r.a.Deliveries[i]
 			ds = append(ds, []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
-				blob(d.Content.Page), int64(d.Content.Slot), int64(d.State), int64(d.MaxUnknown), micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)})
+				blob(d.Content.Page), int64(d.Content.Slot), int64(d.State), int64(0), int64(0), int64(d.MaxUnknown), "", "", "",
+				micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)})
 		}
 	}
-	_, err := t.execMany(ctx, `INSERT INTO notifications (id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key,
-		unknown, template, metadata, skipped) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`, ns)
-	if err != nil {
+	if err := t.insert(ctx, "notifications", `id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key,
+		unknown, template, metadata, skipped`, ns); err != nil {
 		return fmt.Errorf("insert notifications: %w", err)
 	}
-	_, err = t.execMany(ctx, `INSERT INTO deliveries (id, notification_id, batch_id, app, channel, kind, route, recipient, address, name,
-		page_id, slot, state, max_unknown, created_at, updated_at, expires_at, attempts, unknowns, code, reason, provider_id)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0, 0, '', '', '')`, ds)
-	if err != nil {
+	if err := t.insert(ctx, "deliveries", deliveryColumns, ds); err != nil {
 		return fmt.Errorf("insert deliveries: %w", err)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -72,24 +71,46 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 	return dropGone(ctx, t, current)
 }
 
+// outcome is what one statement writes to all deliveries that came to the same.
+type outcome struct {
+	state                  core.State
+	moved                  core.ID // to another batch, zero if it stays
+	attempts, unknowns     int
+	code, reason, provider string
+	at                     int64
+}
+
 func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
-	var verdicts []*core.Verdict
+	same := map[outcome][][]byte{}
+	var order []outcome
 	for _, s := range all {
 		for i := range s.Verdicts {
-			verdicts = append(verdicts, &s.Verdicts[i])
+			d := &s.Verdicts[i].Delivery
+			o := outcome{state: d.State, attempts: d.Attempts, unknowns: d.Unknowns, code: d.Code, reason: d.Reason, provider: d.ProviderID, at: micros(d.UpdatedAt)}
+			if d.Batch != s.Batch.ID {
+				o.moved = d.Batch
+			}
+			if same[o] == nil {
+				order = append(order, o)
+			}
+			same[o] = append(same[o], d.ID[:])
 		}
 	}
-	slices.SortFunc(verdicts, func(a, b *core.Verdict) int { return bytes.Compare(a.Delivery.ID[:], b.Delivery.ID[:]) })
-	sets := make([][]any, len(verdicts))
-	for i, v := range verdicts {
-		d := &v.Delivery
-		sets[i] = []any{d.ID[:], int64(d.State), d.Batch[:], int64(d.Attempts), int64(d.Unknowns), clean(d.Code), clean(d.Reason), clean(d.ProviderID), micros(d.UpdatedAt)}
-	}
-	_, err := t.execMany(ctx, `UPDATE deliveries SET state = CASE WHEN CAST($2 AS BIGINT) = 1 AND cancel_requested = 1 THEN 6 ELSE CAST($2 AS BIGINT) END,
-		batch_id = $3, attempts = $4, unknowns = $5, code = $6, reason = $7, provider_id = $8, updated_at = $9
-		WHERE id = $1 AND state = 1`, sets)
-	if err != nil {
-		return fmt.Errorf("settle deliveries: %w", err)
+	for _, o := range order {
+		state := "$1"
+		if o.state == core.Pending {
+			state = "CASE WHEN cancel_requested = 1 THEN 6 ELSE $1 END"
+		}
+		args := []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}
+		moved := ""
+		if !o.moved.IsZero() {
+			moved, args = ", batch_id = $8", append(args, o.moved[:])
+		}
+		err := t.execIDs(ctx, "UPDATE deliveries SET state = "+state+`, attempts = $2, unknowns = $3, code = $4, reason = $5, provider_id = $6,
+			updated_at = $7`+moved+" WHERE id {ids} AND state = 1", same[o], args...)
+		if err != nil {
+			return fmt.Errorf("settle deliveries: %w", err)
+		}
 	}
 	return nil
 }

@@ -16,10 +16,11 @@ import (
 // sqliteConn is the writing connection, spoken to below database/sql: its locks, conversions and pools
 // cost as much as a short statement does, and there is one writer, whose statements are all prepared.
 type sqliteConn struct {
-	c     driver.ConnPrepareContext
-	stmts map[string]*sqliteStmt
-	args  []driver.NamedValue // of the statement under way, used again
-	sql   strings.Builder
+	c       driver.ConnPrepareContext
+	stmts   map[string]*sqliteStmt
+	inserts map[insertShape]string
+	args    []driver.NamedValue // of the statement under way, used again
+	values  []any               // likewise, before they are bound
 }
 
 // sqliteStmt is a prepared statement whose parameters are unnamed: SQLite looks a name up at each bind.
@@ -35,7 +36,7 @@ type sqliteStmt struct {
 }
 
 func newSQLiteConn(driverConn any) *sqliteConn {
-	return &sqliteConn{c: driverConn.(driver.ConnPrepareContext), stmts: map[string]*sqliteStmt{}}
+	return &sqliteConn{c: driverConn.(driver.ConnPrepareContext), stmts: map[string]*sqliteStmt{}, inserts: map[insertShape]string{}}
 }
 
 func (c *sqliteConn) close() error {
@@ -88,34 +89,47 @@ func (c *sqliteConn) stmt(q string) (*sqliteStmt, error) {
 	return s, nil
 }
 
-// unnamed turns the parameters of a statement into unnamed ones and says which argument each is.
+// unnamed turns the parameters of a statement into unnamed ones, but for those that occur more than once,
+// and says which argument each is.
 func unnamed(q string) (string, []int) {
+	type mark struct{ text, param string }
+	var marks []mark
+	times := map[string]int{}
+	for {
+		text, rest, found := strings.Cut(q, "$")
+		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
+		marks = append(marks, mark{text, rest[:digits]})
+		times[rest[:digits]]++
+		if q = rest[digits:]; !found {
+			break
+		}
+	}
 	var out strings.Builder
 	var order []int
-	for {
-		before, after, found := strings.Cut(q, "$")
-		out.WriteString(before)
-		if !found {
-			return out.String(), order
-		}
-		digits := len(after) - len(strings.TrimLeft(after, "0123456789"))
-		n, err := strconv.Atoi(after[:digits])
-		if err != nil { // a dollar sign that is no parameter's
-			out.WriteByte('$')
-			q = after
+	numbers := map[string]int{}
+	for _, m := range marks {
+		out.WriteString(m.text)
+		if m.param == "" {
 			continue
 		}
+		if numbers[m.param] == 0 {
+			n, _ := strconv.Atoi(m.param) // digits
+			order = append(order, n-1)
+			numbers[m.param] = len(order) // the number that SQLite gives to an unnamed one here
+		}
 		out.WriteByte('?')
-		order = append(order, n-1)
-		q = after[digits:]
+		if times[m.param] > 1 {
+			out.WriteString(strconv.Itoa(numbers[m.param]))
+		}
 	}
+	return out.String(), order
 }
 
 // bind puts the arguments of a statement in the order of its parameters.
 func (c *sqliteConn) bind(s *sqliteStmt, args []any) ([]driver.NamedValue, error) {
 	c.args = c.args[:0]
 	for i, n := range s.order {
-		if n >= len(args) {
+		if n < 0 || n >= len(args) {
 			return nil, fmt.Errorf("there is no argument $%d", n+1)
 		}
 		v := args[n]

@@ -77,6 +77,7 @@ func receipts(t *testing.T, s *store.Store) {
 		{"no id", providers.Receipt{ID: "7", Event: providers.EventRead}, false},
 		{"unknown", providers.Receipt{ProviderID: "p-2", Event: providers.EventRead}, false},
 		{"seen by provider id", providers.Receipt{ProviderID: "p-1", Event: providers.EventSeen}, true},
+		{"by our id as the service's", providers.Receipt{ProviderID: id, Event: providers.EventSeen}, true},
 		{"again", providers.Receipt{ID: id, App: "shop", Address: "a@example.com", Event: providers.EventSeen}, true},
 		{"bounced too late", providers.Receipt{ID: id, Event: providers.EventBounced}, true},
 	} {

@@ -1,0 +1,137 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+)
+
+// chunks are how many rows one statement takes: few different statements, few of them.
+var chunks = [...]int{16, 4, 1}
+
+// chunked cuts n into chunks.
+func chunked(n int, do func(from, to int) error) error {
+	for at := 0; at < n; {
+		for _, size := range chunks {
+			if n-at < size {
+				continue
+			}
+			if err := do(at, at+size); err != nil {
+				return err
+			}
+			at += size
+			break
+		}
+	}
+	return nil
+}
+
+// insert implements tx. Binding a value costs SQLite more than writing it, so what all the rows of one
+// statement have in common is bound once.
+func (t sqliteTx) insert(ctx context.Context, table, columns string, rows [][]any) error {
+	return chunked(len(rows), func(from, to int) error {
+		part := rows[from:to]
+		common := inCommon(part)
+		q := t.c.inserts[insertShape{table, columns, len(part), common}]
+		if q == "" {
+			q = insertSQL(table, columns, len(part), common)
+			t.c.inserts[insertShape{table, columns, len(part), common}] = q
+		}
+		args := t.c.values[:0]
+		for i, row := range part {
+			for at, v := range row {
+				if i == 0 || common&(1<<at) == 0 {
+					args = append(args, v)
+				}
+			}
+		}
+		t.c.values = args
+		_, err := t.exec(ctx, q, args...)
+		return err
+	})
+}
+
+// insertShape tells one INSERT statement from another: how many rows, and which columns they have in
+// common, as a set of bits.
+type insertShape struct {
+	table, columns string
+	rows           int
+	common         uint64
+}
+
+// inCommon says in which of their first 64 columns rows have the same value.
+func inCommon(rows [][]any) uint64 {
+	var common uint64
+	if len(rows) == 1 {
+		return 0
+	}
+	for at := range min(len(rows[0]), 64) {
+		same := true
+		for i := 1; i < len(rows) && same; i++ {
+			same = sameValue(rows[0][at], rows[i][at])
+		}
+		if same {
+			common |= 1 << at
+		}
+	}
+	return common
+}
+
+func sameValue(a, b any) bool {
+	switch x := a.(type) {
+	case []byte:
+		y, ok := b.([]byte)
+		return ok && (x == nil) == (y == nil) && bytes.Equal(x, y)
+	case int64, string, nil:
+		return a == b
+	}
+	return false
+}
+
+// insertSQL is the statement of a shape. The arguments are those of the first row, and of each other
+// row those that are not in common.
+func insertSQL(table, columns string, rows int, common uint64) string {
+	var q strings.Builder
+	q.WriteString("INSERT INTO " + table + " (" + columns + ") VALUES ")
+	n := strings.Count(columns, ",") + 1
+	next := n
+	for i := range rows {
+		sep := "("
+		if i > 0 {
+			sep = ", ("
+		}
+		for at := range n {
+			param := at + 1
+			if i > 0 && common&(1<<at) == 0 {
+				next++
+				param = next
+			}
+			fmt.Fprintf(&q, "%s$%d", sep, param)
+			sep = ", "
+		}
+		q.WriteByte(')')
+	}
+	return q.String()
+}
+
+// execIDs implements tx.
+func (t sqliteTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
+	return chunked(len(ids), func(from, to int) error {
+		var in strings.Builder
+		for i := range to - from {
+			sep := "IN ("
+			if i > 0 {
+				sep = ", "
+			}
+			fmt.Fprintf(&in, "%s$%d", sep, len(args)+i+1)
+		}
+		all := append(t.c.values[:0], args...)
+		for _, id := range ids[from:to] {
+			all = append(all, id)
+		}
+		t.c.values = all
+		_, err := t.exec(ctx, strings.ReplaceAll(q, "{ids}", in.String()+")"), all...)
+		return err
+	})
+}
