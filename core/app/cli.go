@@ -97,6 +97,7 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 
 // run starts everything, says what to try next, and waits.
 func run(ctx context.Context, cfg config.Config, role Role, out io.Writer, log *slog.Logger) error {
+	defer holdHeapFloor()()
 	began := time.Now()
 	a, err := Start(ctx, cfg, role, log)
 	if err != nil {
