@@ -17,7 +17,7 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	id, err := core.ParseID(cmp.Or(rc.ID, rc.ProviderID))
 	switch {
 	case rc.ID != "" && err != nil, rc.ID == "" && rc.ProviderID == "":
-		return false, nil // an id that is none is nobody's
+		return false, nil //nolint:nilerr // an id that is none is nobody's
 	case rc.ID != "":
 		where, args = "id = $1 AND route = $2", []any{id[:], route}
 	case err == nil: // a service that goes by our ids
