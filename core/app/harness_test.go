@@ -20,6 +20,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core/app"
 	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -181,6 +182,7 @@ func TestMain(m *testing.M) {
 	if dir, err := binaries(); err == nil && dir != "" {
 		os.RemoveAll(dir)
 	}
+	coretest.StopServers()
 	os.Exit(code)
 }
 

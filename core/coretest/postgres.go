@@ -66,8 +66,10 @@ func Postgres(t testing.TB) string {
 	return "postgres://postgres@/" + name + "?host=" + pg.dir
 }
 
-// StopServers stops what Postgres started and removes its files. Call it in TestMain after m.Run.
+// StopServers stops what Postgres and Chromium started and removes its files. Call it in TestMain after
+// m.Run.
 func StopServers() {
+	stopChromium()
 	if pg.cmd != nil {
 		_ = pg.cmd.Process.Signal(syscall.SIGQUIT) // at once: nobody needs the data
 		<-pg.gone
@@ -84,7 +86,7 @@ func startPostgres() {
 	}
 	slices.SortFunc(found, func(a, b string) int { return version(a) - version(b) })
 	pg.bin = filepath.Dir(found[len(found)-1])
-	removeStale()
+	removeStale(pgDirPrefix)
 	pg.err = initAndStart()
 }
 
@@ -93,11 +95,11 @@ func version(path string) int {
 	return n
 }
 
-// removeStale removes what processes that were killed left behind.
-func removeStale() {
-	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), pgDirPrefix+"*"))
+// removeStale removes what processes that were killed left behind in directories named prefix<pid>-….
+func removeStale(prefix string) {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
 	for _, d := range dirs {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(d), pgDirPrefix), "-")
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(d), prefix), "-")
 		if n, err := strconv.Atoi(pid); err == nil && syscall.Kill(n, 0) == syscall.ESRCH {
 			_ = os.RemoveAll(d)
 		}
