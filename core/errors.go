@@ -8,6 +8,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrKeyReused: the idempotency key was used with another body.
 	ErrKeyReused = errors.New("this Idempotency-Key was used with another request body in the last 24 hours")
+	// ErrTooManyFailures: too many keys that are nobody's came from that address of late.
+	ErrTooManyFailures = errors.New("too many failed attempts from this address")
 	// ErrUnavailable: the store cannot answer now. Whether what was asked was kept is not known: ask
 	// again under the same idempotency key.
 	ErrUnavailable = errors.New("the store is not available")

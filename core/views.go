@@ -2,6 +2,7 @@ package core
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
@@ -12,6 +13,30 @@ type NotificationView struct {
 	Notification
 	Counts Counts
 	Begun  bool // an attempt was made for at least one of its deliveries
+}
+
+// MaskAddress shows enough of an address to know it again, and not enough to use it. A websocket address
+// is a recipient's id, which is the application's own.
+func MaskAddress(kind, address string) string {
+	if address == "" || kind == "websocket" {
+		return address
+	}
+	r := []rune(address)
+	if _, domain, ok := strings.Cut(address, "@"); ok && r[0] != '@' {
+		return string(r[:1]) + "***@" + domain
+	}
+	if len(r) <= 8 {
+		return "***"
+	}
+	return string(r[:4]) + "***" + string(r[len(r)-4:])
+}
+
+// DeadFilter selects deliveries that failed or expired, of one app. Zero fields select all.
+type DeadFilter struct {
+	App   string
+	Route string
+	Code  string
+	Page  Page
 }
 
 // NotificationFilter selects notifications of one app. Zero fields select all.

@@ -94,6 +94,7 @@ type Options struct {
 	Stored        StoredTemplates
 	Catalog       *templates.Catalog
 	Keys          Keys
+	Auth          *Authenticator // nil: one of the API's own over Keys
 	Routes        Routes
 	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
 	Refresh       bool                        // POST /v1/token/refresh is offered
@@ -107,7 +108,6 @@ type Options struct {
 type API struct {
 	Options
 	validate *validator.Validate
-	auth     *authenticator
 	inflight inflight
 	accepts  chan struct{}
 	mux      *http.ServeMux
@@ -128,10 +128,13 @@ func New(o Options) (http.Handler, error) {
 	if o.MaxAccepts <= 0 {
 		o.MaxAccepts = 512
 	}
+	if o.Auth == nil {
+		o.Auth = NewAuthenticator(o.Keys)
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	a := &API{Options: o, validate: newValidator(), auth: newAuthenticator(o.Keys), accepts: make(chan struct{}, o.MaxAccepts), mux: http.NewServeMux()}
+	a := &API{Options: o, validate: newValidator(), accepts: make(chan struct{}, o.MaxAccepts), mux: http.NewServeMux()}
 	strict := NewStrictHandlerWithOptions(a, []StrictMiddlewareFunc{a.check}, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: a.fail, ResponseErrorHandlerFunc: a.fail})
 	HandlerWithOptions(strict, StdHTTPServerOptions{BaseRouter: a.mux, ErrorHandlerFunc: a.failParameter})

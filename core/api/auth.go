@@ -24,9 +24,10 @@ const (
 	failEvery = time.Minute
 )
 
-// authenticator finds who holds a key. Keys are 256 random bits, looked up by their SHA-256, so that
-// no comparison's time tells anything about one.
-type authenticator struct {
+// Authenticator finds who holds an API key. Keys are 256 random bits, looked up by their SHA-256, so that
+// no comparison's time tells anything about one. It counts failures by the caller's address: whoever
+// takes keys shares one, so that a guesser has one budget for all doors.
+type Authenticator struct {
 	keys    Keys
 	mu      sync.Mutex
 	known   map[[32]byte]knownKey
@@ -43,8 +44,9 @@ type bucket struct {
 	at    time.Time
 }
 
-func newAuthenticator(keys Keys) *authenticator {
-	return &authenticator{keys: keys, known: map[[32]byte]knownKey{}, buckets: map[netip.Prefix]bucket{}}
+// NewAuthenticator returns an Authenticator over the keys given.
+func NewAuthenticator(keys Keys) *Authenticator {
+	return &Authenticator{keys: keys, known: map[[32]byte]knownKey{}, buckets: map[netip.Prefix]bucket{}}
 }
 
 var (
@@ -66,8 +68,13 @@ func (a *API) authorize(r *http.Request, c *call, scope string) error {
 	if scope == recipientScope {
 		return a.authorizeRecipient(c, token, from, now)
 	}
-	p, err := a.auth.principal(r.Context(), sha256.Sum256([]byte(token)), from, now)
-	if err != nil {
+	p, err := a.Auth.principal(r.Context(), sha256.Sum256([]byte(token)), from, now)
+	switch {
+	case errors.Is(err, core.ErrNotFound):
+		return errUnauthorized
+	case errors.Is(err, core.ErrTooManyFailures):
+		return errTooMany
+	case err != nil:
 		return err
 	}
 	if !p.Can(scope) {
@@ -83,7 +90,7 @@ func (a *API) authorizeRecipient(c *call, token string, from netip.Prefix, now t
 	}
 	app, recipient, expires, err := a.Tokens.Verify(token)
 	if err != nil || !expires.After(now) || recipient == "" {
-		if a.auth.fail(from, now) {
+		if a.Auth.fail(from, now) {
 			return errTooMany
 		}
 		return errUnauthorized
@@ -92,7 +99,14 @@ func (a *API) authorizeRecipient(c *call, token string, from netip.Prefix, now t
 	return nil
 }
 
-func (au *authenticator) principal(ctx context.Context, hash [32]byte, from netip.Prefix, now time.Time) (core.Principal, error) {
+// Principal says whom a key's SHA-256 stands for: core.ErrNotFound for nobody, which counts as a failure
+// of the remote address (host:port), core.ErrTooManyFailures where that address has had too many. What
+// it says may be 10 s old.
+func (au *Authenticator) Principal(ctx context.Context, hash [32]byte, remote string) (core.Principal, error) {
+	return au.principal(ctx, hash, source(remote), time.Now())
+}
+
+func (au *Authenticator) principal(ctx context.Context, hash [32]byte, from netip.Prefix, now time.Time) (core.Principal, error) {
 	au.mu.Lock()
 	k, known := au.known[hash]
 	known = known && now.Sub(k.checked) < knownTTL
@@ -102,15 +116,15 @@ func (au *authenticator) principal(ctx context.Context, hash [32]byte, from neti
 	case known && now.Sub(k.checked) < keyTTL:
 		return k.principal, nil
 	case empty:
-		return core.Principal{}, errTooMany
+		return core.Principal{}, core.ErrTooManyFailures
 	}
 	p, err := au.keys.Principal(ctx, hash)
 	if errors.Is(err, core.ErrNotFound) {
 		au.forget(hash)
 		if au.fail(from, now) {
-			return core.Principal{}, errTooMany
+			return core.Principal{}, core.ErrTooManyFailures
 		}
-		return core.Principal{}, errUnauthorized
+		return core.Principal{}, core.ErrNotFound
 	}
 	if err != nil {
 		return core.Principal{}, fmt.Errorf("find the API key: %w", err)
@@ -124,14 +138,14 @@ func (au *authenticator) principal(ctx context.Context, hash [32]byte, from neti
 	return p, nil
 }
 
-func (au *authenticator) forget(hash [32]byte) {
+func (au *Authenticator) forget(hash [32]byte) {
 	au.mu.Lock()
 	delete(au.known, hash)
 	au.mu.Unlock()
 }
 
 // fail counts a failure and reports whether the address has had too many.
-func (au *authenticator) fail(from netip.Prefix, now time.Time) bool {
+func (au *Authenticator) fail(from netip.Prefix, now time.Time) bool {
 	au.mu.Lock()
 	defer au.mu.Unlock()
 	if len(au.buckets) >= maxKnown {
@@ -146,7 +160,7 @@ func (au *authenticator) fail(from netip.Prefix, now time.Time) bool {
 }
 
 // spent is how much of an address's bucket is used; au.mu is held.
-func (au *authenticator) spent(from netip.Prefix, now time.Time) float64 {
+func (au *Authenticator) spent(from netip.Prefix, now time.Time) float64 {
 	b := au.buckets[from]
 	return max(0, b.spent-float64(now.Sub(b.at))/float64(failEvery))
 }

@@ -147,7 +147,7 @@ func (a *API) PreviewNotification(ctx context.Context, q PreviewNotificationRequ
 	}
 	out := PreviewNotification200JSONResponse{Template: p.Template, SendAt: p.SendAt, ExpiresAt: p.ExpiresAt, Contents: []Rendered{}, Decisions: []Decision{}}
 	for _, d := range p.Decisions {
-		v := Decision{To: d.To, Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: mask(d.Kind, d.Address),
+		v := Decision{To: d.To, Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: core.MaskAddress(d.Kind, d.Address),
 			Locale: d.Locale, Decision: d.Decision, Reason: d.Reason}
 		if d.Content >= 0 {
 			v.Content = &d.Content

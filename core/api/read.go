@@ -96,7 +96,7 @@ func (a *API) ListDeliveries(ctx context.Context, q ListDeliveriesRequestObject)
 	out := ListDeliveries200JSONResponse{Data: make([]Delivery, 0, len(ds)), NextCursor: next}
 	for i := range ds {
 		d := &ds[i]
-		out.Data = append(out.Data, Delivery{Id: d.ID.String(), Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: mask(d.Kind, d.Address),
+		out.Data = append(out.Data, Delivery{Id: d.ID.String(), Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: core.MaskAddress(d.Kind, d.Address),
 			State: d.State.String(), Reason: d.Reason, Code: d.Code, Attempts: d.Attempts, UnknownAttempts: d.Unknowns, CreatedAt: d.CreatedAt, UpdatedAt: d.UpdatedAt, ProviderId: d.ProviderID})
 	}
 	return out, nil
@@ -145,21 +145,6 @@ func stamp(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
-}
-
-// mask shows enough of an address to know it again, and not enough to use it. A websocket address is
-// a recipient's id, which is the application's own.
-func mask(kind, address string) string {
-	if address == "" || kind == "websocket" {
-		return address
-	}
-	if local, domain, ok := strings.Cut(address, "@"); ok && local != "" {
-		return local[:1] + "***@" + domain
-	}
-	if len(address) <= 8 {
-		return "***"
-	}
-	return address[:4] + "***" + address[len(address)-4:]
 }
 
 // pointerOf turns a validator's namespace, "SendNotificationRequestObject.Body.to[0].address", into a

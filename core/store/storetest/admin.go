@@ -314,3 +314,55 @@ func sweep(t *testing.T, s *store.Store) {
 		t.Errorf("what is pending lost its content: %+v", r)
 	}
 }
+
+func dead(t *testing.T, s *store.Store) {
+	ids := map[string][]string{}
+	fate := func(name string, a ask, end func(*core.Delivery)) {
+		x := record(t, s, a)
+		st := judge(claim(t, s, wakeOf(x)), all(providers.Rejected))
+		for i := range st.Verdicts {
+			end(&st.Verdicts[i].Delivery)
+			ids[name] = append(ids[name], st.Verdicts[i].Delivery.ID.String())
+		}
+		settle(t, s, st)
+	}
+	fate("rejected", ask{n: 2}, func(d *core.Delivery) { d.Code = "BadTopic" })
+	fate("expired", ask{n: 1, route: "other"}, func(d *core.Delivery) { d.State, d.Code = core.Expired, core.CodeExpired })
+	fate("sent", ask{n: 1}, func(d *core.Delivery) { d.State = core.Sent })
+	fate("another app", ask{n: 1, app: "b"}, func(*core.Delivery) {})
+	record(t, s, ask{n: 1}) // pending
+	list := func(f core.DeadFilter) (out []string, next string) {
+		t.Helper()
+		if f.App == "" {
+			f.App = "shop"
+		}
+		ds, next, err := s.Dead(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range ds {
+			out = append(out, ds[i].ID.String())
+		}
+		return out, next
+	}
+	for _, c := range []struct {
+		name string
+		f    core.DeadFilter
+		want []string
+	}{
+		{"all", core.DeadFilter{}, []string{ids["expired"][0], ids["rejected"][1], ids["rejected"][0]}},
+		{"of a route", core.DeadFilter{Route: "other"}, ids["expired"]},
+		{"of a code", core.DeadFilter{Code: "BadTopic"}, []string{ids["rejected"][1], ids["rejected"][0]}},
+		{"of both", core.DeadFilter{Code: "BadTopic", Route: "other"}, nil},
+		{"another app's", core.DeadFilter{App: "b"}, ids["another app"]},
+	} {
+		if got, next := list(c.f); next != "" || !cmp.Equal(got, c.want) {
+			t.Errorf("%s: %v, then %q; want %v", c.name, got, next, c.want)
+		}
+	}
+	first, next := list(core.DeadFilter{Page: core.Page{Limit: 2}})
+	rest, end := list(core.DeadFilter{Page: core.Page{Limit: 2, Cursor: next}})
+	if len(first) != 2 || len(rest) != 1 || end != "" || rest[0] != ids["rejected"][0] {
+		t.Errorf("pages %v and %v, cursors %q and %q", first, rest, next, end)
+	}
+}

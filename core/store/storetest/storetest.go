@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"templates and keys", templatesAndKeys},
 		{"inbox", inbox},
 		{"lists", lists},
+		{"dead", dead},
 		{"sweep", sweep},
 		{"model", model},
 	} {

@@ -1,0 +1,2 @@
+-- +goose Up
+CREATE INDEX deliveries_dead ON deliveries (app, id) WHERE state IN (4, 5);
