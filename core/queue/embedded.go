@@ -8,6 +8,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // embedded is a Redis inside this process that listens nowhere: its clients reach it through pipes.
@@ -57,7 +58,9 @@ func (e *embedded) close() {
 func (e *embedded) MakeRedisClient() any { return redis.NewClient(e.options()) }
 
 func (e *embedded) options() *redis.Options {
-	return &redis.Options{Addr: Embedded, MaxRetries: -1, Protocol: 2, Dialer: func(context.Context, string, string) (net.Conn, error) {
+	// Without maintenance notifications: for these go-redis asks DNS for the address as it makes a client.
+	off := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return &redis.Options{Addr: Embedded, MaxRetries: -1, Protocol: 2, MaintNotificationsConfig: off, Dialer: func(context.Context, string, string) (net.Conn, error) {
 		ours, theirs := net.Pipe()
 		e.mr.Server().ServeConn(newUnblocked(theirs))
 		return ours, nil
