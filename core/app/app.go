@@ -186,7 +186,7 @@ func (a *App) startSandbox(context.Context) error {
 	if a.role != Orchestrator || !a.cfg.SandboxRuns() {
 		return nil
 	}
-	s, err := sandbox.Start(sandbox.Options{Dir: filepath.Join(a.cfg.Data, "sandbox")})
+	s, err := sandbox.Start(sandbox.Options{Dir: filepath.Join(a.cfg.Data, "sandbox"), Home: console.Root})
 	if err != nil {
 		return fmt.Errorf("start the sandbox: %w", err)
 	}
@@ -340,24 +340,4 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 		return ignoreClosed(a.server.Shutdown(ctx))
 	})
 	return nil
-}
-
-// console makes the web console.
-func (a *App) console(t *tokens) (*console.Console, error) {
-	secret, err := a.secret("console-secret")
-	if err != nil {
-		return nil, err
-	}
-	o := console.Options{Login: a.login, Secret: secret, Redis: a.queue.ConnOpt(), Sandbox: a.sandbox != nil}
-	if t != nil {
-		o.Token = func(app, recipient string) (string, error) {
-			token, _, err := t.Mint(app, recipient, time.Hour)
-			return token, err
-		}
-	}
-	c, err := console.New(o)
-	if err != nil {
-		return nil, fmt.Errorf("make the console: %w", err)
-	}
-	return c, nil
 }

@@ -232,8 +232,7 @@ func (a *App) tryLine() string {
 	if a.cfg.APIKey != "" {
 		key = "$CARILLON_API_KEY"
 	}
-	return fmt.Sprintf(`curl -sS %s/v1/notifications -H "Authorization: Bearer %s" -H 'Content-Type: application/json' -d '{"to":[{"email":"ann@example.com"},{"apns":"%s"},{"fcm":"fcm-token-of-a-phone"},{"websocket":"u_42"}],"content":{"title":"Hello","body":"Your first notification"}}'`,
-		a.URL(), key, strings.Repeat("0123456789abcdef", 4))
+	return fmt.Sprintf(`curl -sS %s/v1/notifications -H "Authorization: Bearer %s" -H 'Content-Type: application/json' -d '%s'`, a.URL(), key, exampleBody)
 }
 
 // local is the address in a form that a client on this machine can use.

@@ -18,6 +18,7 @@ import (
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
 	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/core/console"
 	"github.com/carillon-notify/carillon/core/dispatch"
 	"github.com/carillon-notify/carillon/core/intake"
 	"github.com/carillon-notify/carillon/core/queue"
@@ -122,11 +123,6 @@ func sandboxSettings(s *sandbox.Sandbox, kind string) (config.Settings, error) {
 		return nil, fmt.Errorf("read the sandbox's settings of %s: %w", kind, err)
 	}
 	return out, nil
-}
-
-// Login finds out whose API key it is.
-func (a *App) login(ctx context.Context, key string) (core.Principal, error) {
-	return a.store.Principal(ctx, sha256.Sum256([]byte(key)))
 }
 
 func kindsByName() map[string]providers.Kind {
@@ -290,6 +286,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 	mux.Handle("/", a.metrics.Requests(apiHandler))
 	mux.Handle("/console/", consoleHandler)
 	mux.Handle("/console", consoleHandler)
+	mux.HandleFunc("GET /favicon.ico", console.Icon) // browsers ask for it beside every page
 	mux.Handle("GET /metrics", a.metrics.Handler())
 	for _, g := range a.gateways() {
 		mux.Handle("/connection/", g.Handler())
@@ -305,7 +302,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(in *intake.Intake, catalog *templates.Catalog) (http.Handler, error) {
 	o := api.Options{Intake: in, Addresses: in.Routing(), Notifications: a.store, Recipients: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Routes: a, Ready: a.ready, Logger: a.log}
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Ready: a.ready, Logger: a.log}
 	var t *tokens
 	for _, g := range a.gateways() {
 		if g.Tokens() != nil {
@@ -323,7 +320,7 @@ func (a *App) edges(in *intake.Intake, catalog *templates.Catalog) (http.Handler
 	if err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
 	}
-	pages, err := a.console(t)
+	pages, err := a.console(t, o.Auth)
 	if err != nil {
 		return nil, err
 	}

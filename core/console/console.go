@@ -1,18 +1,17 @@
-// Package console is the web console under /console/: a login, a home page, a page that shows what
-// arrives live, and asynqmon mounted inside it at /console/queues/, behind the same login.
+// Package console is the web console under /console/: a login; pages of the routes, the notifications
+// with what became of them, and what failed; a page that shows what arrives live; and asynqmon, mounted
+// at /console/queues/ behind the same login. Its pages are rendered here, work without JavaScript (the
+// live page apart), run nothing that they show, and ask no other host for anything.
 package console
 
 import (
+	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
+	"crypto/cipher"
 	"embed"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -29,58 +28,128 @@ const (
 	Queues = "/console/queues"
 )
 
-const (
-	cookieName   = "carillon_session"
-	sessionSpan  = 12 * time.Hour
-	maxLoginBody = 4 << 10
-)
+// Notifications is what the pages read of notifications, each of one app, and their cancelling.
+type Notifications interface {
+	Notification(ctx context.Context, app string, id core.ID) (*core.NotificationView, error)
+	Notifications(ctx context.Context, f core.NotificationFilter) ([]core.NotificationView, string, error)
+	Deliveries(ctx context.Context, app string, id core.ID, p core.Page) ([]core.Delivery, string, error)
+	Timeline(ctx context.Context, app string, id core.ID) ([]core.Step, error)
+	Content(ctx context.Context, ref core.ContentRef) (*core.Content, error)
+	Dead(ctx context.Context, f core.DeadFilter) ([]core.Delivery, string, error)
+	Cancel(ctx context.Context, app string, id core.ID) (int, error)
+	Now() time.Time
+}
 
-// Options are what a Console works with.
+// Route is a route as the console shows it. Texts are as the REST API has them.
+type Route struct {
+	Name, Kind string
+	Channels   []string
+	State      string // ok, degraded, down or paused
+	Reason     string // why it is not ok, for people
+	Circuit    string // closed, open or half_open; "" without one
+	Rate       string // such as 1000/s; "" for unlimited
+	// Connections: Max 0 where the provider keeps no pool.
+	InUse, Idle, Max, Waiting int
+	Lanes                     []Lane
+}
+
+// Lane is what waits on a lane of a route, in batches.
+type Lane struct {
+	Name                     string
+	Pending, Queued, Sending int
+}
+
+// Text says how many batches wait, and where.
+func (l Lane) Text() string {
+	var out []string
+	for _, p := range []struct {
+		n    int
+		word string
+	}{{l.Pending, "pending"}, {l.Queued, "queued"}, {l.Sending, "sending"}} {
+		if p.n > 0 {
+			out = append(out, fmt.Sprintf("%d %s", p.n, p.word))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// Routes shows and steers the routes. PauseRoute of an unknown one is core.ErrNotFound.
+type Routes interface {
+	Routes(ctx context.Context) ([]Route, error)
+	PauseRoute(ctx context.Context, route string, paused bool) error
+}
+
+// Options are what a Console works with. All but Token, Example and Logger are required.
 type Options struct {
-	// Login finds out whose API key it is; core.ErrNotFound if nobody's.
-	Login func(ctx context.Context, key string) (core.Principal, error)
-	// Secret signs sessions; at least 32 bytes. With another secret all sessions end.
+	// Principal says whom the SHA-256 of an API key stands for, asked for a remote address (host:port):
+	// core.ErrNotFound if for nobody, core.ErrTooManyFailures if the address has tried too many.
+	Principal     func(ctx context.Context, hash [32]byte, remote string) (core.Principal, error)
+	Notifications Notifications
+	Routes        Routes
+	// Secret seals sessions; at least 32 bytes. With another secret all sessions end.
 	Secret []byte
 	// Redis is what asynqmon looks at.
 	Redis asynq.RedisConnOpt
 	// Sandbox says that the sandbox's pages are there to be linked.
 	Sandbox bool
+	// Example is the body of a POST /v1/notifications that works here, for the curl lines; "" for none.
+	Example string
 	// Token makes a WebSocket token for the live page; nil: the page is not offered.
-	Token func(app, recipient string) (string, error)
+	Token  func(app, recipient string) (string, error)
+	Logger *slog.Logger // nil: slog.Default()
 }
 
 // Console serves the pages. Close ends its connections to Redis.
 type Console struct {
 	o       Options
+	seal    cipher.AEAD
 	handler http.Handler
 	queues  [2]*asynqmon.HTTPHandler // 0: to look at, 1: for admins
 }
 
-//go:embed pages/*.html pages/*.js pages/*.css
+//go:embed pages static
 var files embed.FS
 
-var pages = template.Must(template.ParseFS(files, "pages/*.html"))
-
-// New returns a Console.
+// New returns a Console. The error names what is missing in the options.
 func New(o Options) (*Console, error) {
-	if len(o.Secret) < 32 {
-		return nil, errors.New("the console's secret must have at least 32 bytes")
+	if o.Principal == nil || o.Notifications == nil || o.Routes == nil || o.Redis == nil {
+		return nil, errors.New("console: Principal, Notifications, Routes and Redis are required")
 	}
-	c := &Console{o: o}
+	if len(o.Secret) < 32 {
+		return nil, errors.New("console: the secret must have at least 32 bytes")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	seal, err := newSeal(o.Secret)
+	if err != nil {
+		return nil, fmt.Errorf("console: make the seal of sessions: %w", err)
+	}
+	c := &Console{o: o, seal: seal}
 	for i := range c.queues {
 		c.queues[i] = asynqmon.New(asynqmon.Options{RootPath: Queues, RedisConnOpt: o.Redis, ReadOnly: i == 0,
-			PayloadFormatter: asynqmon.PayloadFormatterFunc(formatPayload)})
+			PayloadFormatter: asynqmon.PayloadFormatterFunc(formatPayload), ResultFormatter: asynqmon.ResultFormatterFunc(formatResult)})
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /console/login", c.loginPage)
 	mux.HandleFunc("POST /console/login", c.login)
 	mux.HandleFunc("POST /console/logout", c.logout)
-	mux.HandleFunc("GET /console/static/{file}", static)
-	mux.Handle("GET /console/{$}", c.member(c.home))
-	mux.Handle("GET /console/live", c.member(c.live))
+	for _, name := range []string{"style.css", "console.js", "live.js", "icon.svg"} {
+		mux.HandleFunc("GET /console/static/"+name, func(w http.ResponseWriter, r *http.Request) {
+			http.ServeFileFS(w, r, files, "static/"+name)
+		})
+	}
+	mux.Handle("GET /console/{$}", c.member("read", c.overview))
+	mux.Handle("GET /console/notifications", c.member("read", c.notifications))
+	mux.Handle("GET /console/notifications/{id}", c.member("read", c.notification))
+	mux.Handle("POST /console/notifications/{id}/cancel", c.member("send", c.cancel))
+	mux.Handle("GET /console/dead", c.member("read", c.dead))
+	mux.Handle("POST /console/routes/{name}/{action}", c.member("admin", c.steer))
+	mux.Handle("GET /console/live", c.member("send", c.live))
 	mux.Handle(Queues, http.RedirectHandler(Queues+"/", http.StatusMovedPermanently))
-	mux.Handle(Queues+"/", c.member(c.asynqmon))
+	mux.Handle(Queues+"/", c.member("read", c.asynqmon))
 	mux.Handle("GET /console", http.RedirectHandler(Root, http.StatusMovedPermanently))
+	mux.Handle("/", c.member("read", func(w http.ResponseWriter, r *http.Request, s session) { c.fail(w, r, s, core.ErrNotFound) }))
 	// SameSite=Strict keeps other sites' requests from being signed in; this refuses them besides.
 	c.handler = http.NewCrossOriginProtection().Handler(headers(mux))
 	return c, nil
@@ -88,6 +157,12 @@ func New(o Options) (*Console, error) {
 
 // ServeHTTP implements http.Handler.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.handler.ServeHTTP(w, r) }
+
+// Icon serves the icon of all pages, for /favicon.ico. It asks for no login.
+func Icon(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "max-age=86400")
+	http.ServeFileFS(w, r, files, "static/icon.svg")
+}
 
 // Close ends asynqmon's connections.
 func (c *Console) Close() error {
@@ -104,177 +179,63 @@ func headers(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
 		next.ServeHTTP(w, r)
 	})
 }
 
-func static(w http.ResponseWriter, r *http.Request) {
-	name := r.PathValue("file")
-	if strings.HasSuffix(name, ".html") {
-		http.NotFound(w, r)
+// page is what every page is rendered from.
+type page struct {
+	Title   string
+	App     string // "" before the login
+	Admin   bool
+	Send    bool
+	Sandbox bool
+	Live    bool
+	Refresh bool // the page keeps itself up to date
+	Body    any
+}
+
+// page renders a page as a whole before any of it is sent, so that what fails is told as a failure.
+func (c *Console) page(w http.ResponseWriter, status int, name string, p page) {
+	p.Sandbox, p.Live = c.o.Sandbox, c.o.Token != nil
+	var text bytes.Buffer
+	if err := pages.ExecuteTemplate(&text, name, p); err != nil {
+		c.o.Logger.Error("a page of the console could not be rendered", "page", name, "error", err)
+		http.Error(w, "The page could not be made; the log says why.", http.StatusInternalServerError)
 		return
 	}
-	http.ServeFileFS(w, r, files, "pages/"+name)
-}
-
-// session is who is logged in, as the cookie holds it.
-type session struct {
-	App     string    `json:"a"`
-	Scopes  []string  `json:"s"`
-	Expires time.Time `json:"e"`
-}
-
-// member lets in who is logged in and may read, and sends everybody else to the login.
-func (c *Console) member(next func(http.ResponseWriter, *http.Request, session)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, ok := c.session(r)
-		if !ok {
-			if r.Method != http.MethodGet || strings.HasPrefix(r.URL.Path, Queues+"/api/") {
-				http.Error(w, "log in at /console/login first", http.StatusUnauthorized)
-				return
-			}
-			http.Redirect(w, r, "/console/login", http.StatusSeeOther)
-			return
-		}
-		next(w, r, s)
-	})
-}
-
-func (c *Console) session(r *http.Request) (session, bool) {
-	cookie, err := r.Cookie(cookieName)
-	if err != nil {
-		return session{}, false
-	}
-	body, mac, ok := strings.Cut(cookie.Value, ".")
-	if !ok || !hmac.Equal([]byte(mac), []byte(c.sign(body))) {
-		return session{}, false
-	}
-	text, err := base64.RawURLEncoding.DecodeString(body)
-	var s session
-	if err != nil || json.Unmarshal(text, &s) != nil || time.Now().After(s.Expires) {
-		return session{}, false
-	}
-	return s, true
-}
-
-func (c *Console) sign(body string) string {
-	mac := hmac.New(sha256.New, c.o.Secret)
-	mac.Write([]byte("console\x00" + body))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
-}
-
-func (c *Console) loginPage(w http.ResponseWriter, r *http.Request) { c.page(w, "login.html", nil) }
-
-// login takes an API key with the scope read or admin as the password.
-func (c *Console) login(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxLoginBody)
-	p, err := c.o.Login(r.Context(), strings.TrimSpace(r.PostFormValue("key")))
-	switch {
-	case errors.Is(err, core.ErrNotFound) || err == nil && !p.Can("read"):
-		w.WriteHeader(http.StatusUnauthorized)
-		c.page(w, "login.html", map[string]string{"Error": "That is no API key that may read. The first key is printed when Carillon starts, and kept in <data>/api-key."})
-		return
-	case err != nil:
-		http.Error(w, "the store cannot be asked now; try again in a moment", http.StatusServiceUnavailable)
-		return
-	}
-	text, err := json.Marshal(session{App: p.App, Scopes: p.Scopes, Expires: time.Now().Add(sessionSpan)})
-	if err != nil {
-		http.Error(w, "the session could not be made", http.StatusInternalServerError)
-		return
-	}
-	body := base64.RawURLEncoding.EncodeToString(text)
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: body + "." + c.sign(body), Path: "/console", HttpOnly: true,
-		SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil, MaxAge: int(sessionSpan.Seconds())})
-	http.Redirect(w, r, Root, http.StatusSeeOther)
-}
-
-func (c *Console) logout(w http.ResponseWriter, r *http.Request) {
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/console", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
-	http.Redirect(w, r, "/console/login", http.StatusSeeOther)
-}
-
-func (c *Console) home(w http.ResponseWriter, r *http.Request, s session) {
-	c.page(w, "home.html", map[string]any{"App": s.App, "Sandbox": c.o.Sandbox, "Live": c.o.Token != nil})
-}
-
-// live connects as a recipient over the WebSocket and shows what arrives, as an app's client would.
-func (c *Console) live(w http.ResponseWriter, r *http.Request, s session) {
-	if c.o.Token == nil {
-		http.NotFound(w, r)
-		return
-	}
-	if !(core.Principal{Scopes: s.Scopes}).Can("send") {
-		http.Error(w, "an API key with the scope send may see what recipients get", http.StatusForbidden)
-		return
-	}
-	recipient := r.URL.Query().Get("recipient")
-	if recipient == "" {
-		recipient = "u_42"
-	}
-	token, err := c.o.Token(s.App, recipient)
-	if err != nil {
-		http.Error(w, "not a recipient's id", http.StatusBadRequest)
-		return
-	}
-	c.page(w, "live.html", map[string]string{"Recipient": recipient, "Token": token})
-}
-
-func (c *Console) page(w http.ResponseWriter, name string, data any) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	// An error here is the client's having gone; the templates are executed in tests.
-	_ = pages.ExecuteTemplate(w, name, data)
+	w.WriteHeader(status)
+	w.Write(text.Bytes())
 }
 
-// asynqmon serves asynqmon, for admins with its buttons. It has no login of its own, its page holds
-// inline scripts, and it asks for web fonts, which are taken out: the console asks nobody else.
-func (c *Console) asynqmon(w http.ResponseWriter, r *http.Request, s session) {
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'")
-	h := c.queues[0]
-	if (core.Principal{Scopes: s.Scopes}).Can("admin") {
-		h = c.queues[1]
-	}
-	if strings.HasPrefix(r.URL.Path, Queues+"/api/") || strings.HasPrefix(r.URL.Path, Queues+"/static/") {
-		h.ServeHTTP(w, r)
-		return
-	}
-	h.ServeHTTP(&withoutFonts{ResponseWriter: w}, r)
+func (s session) page(title string, body any) page {
+	return page{Title: title, App: s.App, Admin: s.Can("admin"), Send: s.Can("send"), Body: body}
 }
 
-// withoutFonts takes the links to web fonts out of asynqmon's page, which it writes piece by piece.
-type withoutFonts struct{ http.ResponseWriter }
-
-func (w *withoutFonts) Write(b []byte) (int, error) {
-	text := string(b)
-	for _, link := range []string{
-		`<link rel="stylesheet" href="https://fonts.googleapis.com/css?family=Roboto:300,400,500,700&display=swap"/>`,
-		`<link rel="stylesheet" href="https://fonts.googleapis.com/icon?family=Material+Icons"/>`,
-	} {
-		text = strings.Replace(text, link, "", 1)
-	}
-	if _, err := w.ResponseWriter.Write([]byte(text)); err != nil {
-		return 0, err
-	}
-	return len(b), nil
+// problem is an error that is told to the user as it is.
+type problem struct {
+	status       int
+	title, about string
 }
 
-// formatPayload shows a wake's ids, and nothing of a payload that is not a wake.
-func formatPayload(_ string, payload []byte) string {
-	var wake struct {
-		Batch core.ID `json:"b"`
-		Fence int64   `json:"f"`
-	}
-	if json.Unmarshal(payload, &wake) != nil || wake.Batch.IsZero() {
-		return "(not a wake of Carillon's)"
-	}
-	return fmt.Sprintf("batch %s, fence %d", wake.Batch, wake.Fence)
-}
+func (p *problem) Error() string { return p.about }
 
-// NewSecret returns a fresh secret for Options.Secret.
-func NewSecret() []byte {
-	b := make([]byte, 32)
-	rand.Read(b)
-	return b
+// fail tells what went wrong, and logs what is not the user's doing.
+func (c *Console) fail(w http.ResponseWriter, r *http.Request, s session, err error) {
+	var p *problem
+	switch {
+	case errors.As(err, &p):
+	case errors.Is(err, core.ErrNotFound), errors.Is(err, core.ErrBadID):
+		p = &problem{http.StatusNotFound, "Not found", "There is nothing here, or nothing that this key may see. What is older than the retention is removed."}
+	default:
+		p = &problem{http.StatusServiceUnavailable, "Not available", "The store could not be asked now. Try again in a moment."}
+		if r.Context().Err() == nil {
+			c.o.Logger.Warn("a page of the console could not be read", "page", r.Pattern, "error", err)
+		}
+	}
+	c.page(w, p.status, "error.html", s.page(p.title, p.about))
 }

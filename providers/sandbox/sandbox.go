@@ -35,6 +35,8 @@ type Options struct {
 	// OpenRelay lets SMTP clients send without STARTTLS and AUTH. Otherwise both are demanded, as a
 	// submission server does (RFC 6409, section 4.3).
 	OpenRelay bool
+	// Home is the page that the sandbox's pages link back to, "" for none.
+	Home string
 }
 
 // Script is the faults of one service, looked at for each message. Rates are 0 to 1. In this order: a

@@ -21,7 +21,7 @@ const (
 	pageLimit   = 100
 	listLimit   = 200
 	maxScript   = 64 << 10
-	contentRule = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	contentRule = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 // Handler serves what arrived: as JSON below /v1/sandbox/, and as pages below /sandbox/. It asks nobody
@@ -45,6 +45,7 @@ func (s *Sandbox) Handler() http.Handler {
 	mux.HandleFunc("GET /sandbox/{$}", s.showList)
 	mux.HandleFunc("GET /sandbox/messages/{seq}", s.showMessage)
 	mux.HandleFunc("GET /sandbox/sandbox.css", asset("web/sandbox.css", "text/css; charset=utf-8"))
+	mux.HandleFunc("GET /sandbox/icon.svg", asset("web/icon.svg", "image/svg+xml"))
 	mux.HandleFunc("GET /sandbox/sandbox.js", asset("web/sandbox.js", "text/javascript; charset=utf-8"))
 	// Another site's page must not script or empty the sandbox through somebody's browser.
 	safe := http.NewCrossOriginProtection().Handler(mux)
@@ -208,7 +209,7 @@ func (s *Sandbox) showList(w http.ResponseWriter, r *http.Request) {
 	if next != "" {
 		older = "/sandbox/?" + url.Values{"service": {string(f.Service)}, "id": {f.ID}, "address": {f.Address}, "cursor": {next}}.Encode()
 	}
-	render(w, "list", map[string]any{"Services": services, "Filter": f, "Messages": messages, "Older": older})
+	render(w, "list", map[string]any{"Services": services, "Filter": f, "Messages": messages, "Older": older, "Home": s.options.Home})
 }
 
 func (s *Sandbox) showMessage(w http.ResponseWriter, r *http.Request) {
@@ -231,7 +232,7 @@ func (s *Sandbox) showMessage(w http.ResponseWriter, r *http.Request) {
 			payload = pretty.String()
 		}
 	}
-	render(w, "message", map[string]any{"Message": m, "Parts": mail, "Payload": payload})
+	render(w, "message", map[string]any{"Message": m, "Parts": mail, "Payload": payload, "Home": s.options.Home})
 }
 
 func render(w http.ResponseWriter, name string, v any) {

@@ -1,0 +1,60 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/carillon-notify/carillon/core/api"
+	"github.com/carillon-notify/carillon/core/console"
+)
+
+// console makes the web console. It shares the API's authenticator, and so its count of wrong keys.
+func (a *App) console(t *tokens, auth *api.Authenticator) (*console.Console, error) {
+	secret, err := a.secret("console-secret")
+	if err != nil {
+		return nil, err
+	}
+	o := console.Options{Principal: auth.Principal, Notifications: a.store, Routes: consoleRoutes{a}, Secret: secret, Redis: a.queue.ConnOpt(),
+		Sandbox: a.sandbox != nil, Logger: a.log}
+	if a.sandbox != nil {
+		o.Example = exampleBody
+	}
+	if t != nil {
+		o.Token = func(app, recipient string) (string, error) {
+			token, _, err := t.Mint(app, recipient, time.Hour)
+			return token, err
+		}
+	}
+	c, err := console.New(o)
+	if err != nil {
+		return nil, fmt.Errorf("make the console: %w", err)
+	}
+	return c, nil
+}
+
+// exampleBody is a notification through all four providers, for where those are the sandbox's.
+var exampleBody = fmt.Sprintf(`{"to":[{"email":"ann@example.com"},{"apns":"%s"},{"fcm":"fcm-token-of-a-phone"},{"websocket":"u_42"}],"content":{"title":"Hello","body":"Your first notification"}}`,
+	strings.Repeat("0123456789abcdef", 4))
+
+// consoleRoutes shows the routes as the REST API does, and steers them.
+type consoleRoutes struct{ *App }
+
+// Routes implements console.Routes.
+func (c consoleRoutes) Routes(ctx context.Context) ([]console.Route, error) {
+	states, err := c.RouteStates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]console.Route, len(states))
+	for i, s := range states {
+		r := console.Route{Name: s.Name, Kind: s.Kind, Channels: s.Channels, State: s.State, Reason: s.Reason, Circuit: s.Circuit, Rate: s.Rate,
+			InUse: s.Pool.InUse, Idle: s.Pool.Idle, Max: s.Pool.Max, Waiting: s.Pool.Waiting}
+		for _, q := range s.Queue {
+			r.Lanes = append(r.Lanes, console.Lane{Name: q.Lane, Pending: q.Pending, Queued: q.Queued, Sending: q.Sending})
+		}
+		out[i] = r
+	}
+	return out, nil
+}
