@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,7 @@ type hold struct {
 
 // newProcess starts nothing.
 func newProcess(spec Spec, kind providers.Kind, settings []byte) *Process {
+	settings = bytes.Clone(settings) // for each process, and the caller's to change
 	return &Process{spec: spec, kind: kind, settings: settings, scrub: newScrubber(kind.Settings, settings), log: spec.Logger,
 		stopped: make(chan struct{}), changed: make(chan struct{}), record: record{timing: spec.Timing},
 		hold: &hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin is being started"}}
@@ -271,6 +273,16 @@ func (p *Process) ask(ctx context.Context, i *instance) (providers.Health, error
 		p.health, p.asked = h, time.Now()
 	}
 	return h, nil
+}
+
+// PID is the id of the process that runs now, 0 while none does.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now == nil || p.now.child.cmd.Process == nil {
+		return 0
+	}
+	return p.now.child.cmd.Process.Pid
 }
 
 // Retry ends a quarantine: an operator mended what was wrong.

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
@@ -30,7 +31,8 @@ func (p *Process) run(ctx context.Context, i *instance, err error) {
 	for {
 		var why verdict
 		if err != nil {
-			why.reason = "it does not start: " + p.scrub.text(err.Error(), "")
+			// go-plugin's errors have several lines.
+			why.reason = "it does not start: " + strings.Join(strings.Fields(p.scrub.text(err.Error(), "")), " ")
 		} else {
 			why = p.watch(ctx, i)
 		}

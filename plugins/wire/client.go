@@ -23,6 +23,8 @@ const (
 	requestSize = 1 << 20
 	// receipts is how many receipts are kept side by side.
 	receipts = 64
+	// codeTime is the code of messages that the plugin never had, for want of time.
+	codeTime = "time"
 )
 
 // ErrNotSent says that nothing of a batch was handed to the plugin: no message of it can have gone out.
@@ -87,6 +89,12 @@ func (c *Client) Check(ctx context.Context, m *providers.Message) error {
 // Deliver sends a batch and reports what it is answered, as it is: the ids are not looked at. A
 // *ProviderError is the provider's own; ErrNotSent and ErrCut are wrapped where they hold.
 func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+	if ctx.Err() != nil { // the plugin would learn of it only after it had the batch
+		for i := range batch {
+			report(providers.Result{ID: batch[i].ID, Outcome: providers.Deferred, Code: codeTime, Reason: "the call's time was over before the plugin had the message"})
+		}
+		return nil
+	}
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stream, err := c.rpc.Deliver(call)

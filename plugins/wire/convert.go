@@ -55,8 +55,8 @@ var events = map[string]providers.Event{
 }
 
 func kindTo(k *providers.Kind) *providerv1.Kind {
-	out := &providerv1.Kind{Name: k.Name, Channel: k.Channel, Doc: text(k.Doc, maxReason), MaxBatch: int32(k.MaxBatch),
-		Content: k.Content, Address: k.Address, Secret: k.Secret}
+	out := &providerv1.Kind{Name: valid(k.Name), Channel: valid(k.Channel), Doc: text(k.Doc, maxReason), MaxBatch: int32(k.MaxBatch),
+		Content: k.Content, Address: valid(k.Address), Secret: k.Secret}
 	for _, s := range k.Settings {
 		out.Settings = append(out.Settings, &providerv1.Setting{Name: s.Name, Type: string(s.Type), DefaultValue: s.Default,
 			Required: s.Required, Secret: s.Secret, Values: s.Values, Doc: text(s.Doc, maxReason)})
@@ -82,10 +82,12 @@ func kindFrom(k *providerv1.Kind) providers.Kind {
 	return out
 }
 
+// messageTo makes the texts valid UTF-8: protobuf refuses to write others, and with one message its whole
+// batch.
 func messageTo(out *providerv1.Message, m *providers.Message) *providerv1.Message {
-	out.Id, out.App, out.Address, out.Name = m.ID, m.App, m.Address, m.Name
-	out.Title, out.Body, out.Url, out.Data, out.Content = m.Title, m.Body, m.URL, m.Data, m.Content
-	out.Category, out.Unsubscribe, out.Priority, out.CollapseKey = m.Category, m.Unsubscribe, string(m.Priority), m.CollapseKey
+	out.Id, out.App, out.Address, out.Name = valid(m.ID), valid(m.App), valid(m.Address), valid(m.Name)
+	out.Title, out.Body, out.Url, out.Data, out.Content = valid(m.Title), valid(m.Body), valid(m.URL), m.Data, m.Content
+	out.Category, out.Unsubscribe, out.Priority, out.CollapseKey = valid(m.Category), valid(m.Unsubscribe), valid(string(m.Priority)), valid(m.CollapseKey)
 	out.CreatedAt, out.ExpiresAt = stamp(m.CreatedAt), stamp(m.ExpiresAt)
 	out.Attempt, out.Test = int32(m.Attempt), m.Test
 	return out
@@ -106,7 +108,7 @@ func messageFrom(m *providerv1.Message) providers.Message {
 }
 
 func resultTo(r *providers.Result) *providerv1.Result {
-	out := &providerv1.Result{Id: r.ID, Outcome: numbers[r.Outcome], Code: text(r.Code, maxCode), Reason: text(r.Reason, maxReason),
+	out := &providerv1.Result{Id: valid(r.ID), Outcome: numbers[r.Outcome], Code: text(r.Code, maxCode), Reason: text(r.Reason, maxReason),
 		ProviderId: text(r.ProviderID, maxID), Since: stamp(r.Since), NewAddress: text(r.NewAddress, maxID), Parts: int32(r.Parts)}
 	if r.After != 0 {
 		out.After = durationpb.New(r.After)
@@ -134,7 +136,7 @@ func receiptFrom(r *providerv1.Receipt) (providers.Receipt, bool) {
 
 func healthTo(h *providers.Health) *providerv1.HealthResponse {
 	p := &h.Pool
-	return &providerv1.HealthResponse{Status: string(h.Status), Reason: text(h.Reason, maxReason), Pool: &providerv1.PoolStats{
+	return &providerv1.HealthResponse{Status: valid(string(h.Status)), Reason: text(h.Reason, maxReason), Pool: &providerv1.PoolStats{
 		Max: int32(p.Max), Open: int32(p.Open), Idle: int32(p.Idle), InUse: int32(p.InUse), Waiting: int32(p.Waiting),
 		Opened: p.Opened, Closed: p.Closed, Failed: p.Failed, Reused: p.Reused,
 	}}
@@ -168,11 +170,17 @@ func at(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
-// text makes s what protobuf takes, valid UTF-8, and cuts it to at most n bytes between two characters.
-func text(s string, n int) string {
-	if !utf8.ValidString(s) {
-		s = strings.ToValidUTF8(s, "\uFFFD")
+// valid makes s what protobuf takes: UTF-8.
+func valid(s string) string {
+	if utf8.ValidString(s) {
+		return s
 	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// text makes s valid and cuts it to at most n bytes between two characters.
+func text(s string, n int) string {
+	s = valid(s)
 	if len(s) <= n {
 		return s
 	}
