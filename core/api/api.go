@@ -75,6 +75,9 @@ type Keys interface {
 type Routes interface {
 	RouteStates(ctx context.Context) ([]RouteState, error)
 	PauseRoute(ctx context.Context, route string, paused bool) error
+	// Reload reads the routes' settings anew. An error with a method Mistakes() []string is of settings
+	// that cannot be taken.
+	Reload(ctx context.Context) (Reloaded, error)
 }
 
 // Tokens makes and checks the tokens of recipients' clients. Verify's error may hold anything: it is
@@ -96,6 +99,7 @@ type Options struct {
 	Keys          Keys
 	Auth          *Authenticator // nil: one of the API's own over Keys
 	Routes        Routes
+	Channels      func() []ChannelDoc         // described in /openapi.yaml; nil: none but the document's own
 	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
 	Refresh       bool                        // POST /v1/token/refresh is offered
 	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes

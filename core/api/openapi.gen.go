@@ -309,6 +309,14 @@ type RecipientPatch struct {
 	Timezone   Nullable        `json:"timezone,omitempty" validate:"omitempty,timezone"`
 }
 
+// Reloaded defines model for Reloaded.
+type Reloaded struct {
+	Added   []string     `json:"added"`
+	Changed []string     `json:"changed"`
+	Faults  []RouteFault `json:"faults"`
+	Removed []string     `json:"removed"`
+}
+
 // Rendered defines model for Rendered.
 type Rendered struct {
 	Block       Object `json:"block,omitempty"`
@@ -332,6 +340,14 @@ type Rendering struct {
 	Version  int    `json:"version"`
 }
 
+// RouteFault defines model for RouteFault.
+type RouteFault struct {
+	Reason string `json:"reason"`
+
+	// Route or a plugin's name
+	Route string `json:"route"`
+}
+
 // RouteList defines model for RouteList.
 type RouteList struct {
 	Data []RouteState `json:"data"`
@@ -339,14 +355,17 @@ type RouteList struct {
 
 // RouteState defines model for RouteState.
 type RouteState struct {
-	Channels []string     `json:"channels"`
-	Circuit  string       `json:"circuit,omitempty"`
-	Kind     string       `json:"kind"`
-	Name     string       `json:"name"`
-	Pool     PoolState    `json:"pool,omitempty"`
-	Queue    []QueueDepth `json:"queue"`
-	Rate     string       `json:"rate,omitempty"`
-	Reason   string       `json:"reason,omitempty"`
+	Channels []string `json:"channels"`
+	Circuit  string   `json:"circuit,omitempty"`
+
+	// Isolation none: in the server's process; process: in one of its own
+	Isolation string       `json:"isolation,omitempty"`
+	Kind      string       `json:"kind"`
+	Name      string       `json:"name"`
+	Pool      PoolState    `json:"pool,omitempty"`
+	Queue     []QueueDepth `json:"queue"`
+	Rate      string       `json:"rate,omitempty"`
+	Reason    string       `json:"reason,omitempty"`
 
 	// State ok, degraded, down or paused
 	State string `json:"state"`
@@ -606,6 +625,9 @@ type ServerInterface interface {
 	// ListRoutes The routes, how they are and what waits on them
 	// (GET /v1/routes)
 	ListRoutes(w http.ResponseWriter, r *http.Request)
+	// ReloadRoutes Read the routes' settings and the plugins directory anew
+	// (POST /v1/routes/reload)
+	ReloadRoutes(w http.ResponseWriter, r *http.Request)
 	// SteerRoute Pause or resume a route
 	// (POST /v1/routes/{name}/{action})
 	SteerRoute(w http.ResponseWriter, r *http.Request, name string, action string)
@@ -1382,6 +1404,20 @@ func (siw *ServerInterfaceWrapper) ListRoutes(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// ReloadRoutes operation middleware
+func (siw *ServerInterfaceWrapper) ReloadRoutes(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReloadRoutes(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // SteerRoute operation middleware
 func (siw *ServerInterfaceWrapper) SteerRoute(w http.ResponseWriter, r *http.Request) {
 
@@ -1763,6 +1799,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/templates/{name}/versions/{version}", wrapper.GetTemplateVersion)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/templates/{name}/preview", wrapper.PreviewTemplate)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/routes", wrapper.ListRoutes)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/routes/reload", wrapper.ReloadRoutes)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/routes/{name}/{action}", wrapper.SteerRoute)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/livez", wrapper.Live)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/readyz", wrapper.Ready)
@@ -2659,6 +2696,44 @@ func (response ListRoutesdefaultApplicationProblemPlusJSONResponse) VisitListRou
 	return err
 }
 
+type ReloadRoutesRequestObject struct {
+}
+
+type ReloadRoutesResponseObject interface {
+	VisitReloadRoutesResponse(w http.ResponseWriter) error
+}
+
+type ReloadRoutes200JSONResponse Reloaded
+
+func (response ReloadRoutes200JSONResponse) VisitReloadRoutesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReloadRoutesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReloadRoutesdefaultApplicationProblemPlusJSONResponse) VisitReloadRoutesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type SteerRouteRequestObject struct {
 	Name   string `json:"name"`
 	Action string `json:"action"`
@@ -3036,6 +3111,9 @@ type StrictServerInterface interface {
 	// ListRoutes The routes, how they are and what waits on them
 	// (GET /v1/routes)
 	ListRoutes(ctx context.Context, request ListRoutesRequestObject) (ListRoutesResponseObject, error)
+	// ReloadRoutes Read the routes' settings and the plugins directory anew
+	// (POST /v1/routes/reload)
+	ReloadRoutes(ctx context.Context, request ReloadRoutesRequestObject) (ReloadRoutesResponseObject, error)
 	// SteerRoute Pause or resume a route
 	// (POST /v1/routes/{name}/{action})
 	SteerRoute(ctx context.Context, request SteerRouteRequestObject) (SteerRouteResponseObject, error)
@@ -3702,6 +3780,30 @@ func (sh *strictHandler) ListRoutes(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListRoutesResponseObject); ok {
 		if err := validResponse.VisitListRoutesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReloadRoutes operation middleware
+func (sh *strictHandler) ReloadRoutes(w http.ResponseWriter, r *http.Request) {
+	var request ReloadRoutesRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReloadRoutes(ctx, request.(ReloadRoutesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReloadRoutes")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReloadRoutesResponseObject); ok {
+		if err := validResponse.VisitReloadRoutesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/intake"
@@ -30,8 +31,16 @@ func (a *API) mountDocs() error {
 		return errors.New("api: the document is not there")
 	}
 	a.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		text := document
+		if a.Channels != nil {
+			var err error
+			if text, err = describedBy(document, a.Channels()); err != nil {
+				a.Logger.Error("the channels cannot be described in the document", "error", err)
+				text = document
+			}
+		}
 		w.Header().Set("Content-Type", "application/yaml")
-		w.Write(document)
+		w.Write(text)
 	})
 	sum := sha256.Sum256(style.FindSubmatch(docsPage)[1])
 	policy := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -165,6 +174,19 @@ func (a *API) ListRoutes(ctx context.Context, _ ListRoutesRequestObject) (ListRo
 		return nil, err
 	}
 	return ListRoutes200JSONResponse{Data: states}, nil
+}
+
+// ReloadRoutes implements StrictServerInterface.
+func (a *API) ReloadRoutes(ctx context.Context, _ ReloadRoutesRequestObject) (ReloadRoutesResponseObject, error) {
+	done, err := a.Routes.Reload(ctx)
+	var wrong interface{ Mistakes() []string }
+	if errors.As(err, &wrong) {
+		return nil, refuse(http.StatusUnprocessableEntity, "The settings have mistakes, nothing was changed: "+strings.Join(wrong.Mistakes(), "; "))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ReloadRoutes200JSONResponse(done), nil
 }
 
 // SteerRoute implements StrictServerInterface.

@@ -76,6 +76,7 @@ var operations = map[string]access{
 	"GET /v1/templates/{name}/versions/{version}":           {"getTemplateVersion", "read"},
 	"POST /v1/templates/{name}/preview":                     {"previewTemplate", "read"},
 	"GET /v1/routes":                                        {"listRoutes", "admin"},
+	"POST /v1/routes/reload":                                {"reloadRoutes", "admin"},
 	"POST /v1/routes/{name}/{action}":                       {"steerRoute", "admin"},
 	"GET /livez":                                            {"live", ""},
 	"GET /readyz":                                           {"ready", ""},

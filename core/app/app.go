@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -48,29 +50,39 @@ const (
 
 // App is the running process.
 type App struct {
-	cfg     config.Config
+	cfg     config.Config // as at the start; its routes and channels are config's
+	current atomic.Pointer[config.Config]
+	source  func() (config.Config, error) // reads the settings anew; nil: they do not change
 	role    Role
 	log     *slog.Logger
 	key     string // the first API key, "" if it is not ours to show
+	kinds   *kinds
 	routes  routes
+	intake  *intake.Intake // nil in a worker
+	d       *dispatch.Dispatcher
 	sandbox *sandbox.Sandbox
-	store   *store.Store
-	queue   *queue.Queue
-	gate    *gate.Gate
-	metrics *metrics.Metrics
-	relay   *dispatch.Relay
-	server  *http.Server
-	address string
-	closers []func(context.Context) error // called in reverse order
-	workers []*queue.Server
-	running sync.WaitGroup
-	failed  chan error
+	// sandboxRoutes lead to the sandbox while none is configured.
+	sandboxRoutes map[string]config.Route
+
+	store     *store.Store
+	queue     *queue.Queue
+	gate      *gate.Gate
+	metrics   *metrics.Metrics
+	relay     *dispatch.Relay
+	server    *http.Server
+	address   string
+	closers   []func(context.Context) error // called in reverse order
+	running   sync.WaitGroup                // the relay and what else runs beside the routes
+	receiving sync.WaitGroup
+	failed    chan error
+
+	reloading sync.Mutex
 }
 
 // Start opens and starts everything in the order of its dependence. When it returns, requests are
 // served and wakes are handled. An error has closed what was opened, and says what to mend.
 func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) (_ *App, err error) {
-	a := &App{cfg: cfg, role: role, log: log, failed: make(chan error, 4)}
+	a := &App{cfg: cfg, role: role, log: log, kinds: newKinds(log), failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
@@ -201,28 +213,47 @@ func (a *App) startSandbox(context.Context) error {
 			}
 			a.cfg.Routes[kind] = config.Route{Kind: kind, Settings: settings}
 		}
+		a.sandboxRoutes = maps.Clone(a.cfg.Routes)
 	}
 	return nil
 }
 
-func (a *App) describeRoutes(context.Context) error {
-	if len(a.cfg.Routes) == 0 {
-		return errors.New("no route is configured and the sandbox is off: nothing could be delivered; configure routes, or set sandbox to auto")
-	}
+func (a *App) describeRoutes(ctx context.Context) error {
 	if err := a.secretsOf(a.cfg.Routes); err != nil {
 		return err
 	}
-	rs, _, err := describe(&a.cfg)
+	a.current.Store(&a.cfg)
+	byName, faults, err := describe(ctx, &a.cfg, a.kinds)
 	if err != nil {
 		return err
 	}
-	a.routes = rs
+	if len(byName) == 0 && len(faults) == 0 {
+		return errors.New("no route is configured and the sandbox is off: nothing could be delivered; configure routes, or set sandbox to auto")
+	}
+	for name, why := range faults {
+		a.log.Error("a plugin cannot be had; the others go on without it", "plugin", name, "reason", why)
+	}
+	a.routes.byName = byName
+	a.routes.setFaults(faults)
 	return nil
 }
 
+// config is the configuration as it is now.
+func (a *App) config() *config.Config { return a.current.Load() }
+
 func (a *App) openRoutes(ctx context.Context) error {
 	a.closers = append(a.closers, a.routes.close)
-	return a.routes.open(ctx, &a.cfg)
+	for _, r := range a.routes.all() {
+		if !r.delivers(&a.cfg) {
+			continue
+		}
+		p, err := r.open(ctx)
+		if err != nil {
+			return err
+		}
+		r.slot = newSlot(p)
+	}
+	return nil
 }
 
 func (a *App) openQueue(ctx context.Context) error {
@@ -252,21 +283,22 @@ func (a *App) openStore(ctx context.Context) error {
 
 // deliver starts the delivery side: workers, receivers, relay, sweeper.
 func (a *App) deliver(ctx context.Context) error {
-	a.gate = gate.New(a.routes.gates(&a.cfg))
+	a.gate = gate.New(a.routes.gates())
 	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
-	d := dispatch.New(dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: a.routes, Observer: a.metrics, Logger: a.log,
+	a.d = dispatch.New(dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log,
 		Worker: fmt.Sprintf("%s:%d", host, os.Getpid())})
-	a.relay = dispatch.NewRelay(dispatch.RelayOptions{Overdue: a.store, Dispatcher: d, Routes: a.routes.names(), Logger: a.log})
-	a.startReceivers(d)
-	if a.cfg.Workers {
-		if err := a.startWorkers(ctx, d); err != nil {
+	a.relay = dispatch.NewRelay(dispatch.RelayOptions{Overdue: a.store, Dispatcher: a.d, Routes: a.routes.names(), Logger: a.log})
+	a.closers = append(a.closers, a.stopRoutes)
+	for _, r := range a.routes.all() {
+		if err := a.startRoute(ctx, r); err != nil {
 			return err
 		}
 	}
 	background, cancel := context.WithCancel(context.Background())
 	a.running.Go(func() { a.relay.Run(background) })
 	a.running.Go(func() { a.sweep(background) })
+	a.running.Go(func() { a.mend(background) })
 	if a.cfg.Queue.Reveal() != config.QueueEmbedded {
 		a.running.Go(func() { a.watchQueue(background) })
 	}
@@ -309,9 +341,9 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 	if err := a.firstKey(ctx); err != nil {
 		return err
 	}
-	routing, err := intake.NewRouting(a.coreRoutes(), channels(&a.cfg, a.routes), kindsByName())
+	routing, err := a.routing()
 	if err != nil {
-		return fmt.Errorf("put channels and routes together: %w", err)
+		return err
 	}
 	var dir = os.DirFS(a.cfg.Templates.Dir)
 	if _, err := os.Stat(a.cfg.Templates.Dir); err != nil {
@@ -321,8 +353,8 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 	if err := catalog.Reload(); err != nil {
 		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
-	in := intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Logger: a.log})
-	mux, err := a.edges(in, catalog)
+	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Logger: a.log})
+	mux, err := a.edges(catalog)
 	if err != nil {
 		return err
 	}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -76,7 +78,8 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 				flags[f.Name] = f.Value.String()
 			}
 		})
-		cfg, warnings, err := config.Load(config.Source{File: file, Environ: os.Environ(), Flags: flags})
+		source := config.Source{File: file, Environ: os.Environ(), Flags: flags}
+		cfg, warnings, err := config.Load(source)
 		if err != nil {
 			return err
 		}
@@ -87,22 +90,38 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 		for _, w := range warnings {
 			log.Warn(w)
 		}
-		return run(cmd.Context(), cfg, role, out, log)
+		return run(cmd.Context(), cfg, source, role, out)
 	}
+	root.AddCommand(providerCommandOf())
 	if role == Orchestrator {
-		root.AddCommand(configCommand(&file, out), sandboxCommand(out))
+		root.AddCommand(configCommand(&file, out), sandboxCommand(out), pluginCommand(&file, out))
 	}
 	return root
 }
 
-// run starts everything, says what to try next, and waits.
-func run(ctx context.Context, cfg config.Config, role Role, out io.Writer, log *slog.Logger) error {
+// run starts everything, says what to try next, and waits. SIGHUP reads the routes' settings anew.
+func run(ctx context.Context, cfg config.Config, source config.Source, role Role, out io.Writer) error {
 	defer holdHeapFloor()()
 	began := time.Now()
+	log := slog.Default()
 	a, err := Start(ctx, cfg, role, log)
 	if err != nil {
 		return err
 	}
+	a.source = func() (config.Config, error) {
+		c, _, err := config.Load(source)
+		return c, err
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for range hangup { // until the process ends
+			if _, err := a.Reload(ctx); err != nil {
+				log.Error("the settings are not reloaded", "error", err)
+			}
+		}
+	}()
 	a.greet(out, time.Since(began))
 	if err := a.Run(ctx); err != nil {
 		return err
@@ -119,7 +138,7 @@ func configCommand(file *string, out io.Writer) *cobra.Command {
 			return nil
 		}}
 	show.AddCommand(&cobra.Command{Use: "check", Short: "Say what is wrong with the configuration", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, warnings, err := config.Load(config.Source{File: *file, Environ: os.Environ()})
 			if err != nil {
 				return err
@@ -133,8 +152,12 @@ func configCommand(file *string, out io.Writer) *cobra.Command {
 					cfg.Routes[name] = r
 				}
 			}
-			if _, _, err := describe(&cfg); err != nil {
+			_, faults, err := describe(cmd.Context(), &cfg, newKinds(slog.New(slog.DiscardHandler)))
+			if err != nil {
 				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(faults)) {
+				fmt.Fprintf(out, "warning: plugin %s cannot be had: %s\n", name, faults[name])
 			}
 			fmt.Fprintln(out, "the configuration is in order")
 			return nil
@@ -148,21 +171,8 @@ func kindSettings() string {
 	b.WriteString("\n# What `settings` of a route takes, by kind. Names with dots are nested: pool.max is {pool: {max: …}}.\n")
 	for _, k := range builtin.Kinds() {
 		fmt.Fprintf(&b, "#\n# kind: %s (channel %s). %s\n", k.Name, k.Channel, k.Doc)
-		for _, s := range k.Settings {
-			notes := []string{string(s.Type)}
-			if s.Required {
-				notes = append(notes, "required")
-			}
-			if s.Secret {
-				notes = append(notes, "secret")
-			}
-			if s.Default != "" {
-				notes = append(notes, "default "+s.Default)
-			}
-			if len(s.Values) > 0 {
-				notes = append(notes, strings.Join(s.Values, " | "))
-			}
-			fmt.Fprintf(&b, "#   %-30s %s (%s)\n", s.Name, s.Doc, strings.Join(notes, ", "))
+		for _, line := range settingLines(k.Settings) {
+			fmt.Fprintf(&b, "#   %s\n", line)
 		}
 	}
 	return b.String()

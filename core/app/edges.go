@@ -19,12 +19,9 @@ import (
 	"github.com/carillon-notify/carillon/core/api"
 	"github.com/carillon-notify/carillon/core/config"
 	"github.com/carillon-notify/carillon/core/console"
-	"github.com/carillon-notify/carillon/core/dispatch"
 	"github.com/carillon-notify/carillon/core/intake"
 	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/core/store"
-	"github.com/carillon-notify/carillon/providers"
-	"github.com/carillon-notify/carillon/providers/builtin"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 	"github.com/carillon-notify/carillon/providers/websocket"
 	"github.com/carillon-notify/carillon/templates"
@@ -125,96 +122,87 @@ func sandboxSettings(s *sandbox.Sandbox, kind string) (config.Settings, error) {
 	return out, nil
 }
 
-func kindsByName() map[string]providers.Kind {
-	out := map[string]providers.Kind{}
-	for _, k := range builtin.Kinds() {
-		out[k.Name] = k
+// routing puts channels and routes together as they are now.
+func (a *App) routing() (*intake.Routing, error) {
+	all := a.routes.all()
+	r, err := intake.NewRouting(coreRoutes(all), channels(a.config(), all), kindsOf(all))
+	if err != nil {
+		return nil, fmt.Errorf("put channels and routes together: %w", err)
 	}
-	return out
+	return r, nil
 }
 
-func (a *App) coreRoutes() []core.Route {
-	out := make([]core.Route, 0, len(a.routes))
+// gateways are the slots of providers with live clients.
+func (a *App) gateways() []*slot {
+	var out []*slot
 	for _, name := range a.routes.names() {
-		out = append(out, a.routes[name].Route)
-	}
-	return out
-}
-
-// gateways are the providers with live clients.
-func (a *App) gateways() []*websocket.Gateway {
-	var out []*websocket.Gateway
-	for _, name := range a.routes.names() {
-		if g, ok := a.routes[name].provider.(*websocket.Gateway); ok {
-			out = append(out, g)
+		if r := a.routes.get(name); r != nil && r.Kind == websocketKind && r.slot != nil {
+			out = append(out, r.slot)
 		}
 	}
 	return out
 }
 
 func (a *App) closeGateways(ctx context.Context) {
-	for _, g := range a.gateways() {
-		if err := g.Close(ctx); err != nil {
+	for _, s := range a.gateways() {
+		if err := s.Close(ctx); err != nil {
 			a.log.Warn("live connections could not be closed in order", "error", err)
 		}
 	}
 }
 
-// startReceivers takes in what providers hear back.
-func (a *App) startReceivers(d *dispatch.Dispatcher) {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{}, len(a.routes))
-	n := 0
-	for name, r := range a.routes {
-		rec, ok := r.provider.(providers.Receiver)
-		if !ok {
-			continue
-		}
-		n++
-		go func() {
-			d.Receive(ctx, a.store, name, rec)
-			done <- struct{}{}
-		}()
-	}
-	a.closers = append(a.closers, func(context.Context) error {
-		cancel()
-		for range n {
-			<-done
-		}
+// startRoute starts what a route has going besides its provider: it takes in what that hears back, and
+// serves the wakes.
+func (a *App) startRoute(ctx context.Context, r *route) error {
+	if r.slot == nil {
 		return nil
-	})
-}
-
-// startWorkers serves the wakes of every route.
-func (a *App) startWorkers(ctx context.Context, d *dispatch.Dispatcher) error {
-	for _, name := range a.routes.names() {
-		r := a.routes[name]
-		concurrency := map[core.Lane]int{}
-		for _, lane := range core.Lanes {
-			concurrency[lane] = r.concurrency
-		}
-		s, err := a.queue.Serve(context.WithoutCancel(ctx), queue.ServeOptions{Route: name, Concurrency: concurrency,
-			Timeout: r.limits.Timeout + 2*core.LeaseSlack, Handler: d.Deliver})
-		if err != nil {
-			return fmt.Errorf("start the workers of route %s: %w", name, err)
-		}
-		a.workers = append(a.workers, s)
 	}
-	a.closers = append(a.closers, a.stopWorkers)
+	if r.deaf == nil {
+		var listening context.Context
+		listening, r.deaf = context.WithCancel(context.WithoutCancel(ctx))
+		a.receiving.Go(func() { a.d.Receive(listening, a.store, r.Name, r.slot) })
+	}
+	if !a.cfg.Workers {
+		return nil
+	}
+	concurrency := map[core.Lane]int{}
+	for _, lane := range core.Lanes {
+		concurrency[lane] = r.concurrency
+	}
+	s, err := a.queue.Serve(context.WithoutCancel(ctx), queue.ServeOptions{Route: r.Name, Concurrency: concurrency,
+		Timeout: r.limits.Timeout + 2*core.LeaseSlack, Handler: a.d.Deliver})
+	if err != nil {
+		return fmt.Errorf("start the workers of route %s: %w", r.Name, err)
+	}
+	r.workers = s
 	return nil
 }
 
-// stopWorkers lets the rounds under way finish, on all routes at once.
-func (a *App) stopWorkers(ctx context.Context) error {
-	errs := make(chan error, len(a.workers))
-	for _, w := range a.workers {
-		go func() { errs <- w.Shutdown(ctx) }()
+// stopRoutes lets the rounds under way finish, on all routes at once, and then stops receiving.
+func (a *App) stopRoutes(ctx context.Context) error {
+	all := a.routes.all()
+	errs := make(chan error, len(all))
+	for _, r := range all {
+		go func() { errs <- r.stop(ctx) }()
 	}
-	var all []error
-	for range a.workers {
-		all = append(all, <-errs)
+	var out []error
+	for range all {
+		out = append(out, <-errs)
 	}
-	return errors.Join(all...)
+	a.receiving.Wait()
+	return errors.Join(out...)
+}
+
+// stop ends what startRoute started.
+func (r *route) stop(ctx context.Context) error {
+	var err error
+	if r.workers != nil {
+		err = r.workers.Shutdown(ctx)
+	}
+	if r.deaf != nil {
+		r.deaf()
+	}
+	return err
 }
 
 // watchQueue has the relay look at once when Redis lost what it held.
@@ -288,8 +276,8 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 	mux.Handle("/console", consoleHandler)
 	mux.HandleFunc("GET /favicon.ico", console.Icon) // browsers ask for it beside every page
 	mux.Handle("GET /metrics", a.metrics.Handler())
-	for _, g := range a.gateways() {
-		mux.Handle("/connection/", g.Handler())
+	for _, s := range a.gateways() {
+		mux.Handle("/connection/", s.Handler())
 		break // one gateway has the public paths; further ones are other routes of the same kind
 	}
 	if a.sandbox != nil {
@@ -300,16 +288,15 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 }
 
 // edges puts the REST API and the console on one handler.
-func (a *App) edges(in *intake.Intake, catalog *templates.Catalog) (http.Handler, error) {
-	o := api.Options{Intake: in, Addresses: in.Routing(), Notifications: a.store, Recipients: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Ready: a.ready, Logger: a.log}
-	var t *tokens
-	for _, g := range a.gateways() {
-		if g.Tokens() != nil {
-			t = &tokens{g.Tokens()}
-			o.Tokens = t
-			break
-		}
+func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
+	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Channels: a.channelDocs, Ready: a.ready, Logger: a.log}
+	t, err := a.tokens()
+	if err != nil {
+		return nil, err
+	}
+	if t != nil {
+		o.Tokens = t
 	}
 	for _, r := range a.cfg.Routes {
 		if refresh, _ := r.Settings["refresh"].(bool); r.Kind == websocketKind && refresh {
@@ -326,6 +313,37 @@ func (a *App) edges(in *intake.Intake, catalog *templates.Catalog) (http.Handler
 	}
 	a.closers = append(a.closers, func(context.Context) error { return pages.Close() })
 	return a.mount(rest, pages), nil
+}
+
+// tokens signs as the first gateway does, wherever that runs; nil if there is none that serves clients.
+func (a *App) tokens() (*tokens, error) {
+	for _, name := range a.routes.names() {
+		r := a.routes.get(name)
+		if r.Kind != websocketKind || r.slot == nil {
+			continue
+		}
+		var s struct {
+			Secret          string
+			PreviousSecrets []string `json:"previous_secrets"`
+		}
+		if err := json.Unmarshal(r.settings, &s); err != nil {
+			return nil, fmt.Errorf("read the settings of route %s: %w", name, err)
+		}
+		t, err := websocket.NewTokens(s.Secret, s.PreviousSecrets...)
+		if err != nil {
+			return nil, fmt.Errorf("the secret of route %s: %w", name, err)
+		}
+		return &tokens{t}, nil
+	}
+	return nil, nil
+}
+
+// addresses checks addresses by the routing as it is now.
+type addresses struct{ in *intake.Intake }
+
+// CheckAddress implements api.Addresses.
+func (a addresses) CheckAddress(kind, address string) error {
+	return a.in.Routing().CheckAddress(kind, address)
 }
 
 // ready reports whether requests can be taken: the store must answer. A queue that is away delays

@@ -2,47 +2,104 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
-	"github.com/carillon-notify/carillon/core/api"
 	"github.com/carillon-notify/carillon/core/config"
 	"github.com/carillon-notify/carillon/core/dispatch"
 	"github.com/carillon-notify/carillon/core/gate"
+	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/builtin"
 )
 
-// route is a configured provider instance, open or (where another process delivers) only described.
+// route is a configured provider instance, open or (where another process delivers) only described. What
+// is above running does not change; a reload makes another route of the same name.
 type route struct {
 	core.Route
 	kind        providers.Kind
+	settings    []byte
 	limits      dispatch.Limits
+	gate        gate.Config
 	concurrency int
 	rate        string
-	provider    providers.Provider // nil: this process does not deliver
+	isolation   string
+	print       [32]byte // tells one configuration of it from another
+
+	running // carried over from one to the next
+}
+
+// running is what a route has going in this process.
+type running struct {
+	slot    *slot              // nil: this process does not deliver
+	workers *queue.Server      // nil: likewise
+	deaf    context.CancelFunc // stops receiving; nil: nothing is received
 }
 
 // routes are the routes of this process. They implement dispatch.Routes.
-type routes map[string]*route
-
-// Provider implements dispatch.Routes.
-func (rs routes) Provider(name string) (providers.Provider, dispatch.Limits, bool) {
-	r, ok := rs[name]
-	if !ok || r.provider == nil {
-		return nil, dispatch.Limits{}, false
-	}
-	return r.provider, r.limits, true
+type routes struct {
+	mu     sync.RWMutex
+	byName map[string]*route
+	faults map[string]string // why a route cannot be had, by its name or its plugin's
 }
 
-func (rs routes) names() []string { return slices.Sorted(maps.Keys(rs)) }
+// Provider implements dispatch.Routes.
+func (rs *routes) Provider(name string) (providers.Provider, dispatch.Limits, bool) {
+	r := rs.get(name)
+	if r == nil || r.slot == nil {
+		return nil, dispatch.Limits{}, false
+	}
+	return r.slot, r.limits, true
+}
 
-func (rs routes) maxBatch(name string) int {
-	if r, ok := rs[name]; ok {
+// get is the route of a name, nil for none.
+func (rs *routes) get(name string) *route {
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	return rs.byName[name]
+}
+
+func (rs *routes) set(r *route) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.byName[r.Name] = r
+}
+
+func (rs *routes) remove(name string) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	delete(rs.byName, name)
+}
+
+// all are the routes as they are now, by name.
+func (rs *routes) all() map[string]*route {
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	return maps.Clone(rs.byName)
+}
+
+func (rs *routes) names() []string { return slices.Sorted(maps.Keys(rs.all())) }
+
+func (rs *routes) fault() map[string]string {
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	return maps.Clone(rs.faults)
+}
+
+func (rs *routes) setFaults(faults map[string]string) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.faults = faults
+}
+
+func (rs *routes) maxBatch(name string) int {
+	if r := rs.get(name); r != nil {
 		return r.kind.MaxBatch
 	}
 	return 1
@@ -51,41 +108,71 @@ func (rs routes) maxBatch(name string) int {
 // emailTimeout: a batch of mails shares few sessions, and a server may take its time at the final dot.
 const emailTimeout = 30 * time.Second
 
-// describe makes the routes that are configured, without opening anything.
-func describe(c *config.Config) (routes, map[string]providers.Kind, error) {
-	kinds := map[string]providers.Kind{}
-	for _, k := range builtin.Kinds() {
-		kinds[k.Name] = k
+// describe makes the routes that are configured, and those of plugins that need no configuration, without
+// opening anything. faults are plugins' troubles, which keep a route from being had; the error is an
+// *config.Error of mistakes in the configuration.
+func describe(ctx context.Context, c *config.Config, k *kinds) (out map[string]*route, faults map[string]string, err error) {
+	out, faults = map[string]*route{}, map[string]string{}
+	plugins, err := k.discover(ctx, c.Plugins.Dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("find plugins: %w; or set plugins.dir to another directory", err)
 	}
-	out := routes{}
-	var faults []string
-	for _, name := range slices.Sorted(maps.Keys(c.Routes)) {
-		rc := c.Routes[name]
-		k, ok := kinds[rc.Kind]
-		if !ok {
-			faults = append(faults, fmt.Sprintf("routes.%s.kind: there is no kind %q; there are %v", name, rc.Kind, slices.Sorted(maps.Keys(kinds))))
+	for _, f := range plugins {
+		if f.err != nil {
+			faults[f.Name] = f.err.Error()
+		}
+	}
+	all := unasked(c, plugins, k.log)
+	maps.Copy(all, c.Routes)
+	var wrong []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		c, err := k.of(ctx, name, all[name], plugins)
+		switch {
+		case err != nil: // also where it is why there is no such kind
+			faults[name] = err.Error()
+			continue
+		case c.fault != "":
+			wrong = append(wrong, c.fault)
 			continue
 		}
-		if _, bad := settingsJSON(name, k, rc); len(bad) > 0 {
-			faults = append(faults, bad...)
-		}
-		r := &route{Route: core.Route{Name: name, Kind: rc.Kind, Channel: k.Channel, Apps: rc.Apps, Policy: policy(rc.Retry)}, kind: k, concurrency: rc.Concurrency, rate: rc.Rate}
-		r.limits = dispatch.Limits{Timeout: rc.Timeout, Policy: r.Policy}
-		if r.limits.Timeout == 0 {
-			r.limits.Timeout = config.DefaultTimeout
-			if rc.Kind == "email" {
-				r.limits.Timeout = emailTimeout
-			}
-		}
-		if r.concurrency == 0 {
-			r.concurrency = config.DefaultConcurrency
-		}
+		r, bad := newRoute(name, c.kind, all[name])
+		r.isolation = c.isolation
+		r.stamp(c.digest)
+		wrong = append(wrong, bad...)
 		out[name] = r
 	}
-	if len(faults) > 0 {
-		return nil, nil, &config.Error{Faults: faults}
+	if len(wrong) > 0 {
+		return nil, nil, &config.Error{Faults: wrong}
 	}
-	return out, kinds, nil
+	return out, faults, nil
+}
+
+// newRoute makes a route that is not open, and says what is wrong with its settings.
+func newRoute(name string, kind providers.Kind, rc config.Route) (*route, []string) {
+	settings, bad := settingsJSON(name, kind, rc)
+	r := &route{Route: core.Route{Name: name, Kind: kind.Name, Channel: kind.Channel, Apps: rc.Apps, Policy: policy(rc.Retry)},
+		kind: kind, settings: settings, concurrency: rc.Concurrency, rate: rc.Rate}
+	rate, _ := config.ParseRate(rc.Rate) // config.Check read it
+	b := rc.Breaker
+	r.gate = gate.Config{Rate: rate, Breaker: gate.Breaker{Ratio: b.Ratio, Least: b.Least, Window: b.Window, Min: b.Min, Max: b.Max}}
+	r.limits = dispatch.Limits{Timeout: rc.Timeout, Policy: r.Policy}
+	if r.limits.Timeout == 0 {
+		r.limits.Timeout = config.DefaultTimeout
+		if kind.Name == "email" {
+			r.limits.Timeout = emailTimeout
+		}
+	}
+	if r.concurrency == 0 {
+		r.concurrency = config.DefaultConcurrency
+	}
+	return r, bad
+}
+
+// stamp sets what tells this configuration of a route from another: all that is configured, and the file
+// of a plugin.
+func (r *route) stamp(digest string) {
+	r.print = sha256.Sum256(fmt.Appendf(nil, "%v\x00%s\x00%v\x00%+v\x00%d\x00%s\x00%s\x00%s",
+		r.Route, r.settings, r.limits, r.gate, r.concurrency, r.rate, r.isolation, digest))
 }
 
 func policy(r config.Retry) core.Policy {
@@ -105,153 +192,110 @@ func policy(r config.Retry) core.Policy {
 	return p
 }
 
-// channels are the configured ones, or what follows from the routes' kinds.
-func channels(c *config.Config, rs routes) map[string][]string {
-	if len(c.Channels) > 0 {
-		return c.Channels
-	}
+// channels are the configured ones, or what follows from the routes' kinds. A channel that only plugins
+// serve follows from their routes in any case: it is there as soon as they are.
+func channels(c *config.Config, rs map[string]*route) map[string][]string {
 	out := map[string][]string{}
+	for name, list := range c.Channels {
+		for _, r := range list {
+			if rs[r] != nil { // a route that cannot be had serves nothing
+				out[name] = append(out[name], r)
+			}
+		}
+	}
+	builtIn := map[string]bool{}
+	names := slices.Sorted(maps.Keys(rs))
 	for _, k := range builtin.Kinds() {
-		for _, name := range rs.names() {
-			if rs[name].Kind == k.Name {
+		builtIn[k.Channel] = true
+		for _, name := range names {
+			if len(c.Channels) == 0 && rs[name].Kind == k.Name {
 				out[k.Channel] = append(out[k.Channel], name)
 			}
+		}
+	}
+	for _, name := range names {
+		_, ours := builtInKind(rs[name].Kind)
+		channel := rs[name].Channel
+		if _, listed := c.Channels[channel]; !ours && !listed && (len(c.Channels) == 0 || !builtIn[channel]) {
+			out[channel] = append(out[channel], name)
 		}
 	}
 	return out
 }
 
-// open opens the providers that this process needs: all where it delivers, only those with live
-// clients where it does not.
-func (rs routes) open(ctx context.Context, c *config.Config) error {
-	for _, name := range rs.names() {
-		r := rs[name]
-		if !c.Workers && r.Kind != websocketKind {
-			continue
+// kindsOf are the kinds of routes by name; of several plugins with one kind, the first route's.
+func kindsOf(rs map[string]*route) map[string]providers.Kind {
+	out := map[string]providers.Kind{}
+	for _, name := range slices.Sorted(maps.Keys(rs)) {
+		if _, done := out[rs[name].Kind]; !done {
+			out[rs[name].Kind] = rs[name].kind
 		}
-		text, _ := settingsJSON(name, r.kind, c.Routes[name]) // describe checked it
-		p, err := r.kind.Open(ctx, text)
-		if err != nil {
-			return fmt.Errorf("open route %s: %w", name, err)
-		}
-		r.provider = p
 	}
-	return nil
+	return out
+}
+
+func coreRoutes(rs map[string]*route) []core.Route {
+	out := make([]core.Route, 0, len(rs))
+	for _, name := range slices.Sorted(maps.Keys(rs)) {
+		out = append(out, rs[name].Route)
+	}
+	return out
+}
+
+// delivers reports whether this process opens a route's provider: it does where it delivers, and where
+// the provider has live clients.
+func (r *route) delivers(c *config.Config) bool { return c.Workers || r.Kind == websocketKind }
+
+// open opens the route's provider.
+func (r *route) open(ctx context.Context) (providers.Provider, error) {
+	p, err := r.kind.Open(ctx, r.settings)
+	if err != nil {
+		return nil, fmt.Errorf("open route %s: %w", r.Name, err)
+	}
+	return p, nil
 }
 
 // close closes the providers, all of them at once.
-func (rs routes) close(ctx context.Context) error {
-	errs := make(chan error, len(rs))
+func (rs *routes) close(ctx context.Context) error {
+	all := rs.all()
+	errs := make(chan error, len(all))
 	n := 0
-	for name, r := range rs {
-		if r.provider == nil {
+	for name, r := range all {
+		if r.slot == nil {
 			continue
 		}
 		n++
 		go func() {
-			if err := r.provider.Close(ctx); err != nil {
+			if err := r.slot.Close(ctx); err != nil {
 				errs <- fmt.Errorf("close route %s: %w", name, err)
 				return
 			}
 			errs <- nil
 		}()
 	}
-	var all []error
+	var out []error
 	for range n {
-		all = append(all, <-errs)
+		out = append(out, <-errs)
 	}
-	return errors.Join(all...)
+	return errors.Join(out...)
 }
 
 // pools are the figures of the open providers' connections.
-func (rs routes) pools() map[string]providers.PoolStats {
+func (rs *routes) pools() map[string]providers.PoolStats {
 	out := map[string]providers.PoolStats{}
-	for name, r := range rs {
-		if r.provider != nil {
-			out[name] = r.provider.Health(context.Background()).Pool
+	for name, r := range rs.all() {
+		if r.slot != nil {
+			out[name] = r.slot.Health(context.Background()).Pool
 		}
 	}
 	return out
 }
 
 // gates are the limits that the gate guards.
-func (rs routes) gates(c *config.Config) map[string]gate.Config {
+func (rs *routes) gates() map[string]gate.Config {
 	out := map[string]gate.Config{}
-	for name := range rs {
-		rate, _ := config.ParseRate(c.Routes[name].Rate) // config.Check read it
-		b := c.Routes[name].Breaker
-		out[name] = gate.Config{Rate: rate, Breaker: gate.Breaker{Ratio: b.Ratio, Least: b.Least, Window: b.Window, Min: b.Min, Max: b.Max}}
+	for name, r := range rs.all() {
+		out[name] = r.gate
 	}
 	return out
-}
-
-// RouteStates says how every route is: its provider, its circuit, its connections, what waits for it.
-func (a *App) RouteStates(ctx context.Context) ([]api.RouteState, error) {
-	paused, err := a.store.Paused(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read which routes are paused: %w", err)
-	}
-	backlog, err := a.store.Backlog(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read what waits: %w", err)
-	}
-	by := channels(&a.cfg, a.routes)
-	out := make([]api.RouteState, 0, len(a.routes))
-	for _, name := range a.routes.names() {
-		r := a.routes[name]
-		s := api.RouteState{Name: name, Kind: r.Kind, State: string(providers.HealthOK), Rate: r.rate, Channels: []string{}}
-		for _, channel := range slices.Sorted(maps.Keys(by)) {
-			if slices.Contains(by[channel], name) {
-				s.Channels = append(s.Channels, channel)
-			}
-		}
-		if r.provider != nil {
-			h := r.provider.Health(ctx)
-			s.State, s.Reason = string(h.Status), h.Reason
-			s.Pool = api.PoolState{Max: h.Pool.Max, Open: h.Pool.Open, Idle: h.Pool.Idle, InUse: h.Pool.InUse, Waiting: h.Pool.Waiting,
-				Opened: int64(h.Pool.Opened), Closed: int64(h.Pool.Closed), Failed: int64(h.Pool.Failed), Reused: int64(h.Pool.Reused)}
-		}
-		if g, ok := a.gate.State(name); ok {
-			s.Circuit = string(g.Circuit)
-			if g.Reason != "" {
-				s.Reason = g.Reason
-			}
-		}
-		if paused[name] {
-			s.State = "paused"
-		}
-		s.Queue = depths(name, backlog)
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-// depths is what waits for a route in each lane, in batches.
-func depths(route string, backlog []core.Backlog) []api.QueueDepth {
-	out := make([]api.QueueDepth, 0, len(core.Lanes))
-	for _, lane := range core.Lanes {
-		d := api.QueueDepth{Lane: string(lane)}
-		for _, b := range backlog {
-			if b.Route == route && b.Lane == lane {
-				d.Pending, d.Queued, d.Sending = b.Pending, b.Queued, b.Sending
-			}
-		}
-		out = append(out, d)
-	}
-	return out
-}
-
-// PauseRoute pauses or resumes a route.
-func (a *App) PauseRoute(ctx context.Context, name string, paused bool) error {
-	if _, ok := a.routes[name]; !ok {
-		return core.ErrNotFound
-	}
-	if err := a.store.PauseRoute(ctx, name, paused); err != nil {
-		return err
-	}
-	if !paused {
-		a.gate.Reset(name) // an operator who resumes a route has mended it
-		a.relay.Nudge()
-	}
-	return nil
 }

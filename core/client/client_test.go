@@ -38,6 +38,8 @@ func (s stored) PutTemplate(ctx context.Context, app, name string, source []byte
 
 type noRoutes struct{}
 
+func (noRoutes) Reload(context.Context) (api.Reloaded, error) { return api.Reloaded{}, nil }
+
 func (noRoutes) RouteStates(context.Context) ([]api.RouteState, error) { return nil, nil }
 func (noRoutes) PauseRoute(context.Context, string, bool) error        { return core.ErrNotFound }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -39,7 +40,8 @@ type Route struct {
 	Kind        string         `koanf:"kind"`
 	Command     string         `koanf:"command"` // a third party's plugin
 	SHA256      string         `koanf:"sha256"`
-	Isolation   string         `koanf:"isolation"` // none | process
+	Isolation   string         `koanf:"isolation"` // none | process; a command is always a process
+	Memory      string         `koanf:"memory"`    // most resident memory of the process, "256MiB"; "" is no limit
 	Settings    Settings       `koanf:"settings"`
 	Rate        string         `koanf:"rate"` // "1000/s", "500/m"; "" is unlimited
 	Apps        []string       `koanf:"apps"`
@@ -71,6 +73,12 @@ type Breaker struct {
 const (
 	DefaultTimeout     = 10 * time.Second
 	DefaultConcurrency = 16
+)
+
+// Values of Route.Isolation.
+const (
+	IsolationNone    = "none"
+	IsolationProcess = "process"
 )
 
 // Values of Store, Queue and Sandbox.
@@ -148,6 +156,9 @@ func (e *Error) Error() string {
 	return "the configuration has faults:\n  " + strings.Join(e.Faults, "\n  ")
 }
 
+// Mistakes are the faults. None of them repeats a setting's value that may be secret.
+func (e *Error) Mistakes() []string { return e.Faults }
+
 // Check reports every setting that cannot be used, all at once, as an *Error.
 func (c *Config) Check() error {
 	var f []string
@@ -201,13 +212,21 @@ func (r *Route) check(at string) []string {
 		f = append(f, at+"."+key+": "+fmt.Sprintf(format, args...))
 	}
 	if (r.Kind == "") == (r.Command == "") {
-		add("kind", "name a built-in kind, or give a plugin's command, not both")
+		add("kind", "name a kind, or give a plugin's command, not both")
 	}
-	if r.Command != "" {
-		add("command", "provider plugins are not offered yet")
+	if !slices.Contains([]string{"", IsolationNone, IsolationProcess}, r.Isolation) {
+		add("isolation", "must be none or process")
 	}
-	if !slices.Contains([]string{"", "none"}, r.Isolation) {
-		add("isolation", "only none is offered yet")
+	if r.Command != "" && r.Isolation == IsolationNone {
+		add("isolation", "a command is a process of its own; leave isolation out")
+	}
+	if r.SHA256 != "" && r.Command == "" {
+		add("sha256", "is of a command's file; a built-in kind has none")
+	}
+	if _, err := ParseSize(r.Memory); err != nil {
+		add("memory", "%s", err)
+	} else if r.Memory != "" && r.Isolation == IsolationNone {
+		add("memory", "bounds a process of its own; set isolation to process")
 	}
 	if _, err := ParseRate(r.Rate); err != nil {
 		add("rate", "%s", err)
@@ -246,6 +265,30 @@ func ParseRate(s string) (perSecond float64, err error) {
 		return n / 3600, nil
 	}
 	return 0, fmt.Errorf("%q is no rate such as 1000/s, 500/m or 20/h", s)
+}
+
+// sizes are the units of ParseSize.
+var sizes = []struct {
+	unit  string
+	bytes int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}}
+
+// ParseSize reads a number of bytes such as 256MiB or 1GB; "" is 0.
+func ParseSize(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	for _, u := range sizes {
+		count, ok := strings.CutSuffix(s, u.unit)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(count), 10, 64)
+		if err == nil && n > 0 && n < 1<<20 {
+			return n * u.bytes, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no size such as 256MiB", s)
 }
 
 func hasScheme(s Secret, schemes ...string) bool {

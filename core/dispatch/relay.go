@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -33,7 +34,7 @@ type RelayOptions struct {
 type Relay struct {
 	store  Overdue
 	d      *Dispatcher
-	routes []string
+	routes atomic.Pointer[[]string]
 	log    *slog.Logger
 	nudge  chan struct{}
 	strays time.Time
@@ -41,12 +42,16 @@ type Relay struct {
 
 // NewRelay returns a Relay.
 func NewRelay(o RelayOptions) *Relay {
-	r := &Relay{store: o.Overdue, d: o.Dispatcher, routes: o.Routes, log: o.Logger, nudge: make(chan struct{}, 1)}
+	r := &Relay{store: o.Overdue, d: o.Dispatcher, log: o.Logger, nudge: make(chan struct{}, 1)}
+	r.SetRoutes(o.Routes)
 	if r.log == nil {
 		r.log = slog.Default()
 	}
 	return r
 }
+
+// SetRoutes tells the relay which routes there are from now on.
+func (r *Relay) SetRoutes(names []string) { r.routes.Store(&names) }
 
 // Nudge makes the relay look now: a route was resumed, the queue lost its wakes.
 func (r *Relay) Nudge() {
@@ -90,7 +95,7 @@ func (r *Relay) Run(ctx context.Context) {
 func (r *Relay) look(ctx context.Context) (more bool, err error) {
 	if time.Since(r.strays) > strayEvery {
 		r.strays = time.Now()
-		n, err := r.store.Stray(ctx, r.routes, strayEvery)
+		n, err := r.store.Stray(ctx, *r.routes.Load(), strayEvery)
 		if err != nil {
 			return false, fmt.Errorf("look for strays: %w", err)
 		}
@@ -143,7 +148,7 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 // wakeDue fills the window of each route and lane with what is due, the urgent lanes first.
 func (r *Relay) wakeDue(ctx context.Context) (more bool, err error) {
 	for _, lane := range core.Lanes {
-		for _, route := range r.routes {
+		for _, route := range *r.routes.Load() {
 			room := min(r.d.queue.Room("", route, lane), relayPage)
 			if room <= 0 {
 				continue

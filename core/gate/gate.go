@@ -63,7 +63,10 @@ type State struct {
 }
 
 // Gate guards routes. It is safe for concurrent use.
-type Gate struct{ routes map[string]*guard }
+type Gate struct {
+	mu     sync.RWMutex
+	routes map[string]*guard
+}
 
 // New returns a Gate for the routes given; any other route is not limited.
 func New(routes map[string]Config) *Gate {
@@ -72,6 +75,30 @@ func New(routes map[string]Config) *Gate {
 		g.routes[name] = newGuard(c)
 	}
 	return g
+}
+
+// Set guards a route by new limits from now on. Limits that are as they were keep what is known of it.
+func (g *Gate) Set(route string, c Config) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fresh := newGuard(c)
+	if old := g.routes[route]; old == nil || old.cfg != fresh.cfg {
+		g.routes[route] = fresh
+	}
+}
+
+// Remove guards a route no more.
+func (g *Gate) Remove(route string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.routes, route)
+}
+
+func (g *Gate) guard(route string) (*guard, bool) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	r, ok := g.routes[route]
+	return r, ok
 }
 
 // guard is one route's limiter and breaker.
@@ -124,7 +151,7 @@ func newGuard(c Config) *guard {
 // Admit returns how many of n messages may go over a route now. It waits within ctx for the tokens of
 // the route's rate; what does not go is to be held for the time given, for the reason given.
 func (g *Gate) Admit(ctx context.Context, route string, n int) (granted int, wait time.Duration, code string) {
-	r, ok := g.routes[route]
+	r, ok := g.guard(route)
 	if !ok || n <= 0 {
 		return max(n, 0), 0, ""
 	}
@@ -198,7 +225,7 @@ func (r *guard) refill(n int) time.Duration {
 // Report tells what became of the messages that were admitted. It returns false when so many are Gone
 // that it is not to be believed.
 func (g *Gate) Report(route string, results []providers.Result) (believeGone bool) {
-	r, ok := g.routes[route]
+	r, ok := g.guard(route)
 	if !ok || len(results) == 0 {
 		return true
 	}
@@ -270,7 +297,7 @@ func (r *guard) open(now time.Time, reason string) {
 
 // State is what the gate knows of a route; ok is false if it does not guard it.
 func (g *Gate) State(route string) (State, bool) {
-	r, ok := g.routes[route]
+	r, ok := g.guard(route)
 	if !ok {
 		return State{}, false
 	}
@@ -285,7 +312,7 @@ func (g *Gate) State(route string) (State, bool) {
 
 // Reset closes a route's circuit: an operator mended what was wrong.
 func (g *Gate) Reset(route string) {
-	r, ok := g.routes[route]
+	r, ok := g.guard(route)
 	if !ok {
 		return
 	}

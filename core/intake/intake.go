@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -25,8 +26,10 @@ type Intake struct {
 	store     Store
 	queue     Queue
 	templates *templates.Catalog
-	routing   *Routing
 	log       *slog.Logger
+
+	current *atomic.Pointer[Routing]
+	routing *Routing // of one request: the current one as it came
 }
 
 // New returns an Intake.
@@ -34,7 +37,19 @@ func New(o Options) *Intake {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, routing: o.Routing, log: o.Logger}
+	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, log: o.Logger, current: &atomic.Pointer[Routing]{}}
+	in.SetRouting(o.Routing)
+	return in
+}
+
+// SetRouting has requests that come from now on routed by r.
+func (in *Intake) SetRouting(r *Routing) { in.current.Store(r) }
+
+// steady is the intake with the routing as it is now, whatever becomes of it during a request.
+func (in *Intake) steady() *Intake {
+	out := *in
+	out.routing = in.current.Load()
+	return &out
 }
 
 // wakeTimeout bounds how long an answer waits for the queue. What is accepted is kept without it: the
@@ -75,8 +90,8 @@ func (in *Intake) Preview(ctx context.Context, app string, req *Request) (*Previ
 		Decisions: p.decisions, Contents: p.contents}, nil
 }
 
-// Routing returns what the intake routes by.
-func (in *Intake) Routing() *Routing { return in.routing }
+// Routing returns what the intake routes by now.
+func (in *Intake) Routing() *Routing { return in.current.Load() }
 
 func (in *Intake) wake(ctx context.Context, wakes []core.Wake) {
 	if len(wakes) == 0 {
@@ -99,6 +114,7 @@ type plan struct {
 
 // plan checks, resolves and renders.
 func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.Time) (*plan, error) {
+	in = in.steady()
 	p := &plan{notification: notification(app, req, now)}
 	f := &faults{}
 	checkTimes(req, &p.notification, now, f)

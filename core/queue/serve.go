@@ -52,6 +52,7 @@ func (q *Queue) Serve(ctx context.Context, o ServeOptions) (*Server, error) {
 	if o.Timeout <= 0 || o.Handler == nil {
 		return nil, fmt.Errorf("serve route %s: a timeout and a handler are needed", o.Route)
 	}
+	q.window.know(names([]string{o.Route}))
 	s := &Server{queue: q, o: o, ended: make(chan struct{})}
 	s.base, s.cancel = context.WithCancel(ctx)
 	for _, lane := range core.Lanes {

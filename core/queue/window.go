@@ -34,6 +34,17 @@ func (w *window) init(size int, queues []string) {
 	}
 }
 
+// know counts queues in that were not there as the window was made.
+func (w *window) know(queues []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, q := range queues {
+		if _, known := w.depth[q]; !known {
+			w.depth[q] = 0
+		}
+	}
+}
+
 func (w *window) add(queue string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

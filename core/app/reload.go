@@ -1,0 +1,234 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/carillon-notify/carillon/core/api"
+	"github.com/carillon-notify/carillon/core/config"
+)
+
+const (
+	// mendEvery is how often a plugin that could not be had is tried again.
+	mendEvery = 15 * time.Second
+	// drainTimeout bounds how long the calls of a provider that is exchanged may take: longer than any call.
+	drainTimeout = 10*time.Minute + 5*time.Second
+)
+
+// mend tries plugins that could not be had again, for a file may be copied while it is looked at.
+func (a *App) mend(ctx context.Context) {
+	t := time.NewTicker(mendEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			if len(a.routes.fault()) == 0 {
+				continue
+			}
+			if _, err := a.apply(ctx, a.config()); err != nil && ctx.Err() == nil {
+				a.log.Debug("the plugins that cannot be had were tried again", "error", err)
+			}
+		}
+	}
+}
+
+// Reload reads the settings anew, looks into the plugins directory, and brings the routes to what they
+// say: a route's provider is exchanged while the route is in use, and no message is lost by it. What is
+// wrong with the settings is an error, and changes nothing; a route that cannot be had as it is written
+// now goes on as it was and is told of. Settings other than routes and channels need a restart.
+func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
+	c := *a.config()
+	if a.source != nil {
+		fresh, err := a.source()
+		if err != nil {
+			return api.Reloaded{}, err
+		}
+		a.tellRestart(&c, &fresh)
+		c.Routes, c.Channels, c.Plugins = fresh.Routes, fresh.Channels, fresh.Plugins
+		if len(c.Routes) == 0 && a.sandbox != nil {
+			c.Routes = maps.Clone(a.sandboxRoutes)
+		}
+		if err := a.secretsOf(c.Routes); err != nil {
+			return api.Reloaded{}, err
+		}
+	}
+	return a.apply(ctx, &c)
+}
+
+// tellRestart logs which settings changed that only a restart applies.
+func (a *App) tellRestart(old, fresh *config.Config) {
+	before, after := *old, *fresh
+	for _, c := range []*config.Config{&before, &after} {
+		c.Routes, c.Channels, c.Plugins = nil, nil, config.Dir{}
+	}
+	if !reflect.DeepEqual(before, after) {
+		a.log.Warn("settings other than routes, channels and plugins have changed; they take a restart")
+	}
+}
+
+// apply brings the routes to a configuration.
+func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error) {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	want, faults, err := describe(ctx, c, a.kinds)
+	if err != nil {
+		return api.Reloaded{}, err
+	}
+	out := api.Reloaded{Added: []string{}, Changed: []string{}, Removed: []string{}, Faults: []api.RouteFault{}}
+	have := a.routes.all()
+	var gone []*route
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		now, is := have[name]
+		switch {
+		case is && now.print == want[name].print:
+			continue
+		case is:
+			out.Changed = append(out.Changed, name)
+			err = a.change(ctx, c, now, want[name])
+		default:
+			out.Added = append(out.Added, name)
+			err = a.add(ctx, c, want[name])
+		}
+		if err != nil {
+			faults[name] = err.Error()
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if want[name] == nil && faults[name] == "" {
+			out.Removed = append(out.Removed, name)
+			gone = append(gone, have[name])
+			a.routes.remove(name)
+		}
+	}
+	a.current.Store(c)
+	a.routes.setFaults(faults)
+	err = a.reroute()
+	for _, r := range gone {
+		err = errors.Join(err, a.discard(ctx, r))
+	}
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		out.Faults = append(out.Faults, api.RouteFault{Route: name, Reason: faults[name]})
+		a.log.Error("a route cannot be had as it is configured", "route", name, "reason", faults[name])
+	}
+	if n := len(out.Added) + len(out.Changed) + len(out.Removed); n > 0 {
+		a.log.Info("routes reloaded", "added", out.Added, "changed", out.Changed, "removed", out.Removed)
+	}
+	return out, err
+}
+
+// reroute has intake, relay and wakes follow the routes.
+func (a *App) reroute() error {
+	a.relay.SetRoutes(a.routes.names())
+	a.relay.Nudge()
+	if a.intake == nil {
+		return nil
+	}
+	r, err := a.routing()
+	if err != nil {
+		return err
+	}
+	a.intake.SetRouting(r)
+	return nil
+}
+
+// add opens a new route.
+func (a *App) add(ctx context.Context, c *config.Config, r *route) error {
+	if r.delivers(c) {
+		p, err := r.open(context.WithoutCancel(ctx))
+		if err != nil {
+			return err
+		}
+		r.slot = newSlot(p)
+	}
+	a.gate.Set(r.Name, r.gate)
+	if err := a.startRoute(ctx, r); err != nil {
+		return errors.Join(err, r.slot.Close(ctx))
+	}
+	a.routes.set(r)
+	return nil
+}
+
+// change exchanges a route's provider: the next one is opened first, and the one before closed when its
+// last call has returned. Where both cannot be open at once (they listen on one port), the one before
+// makes room, and comes back if the next one cannot be opened even so.
+func (a *App) change(ctx context.Context, c *config.Config, now, next *route) error {
+	next.running = now.running
+	if now.slot == nil {
+		a.gate.Set(next.Name, next.gate)
+		a.routes.set(next)
+		return nil
+	}
+	lasting := context.WithoutCancel(ctx)
+	p, err := next.open(lasting)
+	if err != nil {
+		a.log.Debug("the next provider of a route cannot be opened beside the one before", "route", next.Name, "error", err)
+		if leaveErr := a.drain(lasting, now.slot.replace(nil)); leaveErr != nil {
+			a.log.Warn("a provider could not be closed in order", "route", next.Name, "error", leaveErr)
+		}
+		if p, err = next.open(lasting); err != nil {
+			back, backErr := now.open(lasting)
+			if backErr != nil {
+				return errors.Join(err, fmt.Errorf("go back to what it was: %w", backErr))
+			}
+			now.slot.replace(back)
+			return err
+		}
+	}
+	old := now.slot.replace(p)
+	a.gate.Set(next.Name, next.gate)
+	var workersErr error
+	if next.concurrency != now.concurrency || next.limits.Timeout != now.limits.Timeout {
+		before := now.workers
+		if workersErr = a.startRoute(lasting, next); workersErr == nil && before != nil {
+			ending, cancel := context.WithTimeout(lasting, drainTimeout)
+			workersErr = before.Shutdown(ending)
+			cancel()
+		}
+	}
+	a.routes.set(next)
+	return errors.Join(workersErr, a.drain(lasting, old))
+}
+
+// drain sees a provider that was exchanged to its end.
+func (a *App) drain(ctx context.Context, t *tenant) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	return t.leave(ctx)
+}
+
+// discard ends a route that is not configured any more. What waits for it stays in the store.
+func (a *App) discard(ctx context.Context, r *route) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	err := r.stop(ctx)
+	if r.slot != nil {
+		err = errors.Join(err, r.slot.Close(ctx))
+	}
+	a.gate.Remove(r.Name)
+	return err
+}
+
+// channelDocs are the content blocks of the channels that there are, for /openapi.yaml.
+func (a *App) channelDocs() []api.ChannelDoc {
+	all := a.routes.all()
+	by := channels(a.config(), all)
+	var out []api.ChannelDoc
+	for _, channel := range slices.Sorted(maps.Keys(by)) {
+		seen := map[string]bool{}
+		for _, name := range by[channel] {
+			k := all[name].kind
+			if !seen[k.Name] {
+				seen[k.Name] = true
+				out = append(out, api.ChannelDoc{Channel: channel, Kind: k.Name, Doc: k.Doc, Content: k.Content, Address: k.Address})
+			}
+		}
+	}
+	return out
+}
