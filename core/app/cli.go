@@ -108,10 +108,10 @@ func run(ctx context.Context, cfg config.Config, source config.Source, role Role
 	if err != nil {
 		return err
 	}
-	a.source = func() (config.Config, error) {
+	a.readFrom(func() (config.Config, error) {
 		c, _, err := config.Load(source)
 		return c, err
-	}
+	})
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)

@@ -141,7 +141,7 @@ func startApp(t testing.TB, change func(*config.Config)) (*app.App, *caller) {
 	t.Helper()
 	cfg := config.Default()
 	cfg.Listen, cfg.Data, cfg.APIKey = "127.0.0.1:0", t.TempDir(), testKey
-	cfg.Templates.Dir = filepath.Join(cfg.Data, "templates.d")
+	cfg.Templates.Dir, cfg.Plugins.Dir = filepath.Join(cfg.Data, "templates.d"), filepath.Join(cfg.Data, "plugins.d")
 	if change != nil {
 		change(&cfg)
 	}
@@ -175,6 +175,13 @@ var binaries = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "provider" { // isolated built-in kinds are this binary again
+		os.Exit(app.Main(app.Orchestrator, os.Args[1:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "play" {
+		playPager(os.Args[2], os.Args[3])
+		return
+	}
 	if os.Getenv(profiled) != "" {
 		os.Exit(runProfiled())
 	}

@@ -32,11 +32,21 @@ func (a *App) mend(ctx context.Context) {
 			if len(a.routes.fault()) == 0 {
 				continue
 			}
-			if _, err := a.apply(ctx, a.config()); err != nil && ctx.Err() == nil {
+			a.reloading.Lock()
+			_, err := a.apply(ctx, a.config())
+			a.reloading.Unlock()
+			if err != nil && ctx.Err() == nil {
 				a.log.Debug("the plugins that cannot be had were tried again", "error", err)
 			}
 		}
 	}
+}
+
+// readFrom says where Reload finds the settings.
+func (a *App) readFrom(source func() (config.Config, error)) {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	a.source = source
 }
 
 // Reload reads the settings anew, looks into the plugins directory, and brings the routes to what they
@@ -44,6 +54,8 @@ func (a *App) mend(ctx context.Context) {
 // wrong with the settings is an error, and changes nothing; a route that cannot be had as it is written
 // now goes on as it was and is told of. Settings other than routes and channels need a restart.
 func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
 	c := *a.config()
 	if a.source != nil {
 		fresh, err := a.source()
@@ -73,10 +85,8 @@ func (a *App) tellRestart(old, fresh *config.Config) {
 	}
 }
 
-// apply brings the routes to a configuration.
+// apply brings the routes to a configuration. The caller holds reloading.
 func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error) {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
 	want, faults, err := describe(ctx, c, a.kinds)
 	if err != nil {
 		return api.Reloaded{}, err
