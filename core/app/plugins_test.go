@@ -317,7 +317,9 @@ func TestBrokenPlugin(t *testing.T) {
 	eventually(t, 30*time.Second, "it is delivered after all", func() bool { return len(lines(t, ledger)) == 1 })
 	// A broken successor: the one before goes on.
 	putPager(t, dir, "broken", ledger)
-	var done struct{ Faults []struct{ Route, Reason string } }
+	var done struct {
+		Faults []struct{ Route, Reason string }
+	}
 	c.must(http.MethodPost, "/v1/routes/reload", nil, &done, http.StatusOK)
 	if len(done.Faults) != 1 || done.Faults[0].Route != "pager" {
 		t.Errorf("the reload came to %+v", done)
