@@ -370,6 +370,9 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("%v: got %q (%v), want %q", tt.in, got, err, tt.want)
 		}
 	}
+	if got, err := body(t, `{{ x }}`, object{"x": number("12345678901234567890")}); err != nil || got != "12345678901234567890" {
+		t.Errorf("beyond an int: got %q (%v), want every digit", got, err)
+	}
 	for _, bad := range []any{number("1e999999999"), number("x"), struct{}{}, func() {}, []string{"x"}, fmt.Errorf("x")} {
 		if _, err := body(t, `x`, object{"x": bad}); err == nil || faultsOf(t, err)[0].Pointer != "/data/x" {
 			t.Errorf("%T: got %v, want a fault at /data/x", bad, err)

@@ -33,7 +33,8 @@ func (m *machine) wrap(v any) values.Value {
 }
 
 // plain brings the numbers of decoded JSON to int or float64: a whole number is an int, so that Liquid's
-// whole-number arithmetic applies to it.
+// whole-number arithmetic applies to it. One beyond an int stays the text it was, so that no digit of an
+// id is lost as it is printed.
 func plain(v any) any {
 	switch n := v.(type) {
 	case float64:
@@ -43,6 +44,9 @@ func plain(v any) any {
 	case json.Number:
 		if i, err := strconv.Atoi(string(n)); err == nil {
 			return i
+		}
+		if !strings.ContainsAny(string(n), ".eE") {
+			return string(n)
 		}
 		f, err := n.Float64()
 		if err != nil {
