@@ -10,6 +10,7 @@ package providers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 )
@@ -40,7 +41,8 @@ type Kind struct {
 	Secret bool
 	// Check looks at a rendered message at accept, before it is promised to anybody: is it within the
 	// service's limits, can it be built? It must be fast, do no I/O and never change the message. The
-	// error is shown to the API's caller: it names the limit and the remedy. Nil checks nothing.
+	// error is shown to the API's caller: it names the limit and the remedy. It wraps ErrAddress when the
+	// address is at fault and not the content. Nil checks nothing.
 	Check func(m *Message) error
 	// Open makes a provider out of its settings: one JSON object whose members are named by Settings
 	// ("pool.max" stands for {"pool":{"max":...}}). Defaults are not filled in: Open applies its own.
@@ -48,6 +50,10 @@ type Kind struct {
 	// a matter of Health and of Deferred answers.
 	Open func(ctx context.Context, settings []byte) (Provider, error)
 }
+
+// ErrAddress is wrapped by an error of Kind.Check that speaks of the message's address: content and
+// other addresses may be good.
+var ErrAddress = errors.New("bad address")
 
 // Setting documents one member of a provider's settings.
 type Setting struct {

@@ -103,6 +103,10 @@ func compose(m *providers.Message) (*letter, error) {
 		d := json.NewDecoder(bytes.NewReader(m.Content))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&b); err != nil {
+			var wrong *json.UnmarshalTypeError // its text names our types
+			if errors.As(err, &wrong) {
+				return nil, fmt.Errorf("content: email.%s cannot be a %s", wrong.Field, wrong.Value)
+			}
 			return nil, fmt.Errorf("content: %w", err)
 		}
 		if _, err := d.Token(); !errors.Is(err, io.EOF) {
@@ -121,7 +125,7 @@ func compose(m *providers.Message) (*letter, error) {
 func (l *letter) address(m *providers.Message, b *block) error {
 	to, err := parseBare(m.Address)
 	if err != nil {
-		return fmt.Errorf("the recipient's address: %w", err)
+		return fmt.Errorf("%w: %w", providers.ErrAddress, err)
 	}
 	to.name = tidy(m.Name, maxName)
 	l.to = to

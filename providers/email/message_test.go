@@ -491,6 +491,7 @@ var refusedRows = []struct {
 	{"type of a message", files(file("a", "message/rfc822", "")), "content_type"},
 	{"two inline of one name", files(map[string]any{"filename": "a", "content": "", "inline": true}, map[string]any{"filename": "a", "content": "", "inline": true}), "same name"},
 	{"unknown member", content("subjct", "x"), "subjct"},
+	{"member of the wrong type", content("subject", 5), "email.subject cannot be a number"},
 	{"not an object", func(m *providers.Message) { m.Content = json.RawMessage(`[]`) }, "content"},
 	{"two objects", func(m *providers.Message) { m.Content = json.RawMessage(`{}{}`) }, "one JSON object"},
 	{"unsubscribe that injects", func(m *providers.Message) { m.Unsubscribe = "https://x/\r\nBcc: y" }, "unsubscribe"},

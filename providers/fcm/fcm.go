@@ -245,7 +245,7 @@ func (paper) RoundTrip(req *http.Request) (*http.Response, error) {
 // check is Kind.Check: FCM's limits, and whether the library can build the message.
 func check(m *providers.Message) error {
 	if len(m.Address) > maxToken {
-		return fmt.Errorf("a registration token has at most %d characters", maxToken)
+		return fmt.Errorf("%w: a registration token has at most %d characters", providers.ErrAddress, maxToken)
 	}
 	msg, err := build(m, m.CreatedAt)
 	if err != nil {

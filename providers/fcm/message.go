@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -65,7 +66,7 @@ func dataOf(m *providers.Message) (map[string]string, error) {
 	if len(m.Data) > 0 {
 		var raw map[string]json.RawMessage
 		if err := json.Unmarshal(m.Data, &raw); err != nil {
-			return nil, fmt.Errorf("data: %w", err)
+			return nil, errors.New("data must be a JSON object")
 		}
 		for k, v := range raw {
 			s, err := text(v)

@@ -25,14 +25,14 @@ func blockOf(content json.RawMessage) (map[string]any, error) {
 		FCM json.RawMessage `json:"fcm"`
 	}
 	if err := json.Unmarshal(content, &c); err != nil {
-		return nil, fmt.Errorf("content: %w", err)
+		return nil, errors.New("push must be an object")
 	}
 	if len(c.FCM) == 0 || string(c.FCM) == "null" {
 		return nil, nil
 	}
 	block, err := object(c.FCM)
 	if err != nil {
-		return nil, fmt.Errorf("fcm: %w", err)
+		return nil, errors.New("fcm: must be an object")
 	}
 	for _, k := range []string{"token", "topic", "condition", "name"} {
 		if _, there := block[k]; there {
@@ -51,6 +51,18 @@ func object(raw []byte) (map[string]any, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// misfit says which field the library could not read, without the names of its types.
+func misfit(err error) error {
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field != "":
+		return fmt.Errorf("fcm: not an FCM v1 message: %s cannot be a %s", wrong.Field, wrong.Value)
+	case errors.As(err, &wrong):
+		return fmt.Errorf("fcm: not an FCM v1 message: a %s stands where it cannot", wrong.Value)
+	}
+	return fmt.Errorf("fcm: not an FCM v1 message: %w", err)
 }
 
 // overlay lays block over the built message as RFC 7396 does: objects are merged, null removes, anything
@@ -84,7 +96,7 @@ func overlay(built *messaging.Message, block map[string]any) (_ *messaging.Messa
 	}
 	out := new(messaging.Message)
 	if err := json.Unmarshal(raw, out); err != nil {
-		return nil, fmt.Errorf("fcm: not an FCM v1 message: %w", err)
+		return nil, misfit(err)
 	}
 	if raw, err = json.Marshal(out); err != nil {
 		return nil, fmt.Errorf("fcm: not an FCM v1 message: %w", err)
