@@ -162,6 +162,23 @@ func replay(ctx context.Context, t tx, r *recording) error {
 	return nil
 }
 
+// Answered is the answer that was recorded under a key in the last 24 hours. The error is
+// core.ErrNotFound if the key is free, core.ErrKeyReused if it was used with another body.
+func (s *Store) Answered(ctx context.Context, app, key string, hash [32]byte) ([]byte, error) {
+	var used, answer []byte
+	err := s.read(ctx, "look an idempotency key up", "SELECT body_hash, answer FROM idempotency WHERE app = $1 AND key = $2 AND created_at > $3",
+		func(x row) error { return x.Scan(&used, &answer) }, app, key, micros(s.Now().Add(-KeyLife)))
+	switch {
+	case err != nil:
+		return nil, err
+	case used == nil:
+		return nil, core.ErrNotFound
+	case !bytes.Equal(used, hash[:]):
+		return nil, core.ErrKeyReused
+	}
+	return answer, nil
+}
+
 // bind writes the contents and points the deliveries at them.
 func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
 	b := &binder{now: now, seen: map[[32]byte]core.ContentRef{}}

@@ -369,6 +369,19 @@ func idempotency(t *testing.T, s *store.Store) {
 	if _, err := s.Record(t.Context(), other); !errors.Is(err, core.ErrKeyReused) {
 		t.Errorf("another body: %v", err)
 	}
+	for answer := range answers {
+		if got, err := s.Answered(t.Context(), "shop", "k", build(s, ask{n: 1, key: "k"}).BodyHash); err != nil || string(got) != answer {
+			t.Errorf("answered %q, %v; want %q", got, err, answer)
+		}
+	}
+	if _, err := s.Answered(t.Context(), "shop", "k", other.BodyHash); !errors.Is(err, core.ErrKeyReused) {
+		t.Errorf("answered to another body: %v", err)
+	}
+	for _, free := range [][2]string{{"shop", "free"}, {"other", "k"}} {
+		if _, err := s.Answered(t.Context(), free[0], free[1], other.BodyHash); !errors.Is(err, core.ErrNotFound) {
+			t.Errorf("answered to key %s of %s: %v", free[1], free[0], err)
+		}
+	}
 	list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop"})
 	if err != nil || len(list) != 1 {
 		t.Errorf("%d notifications, %v", len(list), err)
