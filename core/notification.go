@@ -64,6 +64,7 @@ const (
 	SkipNoRoute          = "no_route"
 	SkipNoContent        = "no_content"
 	SkipDuplicate        = "duplicate_address"
+	SkipBadAddress       = "bad_address" // a stored endpoint that its kind does not take any more
 	SkipChannel          = "channel_not_asked"
 )
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -111,14 +112,16 @@ func (a *API) accept(ctx context.Context, c *call, body *NotificationRequest, ke
 func (a *API) allFaults(ctx context.Context, c *call, req *intake.Request, faults []intake.Fault) error {
 	var bad *intake.Invalid
 	if _, err := a.Intake.Preview(ctx, c.principal.App, req); errors.As(err, &bad) {
-		entries := map[string]bool{}
+		entries, content := map[string]bool{}, false
 		for _, f := range faults {
 			entries[entryOf(f.Pointer)] = true
+			content = content || ofContent(f.Pointer)
 		}
-		// What is wrong with an entry of "to" follows from what was wrong with it before.
+		// What is wrong with an entry of "to", or with what is rendered, follows from what was wrong with
+		// it before.
 		faults = merge(faults, slices.DeleteFunc(bad.Faults, func(f intake.Fault) bool {
 			entry := entryOf(f.Pointer)
-			return entry != "" && entries[entry]
+			return entry != "" && entries[entry] || content && f.Code == intake.FaultContent
 		}))
 	}
 	return invalid(faults)
@@ -132,6 +135,16 @@ func entryOf(pointer string) string {
 	}
 	entry, _, _ := strings.Cut(rest, "/")
 	return entry
+}
+
+// ofContent reports whether a pointer leads to what is rendered.
+func ofContent(pointer string) bool {
+	for _, part := range []string{"/content", "/template", "/version", "/data"} {
+		if pointer == part || strings.HasPrefix(pointer, part+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // PreviewNotification implements StrictServerInterface.
@@ -227,8 +240,8 @@ func contentOf(raw json.RawMessage, add adder) *intake.Content {
 		return nil
 	}
 	out := &intake.Content{Channels: map[string]json.RawMessage{}}
-	for name, v := range members {
-		at := "/content/" + escapePointer(name)
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		v, at := members[name], "/content/"+escapePointer(name)
 		switch name {
 		case "title", "body", "url":
 			to := map[string]*string{"title": &out.Title, "body": &out.Body, "url": &out.URL}[name]

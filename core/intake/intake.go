@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -60,10 +61,9 @@ const wakeTimeout = 500 * time.Millisecond
 // get, records all of that durably, and wakes the workers. The error is *Invalid for what the caller
 // can mend, core.ErrKeyReused for a key used with another body, or the store's.
 func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key) (*Accepted, error) {
-	now := in.store.Now()
-	p, err := in.plan(ctx, app, req, now)
+	p, err := in.plan(ctx, app, req, in.store.Now())
 	if err != nil {
-		return nil, err
+		return in.answered(ctx, app, key, err)
 	}
 	acceptance, answer, err := p.acceptance(key)
 	if err != nil {
@@ -78,6 +78,23 @@ func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key)
 	}
 	in.wake(ctx, recorded.Wakes)
 	return answer, nil
+}
+
+// answered looks whether a request that cannot be taken now was taken before under its key: a send_at
+// that lay ahead lies in the past by now, a template may be gone. The first answer holds all the same.
+func (in *Intake) answered(ctx context.Context, app string, key Key, planned error) (*Accepted, error) {
+	var bad *Invalid
+	if key.Value == "" || !errors.As(planned, &bad) {
+		return nil, planned
+	}
+	answer, err := in.store.Answered(ctx, app, key.Value, key.Hash)
+	switch {
+	case errors.Is(err, core.ErrNotFound):
+		return nil, planned
+	case err != nil:
+		return nil, fmt.Errorf("look up the idempotency key: %w", err)
+	}
+	return replay(answer)
 }
 
 // Preview says what Accept would do, by the same code, and stores and sends nothing.
@@ -112,16 +129,20 @@ type plan struct {
 	decisions    []Decision
 }
 
-// plan checks, resolves and renders.
+// plan checks, resolves and renders. It goes on past faults with what is left, so that the caller
+// hears of all of them at once.
 func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.Time) (*plan, error) {
 	in = in.steady()
 	p := &plan{notification: notification(app, req, now)}
 	f := &faults{}
 	checkTimes(req, &p.notification, now, f)
 	targets := in.checkTargets(app, req, f)
-	r := in.newRenderer(ctx, app, req, f)
-	if err := f.err(); err != nil {
+	r, err := in.newRenderer(ctx, app, req, f)
+	if err != nil {
 		return nil, err
+	}
+	if len(targets) == 0 || !r.usable() {
+		return nil, f.err()
 	}
 	recipients, err := in.store.Recipients(ctx, app, recipientIDs(req))
 	if err != nil {
@@ -129,7 +150,6 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 	}
 	r.p, p.notification.Template = p, r.pinned
 	in.resolve(r, targets, recipients)
-	in.checkContents(p, r, f)
 	if err := f.err(); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,10 @@ type Store interface {
 	// key was used in the last 24 hours with the same body, the first answer is given back; with
 	// another body the error is core.ErrKeyReused.
 	Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error)
+	// Answered is the answer that was given in the last 24 hours to a request with this key and body
+	// hash. The error is core.ErrNotFound for a key that is free, core.ErrKeyReused for one used with
+	// another body.
+	Answered(ctx context.Context, app, key string, hash [32]byte) ([]byte, error)
 }
 
 // Queue carries wakes.

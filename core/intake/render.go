@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/templates"
@@ -25,19 +27,23 @@ type renderer struct {
 	base     map[string]any
 	rendered map[string]*templates.Content // by input; nil: it failed
 	byTo     map[int]*templates.Content
-	slots    map[slotKey]int
+	covered  map[contentChannel]bool
+	broken   map[contentChannel]bool // the channel's block does not fit its schema
+	slots    map[contentChannel]int
 	same     map[string]int // by the content's JSON
+	said     map[Fault]bool // of the template: a thousand recipients may share one
 }
 
-type slotKey struct {
+type contentChannel struct {
 	c       *templates.Content
 	channel string
 }
 
-// newRenderer finds the template or takes the inline content, and adds what is wrong with either.
-func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *faults) *renderer {
+// newRenderer finds the template or takes the inline content, and adds what is wrong with either. The
+// error is the store's.
+func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *faults) (*renderer, error) {
 	r := &renderer{req: req, f: f, routing: in.routing, rendered: map[string]*templates.Content{}, byTo: map[int]*templates.Content{},
-		slots: map[slotKey]int{}, same: map[string]int{}}
+		covered: map[contentChannel]bool{}, broken: map[contentChannel]bool{}, slots: map[contentChannel]int{}, same: map[string]int{}, said: map[Fault]bool{}}
 	switch {
 	case req.Template == "" && req.Content == nil:
 		f.add("/content", FaultMissing, "give content or a template")
@@ -46,10 +52,13 @@ func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *
 	case req.Content != nil:
 		in.takeInline(r)
 	default:
-		in.findTemplate(ctx, app, r)
+		return r, in.findTemplate(ctx, app, r)
 	}
-	return r
+	return r, nil
 }
+
+// usable reports whether there is anything to render.
+func (r *renderer) usable() bool { return r.inline != nil || r.template != nil }
 
 func (in *Intake) takeInline(r *renderer) {
 	c := r.req.Content
@@ -67,58 +76,102 @@ func (in *Intake) takeInline(r *renderer) {
 	}
 	if c.Title == "" && c.Body == "" && len(c.Channels) == 0 {
 		r.f.add("/content", FaultMissing, "give a title, a body, or a block under a channel's name")
+		r.inline = nil
 	}
-	for name, block := range c.Channels {
+	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
 		ch, ok := in.routing.channels[name]
 		if !ok {
 			r.f.add("/content/"+escapePointer(name), FaultUnknown, "there is no field or channel of that name; configured channels are %v", in.routing.order)
 			continue
 		}
-		ch.checkBlock(block, "/content/"+escapePointer(name), r.f)
-	}
-}
-
-func (in *Intake) findTemplate(ctx context.Context, app string, r *renderer) {
-	t, err := in.templates.Find(ctx, app, r.req.Template, r.req.Version)
-	switch {
-	case errors.Is(err, templates.ErrNotFound):
-		r.f.add("/template", FaultUnknown, "there is no template %q of that version", r.req.Template)
-	case err != nil:
-		r.f.add("/template", FaultContent, "cannot be used: %s", err)
-	default:
-		r.template, r.pinned = t, pin(t)
-	}
-	if len(r.req.Data) > 0 {
-		if err := decodeData(r.req.Data, &r.base); err != nil {
-			r.f.add("/data", FaultInvalid, "must be an object")
+		if !ch.checkBlock(c.Channels[name], "/content/"+escapePointer(name), r.f) {
+			r.broken[contentChannel{r.inline, name}] = true
 		}
 	}
 }
 
-// content returns the place in the plan's contents of what entry i of `to` gets on a channel; ok is
-// false if the content does not cover the channel, or could not be rendered (see failed).
-func (r *renderer) content(i int, rec *core.Recipient, channel string) (slot int, ok bool) {
+func (in *Intake) findTemplate(ctx context.Context, app string, r *renderer) error {
+	name, version := r.req.Template, r.req.Version
+	t, err := in.templates.Find(ctx, app, name, version)
+	var broken *templates.Error
+	switch {
+	case errors.Is(err, templates.ErrNotFound) && version > 0:
+		if _, err := in.templates.Find(ctx, app, name, 0); err == nil {
+			r.f.add("/version", FaultUnknown, "template %q has no stored version %d", name, version)
+			break
+		}
+		fallthrough
+	case errors.Is(err, templates.ErrNotFound):
+		r.f.add("/template", FaultUnknown, "there is no template %q", name)
+	case errors.As(err, &broken):
+		r.f.add("/template", FaultContent, "cannot be used any more: %s", broken)
+	case err != nil:
+		return fmt.Errorf("find the template: %w", err)
+	default:
+		r.template, r.pinned = t, pin(t)
+	}
+	if len(r.req.Data) > 0 && decodeData(r.req.Data, &r.base) != nil {
+		r.f.add("/data", FaultInvalid, "must be an object")
+		r.template = nil // what it lacks would follow from that
+	}
+	return nil
+}
+
+// covers reports whether what entry i of `to` gets has something for a channel; false too if that is
+// not to be had, for faults that are on record (see failed).
+func (r *renderer) covers(i int, rec *core.Recipient, channel string) bool {
 	c, done := r.byTo[i]
 	if !done {
 		c = r.render(i, rec)
 		r.byTo[i] = c
 	}
-	if c == nil {
-		return 0, false
+	at := contentChannel{c, channel}
+	covered, done := r.covered[at]
+	if c == nil || done {
+		return covered
 	}
-	key := slotKey{c, channel}
-	if slot, ok := r.slots[key]; ok {
-		return slot, slot >= 0
+	block := c.Channels[channel]
+	if r.inline == nil && !r.routing.channels[channel].checkBlock(block, "/template", r.f) {
+		r.broken[at] = true // an inline block was checked as it came in
 	}
-	slot = r.keep(c, channel)
-	r.slots[key] = slot
-	return slot, slot >= 0
+	covered = !r.broken[at] && (c.Title != "" || c.Body != "" || len(block) > 0)
+	r.covered[at] = covered
+	return covered
 }
 
-// failed reports whether entry i's rendering failed; the fault is on record.
-func (r *renderer) failed(i int) bool {
-	c, done := r.byTo[i]
-	return done && c == nil
+// failed reports whether entry i has nothing for a channel because of a fault that is on record.
+func (r *renderer) failed(i int, channel string) bool {
+	c := r.byTo[i]
+	return c == nil || r.broken[contentChannel{c, channel}]
+}
+
+// content is what entry i gets on a channel that it covers.
+func (r *renderer) content(i int, channel string) core.Content {
+	c := r.byTo[i]
+	return core.Content{Title: c.Title, Body: c.Body, URL: c.URL, Data: c.Data, Block: c.Channels[channel],
+		Category: r.req.Category, CollapseKey: r.req.CollapseKey}
+}
+
+// slot is the place of entry i's content in the plan's contents, where each is kept once and only if
+// somebody gets it.
+func (r *renderer) slot(i int, channel string) int {
+	at := contentChannel{r.byTo[i], channel}
+	slot, done := r.slots[at]
+	if done {
+		return slot
+	}
+	content := r.content(i, channel)
+	text, err := json.Marshal(content)
+	if err != nil { // Data or Block that is no JSON
+		r.f.add(r.pointer(channel), FaultInvalid, "is not valid JSON")
+	}
+	if slot, done = r.same[string(text)]; !done {
+		slot = len(r.p.contents)
+		r.p.contents = append(r.p.contents, content)
+		r.same[string(text)] = slot
+	}
+	r.slots[at] = slot
+	return slot
 }
 
 // locale is the locale that entry i was rendered in, "" for inline content.
@@ -140,36 +193,12 @@ func (r *renderer) pointer(channel string) string {
 	return "/content"
 }
 
-// keep adds a channel's part of a rendering to the plan's contents, once; -1 if it has none.
-func (r *renderer) keep(c *templates.Content, channel string) int {
-	block := c.Channels[channel]
-	if c.Title == "" && c.Body == "" && len(block) == 0 {
-		return -1
-	}
-	if r.inline == nil { // inline blocks were checked as they came in
-		r.routing.channels[channel].checkBlock(block, "/template", r.f)
-	}
-	content := core.Content{Title: c.Title, Body: c.Body, URL: c.URL, Data: c.Data, Block: block,
-		Category: r.req.Category, CollapseKey: r.req.CollapseKey}
-	text, err := json.Marshal(content)
-	if err != nil { // Data or Block that is no JSON: they were checked
-		r.f.add(r.pointer(channel), FaultInvalid, "is not valid JSON")
-		return -1
-	}
-	if slot, ok := r.same[string(text)]; ok {
-		return slot
-	}
-	r.p.contents = append(r.p.contents, content)
-	r.same[string(text)] = len(r.p.contents) - 1
-	return len(r.p.contents) - 1
-}
-
 // render makes what entry i gets; nil if that failed.
 func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 	if r.inline != nil {
 		return r.inline
 	}
-	input := templates.Input{Data: r.base, Locale: r.req.Locale}
+	input := templates.Input{Data: r.base, Locale: r.req.Locale, Channels: r.req.Channels}
 	key := ""
 	if over := r.req.To[i].Data; len(over) > 0 {
 		data := maps.Clone(r.base)
@@ -181,25 +210,14 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 	}
 	if rec != nil {
 		input.Recipient = recipientInput(rec)
-		if input.Locale == "" {
-			input.Locale = rec.Locale
-		}
 		key += "\x00" + rec.ID
 	}
 	if c, done := r.rendered[key]; done {
 		return c
 	}
 	c, err := r.template.Render(input)
-	var bad *templates.Error
-	switch {
-	case errors.As(err, &bad):
-		for _, fault := range bad.Faults {
-			r.f.add(r.inputPointer(i, fault.Pointer), FaultContent, "%s", fault.Detail)
-		}
-		r.rendered[key] = nil
-		return nil
-	case err != nil:
-		r.f.add("/template", FaultContent, "cannot be rendered: %s", err)
+	if err != nil {
+		r.blame(i, err)
 		r.rendered[key] = nil
 		return nil
 	}
@@ -207,16 +225,45 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 	return &c
 }
 
-// inputPointer places a fault of a rendering: one of the data where the data is, any other at the
-// template.
-func (r *renderer) inputPointer(i int, pointer string) string {
-	if rest, ok := bytes.CutPrefix([]byte(pointer), []byte("/data")); ok {
-		if len(r.req.To[i].Data) > 0 {
-			return fmt.Sprintf("/to/%d/data%s", i, rest)
+// blame adds what a rendering for entry i failed by, once if others fail by the same.
+func (r *renderer) blame(i int, err error) {
+	bad := &templates.Error{Faults: []templates.Fault{{Detail: "cannot be rendered with this data"}}}
+	errors.As(err, &bad)
+	for _, fault := range bad.Faults {
+		at := Fault{Pointer: r.inputPointer(i, fault.Pointer), Code: FaultContent, Detail: fault.Detail}
+		if r.said[at] {
+			continue
 		}
+		r.said[at] = true
+		if at.Pointer == "/template" && len(r.req.To) > 1 {
+			at.Detail += fmt.Sprintf(" (rendered for /to/%d)", i)
+		}
+		r.f.add(at.Pointer, at.Code, "%s", at.Detail)
+	}
+}
+
+// inputPointer places a fault of a rendering: one of the data where that part of the data is, any other
+// at the template.
+func (r *renderer) inputPointer(i int, pointer string) string {
+	rest, ok := strings.CutPrefix(pointer, "/data")
+	if !ok {
+		return "/template"
+	}
+	over := r.req.To[i].Data
+	if len(over) == 0 {
 		return pointer
 	}
-	return "/template"
+	var own map[string]any
+	if err := decodeData(over, &own); err != nil {
+		return fmt.Sprintf("/to/%d/data", i)
+	}
+	member, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+	member = unescapePointer(member)
+	_, isOwn := own[member]
+	if _, shared := r.base[member]; shared && !isOwn {
+		return pointer
+	}
+	return fmt.Sprintf("/to/%d/data%s", i, rest)
 }
 
 // decodeData reads a template's input; numbers keep all their digits.

@@ -3,6 +3,7 @@ package intake
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,12 +120,13 @@ const (
 // maxFaults bounds an answer; a thousand bad addresses need not all be listed.
 const maxFaults = 100
 
-// faults collects what is wrong.
+// faults collects what is wrong, the same once.
 type faults struct{ list []Fault }
 
 func (f *faults) add(pointer, code, format string, args ...any) {
-	if len(f.list) < maxFaults {
-		f.list = append(f.list, Fault{pointer, code, fmt.Sprintf(format, args...)})
+	fault := Fault{pointer, code, fmt.Sprintf(format, args...)}
+	if len(f.list) < maxFaults && !slices.Contains(f.list, fault) {
+		f.list = append(f.list, fault)
 	}
 }
 

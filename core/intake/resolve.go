@@ -2,10 +2,12 @@ package intake
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // websocketKind is the kind whose address every stored recipient has: its own id.
@@ -15,9 +17,11 @@ const websocketKind = "websocket"
 type target struct {
 	kind  *servedKind // nil for a stored recipient
 	route core.Route
+	bad   bool // a fault is on record
 }
 
-// checkTargets checks the entries of `to` and the channels asked for, without looking anybody up.
+// checkTargets checks the entries of `to` and the channels asked for, without looking anybody up. It
+// returns none if there are too many to go on.
 func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 	if len(req.To) == 0 {
 		f.add("/to", FaultMissing, "name at least one recipient or address")
@@ -38,21 +42,25 @@ func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 			continue
 		}
 		at := fmt.Sprintf("/to/%d", i)
-		k, ok := in.routing.kinds[t.Kind]
-		if !ok {
-			f.add(at+t.kindPointer(), FaultUnknown, "%s", in.routing.CheckAddress(t.Kind, ""))
+		k, err := in.routing.kind(t.Kind)
+		if err != nil {
+			f.add(at+t.kindPointer(), FaultUnknown, "%s", err)
+			targets[i].bad = true
 			continue
 		}
-		if err := in.routing.CheckAddress(t.Kind, t.Address); err != nil {
-			f.add(at+t.Pointer, FaultInvalid, "%s", err)
-		}
 		route, ok := k.route(app, t.Route)
-		if !ok && t.Route != "" {
+		targets[i] = target{kind: k, route: route, bad: !ok}
+		if err := k.checkForm(t.Address); err != nil {
+			f.add(at+t.Pointer, FaultInvalid, "%s", err)
+			targets[i].bad = true
+		}
+		switch {
+		case ok:
+		case t.Route != "":
 			f.add(at+"/route", FaultUnknown, "there is no route %q of kind %s for this app", t.Route, t.Kind)
-		} else if !ok {
+		default:
 			f.add(at+t.kindPointer(), FaultUnknown, "no route of kind %s serves this app", t.Kind)
 		}
-		targets[i] = target{kind: k, route: route}
 	}
 	return targets
 }
@@ -83,19 +91,31 @@ type resolver struct {
 	req      *Request
 	render   *renderer
 	f        *faults
-	taken    map[[2]string]bool // kind and address: one notification reaches an address once
+	taken    map[[2]string]bool   // kind and address: one notification reaches an address once
+	checked  map[kindContent]bool // what a kind has looked at, and found good or bad
 	channels []string
+}
+
+type kindContent struct {
+	kind string
+	contentChannel
 }
 
 // resolve decides for each entry of `to` and each channel whether a delivery is made, and why not.
 func (in *Intake) resolve(r *renderer, targets []target, recipients map[string]*core.Recipient) {
 	p, req := r.p, r.req
-	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: map[[2]string]bool{}, channels: req.Channels}
-	if v.channels == nil {
+	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: map[[2]string]bool{}, checked: map[kindContent]bool{}}
+	if req.Channels == nil {
 		v.channels = in.routing.order
+	}
+	for _, name := range req.Channels {
+		if in.routing.channels[name] != nil && !slices.Contains(v.channels, name) {
+			v.channels = append(v.channels, name)
+		}
 	}
 	for i := range req.To {
 		switch rec := recipients[req.To[i].Recipient]; {
+		case targets[i].bad:
 		case req.To[i].Recipient == "":
 			v.direct(i, targets[i])
 		case rec == nil:
@@ -117,9 +137,8 @@ func (v *resolver) direct(i int, t target) {
 		v.skip(core.Skip{To: i, Channel: t.kind.Channel, Reason: core.SkipChannel})
 		return
 	}
-	content, ok := v.render.content(i, nil, t.kind.Channel)
-	if !ok {
-		if !v.render.failed(i) {
+	if !v.render.covers(i, nil, t.kind.Channel) {
+		if !v.render.failed(i, t.kind.Channel) {
 			v.f.add(fmt.Sprintf("/to/%d", i), FaultContent, "there is no content for channel %s: give title or body, or a block under its name", t.kind.Channel)
 		}
 		return
@@ -128,16 +147,15 @@ func (v *resolver) direct(i int, t target) {
 	if d.Kind == websocketKind {
 		d.Recipient = to.Address // it is a recipient's id, and goes to that recipient's inbox
 	}
-	v.deliver(i, d, content, t.route)
+	v.deliver(i, d, t.kind, t.route)
 }
 
 // recipient makes the deliveries of a stored recipient: on each channel every endpoint of every kind.
 func (v *resolver) recipient(i int, rec *core.Recipient) {
 	name := recipientName(rec)
 	for _, c := range v.channels {
-		content, ok := v.render.content(i, rec, c)
-		if !ok {
-			if v.req.Channels != nil && !v.render.failed(i) {
+		if !v.render.covers(i, rec, c) {
+			if v.req.Channels != nil && !v.render.failed(i, c) {
 				v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: core.SkipNoContent})
 			}
 			continue
@@ -151,7 +169,7 @@ func (v *resolver) recipient(i int, rec *core.Recipient) {
 					continue
 				}
 				routed++
-				v.deliver(i, core.Delivery{Recipient: rec.ID, Name: name, Kind: k.Name, Channel: c, Route: route.Name, Address: e.Address}, content, route)
+				v.deliver(i, core.Delivery{Recipient: rec.ID, Name: name, Kind: k.Name, Channel: c, Route: route.Name, Address: e.Address}, k, route)
 			}
 		}
 		switch {
@@ -182,8 +200,8 @@ func (v *resolver) skip(s core.Skip) {
 	v.p.decisions = append(v.p.decisions, Decision{To: s.To, Recipient: s.Recipient, Channel: s.Channel, Decision: "skip", Reason: s.Reason, Content: -1})
 }
 
-// deliver adds a delivery, unless its address is reached already.
-func (v *resolver) deliver(i int, d core.Delivery, content int, route core.Route) {
+// deliver adds a delivery, unless its address is reached already or its kind does not take it.
+func (v *resolver) deliver(i int, d core.Delivery, k *servedKind, route core.Route) {
 	n := &v.p.notification
 	if at := [2]string{d.Kind, d.Address}; v.taken[at] {
 		v.skip(core.Skip{To: i, Recipient: d.Recipient, Channel: d.Channel, Reason: core.SkipDuplicate})
@@ -192,14 +210,48 @@ func (v *resolver) deliver(i int, d core.Delivery, content int, route core.Route
 		v.taken[at] = true
 	}
 	d.Notification, d.App, d.State = n.ID, n.App, core.Pending
-	d.Content.Slot = content
 	d.CreatedAt, d.UpdatedAt, d.ExpiresAt = n.CreatedAt, n.CreatedAt, n.ExpiresAt
 	if n.Unknown == core.RetryUnknown {
 		d.MaxUnknown = route.Policy.MaxUnknown
 	}
+	if !v.takes(i, &d, k) {
+		return
+	}
+	d.Content.Slot = v.render.slot(i, d.Channel)
 	v.p.deliveries = append(v.p.deliveries, d)
 	v.p.decisions = append(v.p.decisions, Decision{To: i, Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route,
-		Address: d.Address, Locale: v.render.locale(i), Decision: "deliver", Content: content})
+		Address: d.Address, Locale: v.render.locale(i), Decision: "deliver", Content: d.Content.Slot})
+}
+
+// takes lets a kind look at what it is to deliver: at each content once, for a thousand recipients may
+// share one with attachments, and at the address that the request names.
+func (v *resolver) takes(i int, d *core.Delivery, k *servedKind) bool {
+	if k.Check == nil {
+		return true
+	}
+	at := kindContent{d.Kind, contentChannel{v.render.byTo[i], d.Channel}}
+	var err error
+	switch {
+	case !v.checked[at]:
+		content := v.render.content(i, d.Channel)
+		m := d.Message(&content, v.p.notification.Priority)
+		m.ID = d.Notification.String() // the delivery's own is as long
+		err = k.Check(&m)
+		v.checked[at] = !errors.Is(err, providers.ErrAddress)
+	case v.req.To[i].Recipient == "":
+		err = k.checkAddress(d.Address)
+	}
+	switch {
+	case err == nil:
+		return true
+	case !errors.Is(err, providers.ErrAddress):
+		v.f.add(v.render.pointer(d.Channel), FaultContent, "%s: %s", d.Kind, err)
+	case v.req.To[i].Recipient == "":
+		v.f.add(fmt.Sprintf("/to/%d%s", i, v.req.To[i].Pointer), FaultInvalid, "%s", err)
+	default:
+		v.skip(core.Skip{To: i, Recipient: d.Recipient, Channel: d.Channel, Reason: core.SkipBadAddress})
+	}
+	return false
 }
 
 // recipientName is the attribute "name" of a recipient, shown in an e-mail's To.
@@ -211,27 +263,4 @@ func recipientName(rec *core.Recipient) string {
 		return "" // a name that is no string is none
 	}
 	return a.Name
-}
-
-// checkContents lets each kind look at what it is to deliver: is it within the service's limits?
-func (in *Intake) checkContents(p *plan, r *renderer, f *faults) {
-	type fault struct {
-		content int
-		detail  string
-	}
-	said := map[fault]bool{}
-	for i := range p.deliveries {
-		d := &p.deliveries[i]
-		k := in.routing.kinds[d.Kind]
-		if k.Check == nil {
-			continue
-		}
-		m := d.Message(&p.contents[d.Content.Slot], p.notification.Priority)
-		if err := k.Check(&m); err != nil {
-			if at := (fault{d.Content.Slot, err.Error()}); !said[at] {
-				said[at] = true
-				f.add(r.pointer(d.Channel), FaultContent, "%s: %s", d.Kind, err)
-			}
-		}
-	}
 }

@@ -30,7 +30,8 @@ type Routing struct {
 type servedKind struct {
 	providers.Kind
 	address *regexp.Regexp
-	routes  []core.Route // in the order of the channel's list
+	routes  []core.Route // in the order of the channel's list, behind them those that no channel lists
+	listed  int          // how many a channel lists; the others are reached by name only
 }
 
 type channel struct {
@@ -70,7 +71,7 @@ func NewRouting(routes []core.Route, channels map[string][]string, kinds map[str
 			if k.Channel != name {
 				return nil, fmt.Errorf("channel %s: route %s is of kind %s, which serves %s", name, rn, route.Kind, k.Channel)
 			}
-			k.routes = append(k.routes, route)
+			k.routes, k.listed = append(k.routes, route), k.listed+1
 			if !slices.Contains(c.kinds, k) {
 				c.kinds = append(c.kinds, k)
 			}
@@ -103,22 +104,58 @@ func (r *Routing) Kind(name string) (providers.Kind, bool) {
 	return k.Kind, true
 }
 
+// maxAddress bounds an address of any kind, in bytes; the longest that a service gives out (an FCM
+// token) has some hundreds.
+const maxAddress = 4096
+
 // CheckAddress reports what is wrong with an address of a kind; nil if nothing is.
 func (r *Routing) CheckAddress(kind, address string) error {
-	k, ok := r.kinds[kind]
+	k, err := r.kind(kind)
+	if err != nil {
+		return err
+	}
+	if err := k.checkForm(address); err != nil {
+		return err
+	}
+	return k.checkAddress(address)
+}
+
+func (r *Routing) kind(name string) (*servedKind, error) {
+	k, ok := r.kinds[name]
 	if !ok {
-		return fmt.Errorf("there is no route of kind %q; configured kinds are %s", kind, strings.Join(slices.Sorted(maps.Keys(r.kinds)), ", "))
+		return nil, fmt.Errorf("there is no route of kind %q; configured kinds are %s", name, strings.Join(slices.Sorted(maps.Keys(r.kinds)), ", "))
+	}
+	return k, nil
+}
+
+// checkForm holds an address against its kind's pattern.
+func (k *servedKind) checkForm(address string) error {
+	if len(address) > maxAddress {
+		return fmt.Errorf("not an address of kind %s: it has %d bytes, more than %d", k.Name, len(address), maxAddress)
 	}
 	if !k.address.MatchString(address) {
-		return fmt.Errorf("not an address of kind %s: it must match %s", kind, k.Address)
+		return fmt.Errorf("not an address of kind %s: it must match %s", k.Name, k.Address)
 	}
 	return nil
 }
 
-// route finds the route for an address of a kind: the one named, or the first that serves the app.
+// checkAddress asks the kind about an address alone: what it says of the content that is made up for
+// that does not matter.
+func (k *servedKind) checkAddress(address string) error {
+	if k.Check == nil {
+		return nil
+	}
+	if err := k.Check(&providers.Message{Address: address, Title: "-"}); errors.Is(err, providers.ErrAddress) {
+		return err
+	}
+	return nil
+}
+
+// route finds the route for an address of a kind: the one named, or the first listed one that serves
+// the app.
 func (k *servedKind) route(app, name string) (core.Route, bool) {
-	for _, r := range k.routes {
-		if r.Serves(app) && (name == "" || r.Name == name) {
+	for i, r := range k.routes {
+		if r.Serves(app) && (r.Name == name || name == "" && i < k.listed) {
 			return r, true
 		}
 	}
@@ -176,28 +213,39 @@ func (noLoader) Load(url string) (any, error) {
 	return nil, errors.New("references out of a content schema are not followed")
 }
 
-// checkBlock checks a channel's content block and adds its faults below the pointer.
-func (c *channel) checkBlock(block json.RawMessage, pointer string, f *faults) {
+// checkBlock checks a channel's content block and adds its faults below the pointer. It reports whether
+// there are none.
+func (c *channel) checkBlock(block json.RawMessage, pointer string, f *faults) bool {
 	if len(block) == 0 || c == nil {
-		return
+		return true
 	}
 	if c.schema == nil {
 		f.add(pointer, FaultContent, "channel %s takes no block of its own, only title, body, url and data", c.name)
-		return
+		return false
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(block))
 	if err != nil {
 		f.add(pointer, FaultInvalid, "not valid JSON")
-		return
+		return false
 	}
 	var bad *jsonschema.ValidationError
 	if err := c.schema.Validate(doc); errors.As(err, &bad) {
 		for _, leaf := range leaves(bad, nil) {
-			f.add(pointer+instance(leaf), FaultContent, "%s", schemaDetail(leaf))
+			at := pointer + pointerOf(leaf.InstanceLocation)
+			if extra, ok := leaf.ErrorKind.(*kind.AdditionalProperties); ok {
+				for _, name := range slices.Sorted(slices.Values(extra.Properties)) {
+					f.add(at+"/"+escapePointer(name), FaultContent, "there is no such field")
+				}
+				continue
+			}
+			f.add(at, FaultContent, "%s", schemaDetail(leaf))
 		}
+		return false
 	}
+	return true
 }
 
+// leaves are the errors that an error consists of, in the order of their places.
 func leaves(e *jsonschema.ValidationError, out []*jsonschema.ValidationError) []*jsonschema.ValidationError {
 	if len(e.Causes) == 0 {
 		return append(out, e)
@@ -205,16 +253,16 @@ func leaves(e *jsonschema.ValidationError, out []*jsonschema.ValidationError) []
 	for _, c := range e.Causes {
 		out = leaves(c, out)
 	}
+	slices.SortStableFunc(out, func(a, b *jsonschema.ValidationError) int {
+		return slices.Compare(a.InstanceLocation, b.InstanceLocation)
+	})
 	return out
 }
 
-func instance(e *jsonschema.ValidationError) string {
+func pointerOf(location []string) string {
 	var b strings.Builder
-	for _, part := range e.InstanceLocation {
+	for _, part := range location {
 		b.WriteString("/" + escapePointer(part))
-	}
-	if extra, ok := e.ErrorKind.(*kind.AdditionalProperties); ok && len(extra.Properties) > 0 {
-		b.WriteString("/" + escapePointer(extra.Properties[0]))
 	}
 	return b.String()
 }
@@ -222,8 +270,6 @@ func instance(e *jsonschema.ValidationError) string {
 // schemaDetail explains a schema error without repeating the value.
 func schemaDetail(e *jsonschema.ValidationError) string {
 	switch k := e.ErrorKind.(type) {
-	case *kind.AdditionalProperties:
-		return "unknown field " + strings.Join(k.Properties, ", ")
 	case *kind.Pattern:
 		return "must match " + k.Want
 	case *kind.Format:
@@ -237,4 +283,8 @@ var printer = message.NewPrinter(language.English)
 
 func escapePointer(s string) string {
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(s)
+}
+
+func unescapePointer(s string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(s)
 }
