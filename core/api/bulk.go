@@ -47,6 +47,9 @@ func (b *bulk) VisitSendBulkResponse(w http.ResponseWriter) error {
 	_ = control.EnableFullDuplex()
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(time.Time{})
+	// A full-duplex answer that ends before its request makes net/http (Go 1.26) read the connection from
+	// two goroutines, and panic, where it would use the connection again.
+	w.Header().Set("Connection", "close")
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	answers := make(chan chan bulkAnswer, bulkAhead)

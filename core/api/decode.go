@@ -52,6 +52,9 @@ func decodeBody(r *http.Request, dst any) error {
 	if err := checkType(r.Header.Get("Content-Type")); err != nil {
 		return err
 	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return refuse(http.StatusUnsupportedMediaType, "Send the body as it is, without Content-Encoding.")
+	}
 	limit := int64(MaxBody)
 	if _, ok := dst.(*NotificationRequest); ok {
 		limit = MaxBodyAttachment
@@ -64,7 +67,7 @@ func decodeBody(r *http.Request, dst any) error {
 	case err != nil:
 		return refuse(http.StatusBadRequest, "The body could not be read to its end.")
 	case len(body) == 0:
-		return io.EOF // the generated code takes it for "no body" where that is allowed
+		return errNoBody
 	}
 	c.body = body
 	c.faults, err = decode(body, dst)
@@ -73,6 +76,9 @@ func decodeBody(r *http.Request, dst any) error {
 	}
 	return err
 }
+
+// errNoBody is io.EOF to the generated code, which lets it pass where no body is needed.
+var errNoBody = errors.Join(refuse(http.StatusBadRequest, "Send a JSON body."), io.EOF)
 
 func checkType(given string) error {
 	if given == "" {

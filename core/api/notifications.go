@@ -85,6 +85,8 @@ func (a *API) SendNotification(ctx context.Context, q SendNotificationRequestObj
 
 // accept takes one request under a key. It is bounded in how many are under way at once.
 func (a *API) accept(ctx context.Context, c *call, body *NotificationRequest, key string, text []byte) (*intake.Accepted, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	req, faults := requestOf(body, c.faults)
 	if len(faults) > 0 {
 		return nil, a.allFaults(ctx, c, req, faults)
@@ -150,6 +152,8 @@ func ofContent(pointer string) bool {
 // PreviewNotification implements StrictServerInterface.
 func (a *API) PreviewNotification(ctx context.Context, q PreviewNotificationRequestObject) (PreviewNotificationResponseObject, error) {
 	c := callOf(ctx)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	req, faults := requestOf(q.Body, c.faults)
 	if len(faults) > 0 {
 		return nil, a.allFaults(ctx, c, req, faults)
@@ -188,7 +192,9 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	}
 	r := &intake.Request{Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: b.SendAt,
 		Unknown: core.UnknownPolicy(b.Unknown), CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}
-	r.Version, _ = strconv.Atoi(b.Version) // validated: digits
+	if n, err := strconv.Atoi(b.Version); err == nil {
+		r.Version = max(n, 0)
+	}
 	if b.Version != "" && (b.Template == "" || r.Version == 0) {
 		add("/version", intake.FaultConflict, "is a template's version, from 1 on")
 	}
@@ -199,7 +205,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	if len(b.Content) > 0 {
 		r.Content = contentOf(b.Content, add)
 	}
-	for i := range b.To {
+	for i := range b.To[:min(len(b.To), core.MaxTo+1)] { // one too many tells that there are too many
 		r.To = append(r.To, targetOf(&b.To[i], fmt.Sprintf("/to/%d", i), add))
 	}
 	return r, merge(before, f)
@@ -215,8 +221,11 @@ func durationOf(text, pointer string, positive bool, add adder) time.Duration {
 	if err != nil {
 		return 0 // the validator said so
 	}
-	if d < 0 || positive && d == 0 {
-		add(pointer, intake.FaultRange, "must be above 0")
+	switch {
+	case positive && d <= 0:
+		add(pointer, intake.FaultRange, "must be above 0; leave it out for the default")
+	case d < 0:
+		add(pointer, intake.FaultRange, "must not be negative; leave it out to send now")
 	}
 	return d
 }

@@ -503,13 +503,13 @@ type ListNotificationsParamsStatus string
 // SendNotificationParams defines parameters for SendNotification.
 type SendNotificationParams struct {
 	// IdempotencyKey Kept for 24 h: the same key and body is answered as the first time.
-	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty" validate:"max=255"`
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty" validate:"max=255,printascii"`
 }
 
 // SendBulkParams defines parameters for SendBulk.
 type SendBulkParams struct {
 	// IdempotencyKey Kept for 24 h: the same key and body is answered as the first time.
-	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty" validate:"max=255"`
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty" validate:"max=255,printascii"`
 }
 
 // ListDeliveriesParams defines parameters for ListDeliveries.

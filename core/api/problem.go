@@ -51,6 +51,9 @@ func failureOf(err error) *failure {
 		}
 		errors.As(invalid(faults), &f)
 		return f
+	case errors.Is(err, core.ErrBadID):
+		errors.As(fault("/cursor", intake.FaultInvalid, "is no next_cursor of this list"), &f)
+		return f
 	case errors.Is(err, core.ErrNotFound), errors.Is(err, templates.ErrNotFound):
 		return &failure{status: http.StatusNotFound, detail: "There is no such thing in this app."}
 	case errors.Is(err, core.ErrKeyReused):

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"reflect"
 	"strings"
 	"time"
 
@@ -163,11 +164,15 @@ func explain(e validator.FieldError) (code, detail string) {
 	case "oneof":
 		return intake.FaultInvalid, "must be one of " + e.Param()
 	case "min":
-		return intake.FaultRange, "must have or be at least " + e.Param()
+		return intake.FaultRange, bound(e, "at least")
 	case "max":
-		return intake.FaultTooMany, "must have or be at most " + e.Param()
+		return intake.FaultTooMany, bound(e, "at most")
+	case "number":
+		return intake.FaultInvalid, "must be a whole number, in digits alone"
 	case "unique":
 		return intake.FaultConflict, "must not name anything twice"
+	case "printascii":
+		return intake.FaultInvalid, "must be printable ASCII"
 	case "goduration":
 		return intake.FaultInvalid, `must be a duration such as "90s" or "15m"`
 	case "bcp47_language_tag":
@@ -177,6 +182,17 @@ func explain(e validator.FieldError) (code, detail string) {
 	default:
 		return intake.FaultInvalid, "does not have the form it must have (" + e.Tag() + ")"
 	}
+}
+
+// bound says what a length or a number may be.
+func bound(e validator.FieldError, most string) string {
+	switch e.Kind() {
+	case reflect.Slice:
+		return "must have " + most + " " + e.Param() + " entries"
+	case reflect.String:
+		return "must have " + most + " " + e.Param() + " characters"
+	}
+	return "must be " + most + " " + e.Param()
 }
 
 func countsOf(c core.Counts) Counts {

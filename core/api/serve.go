@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/intake"
@@ -112,6 +114,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Pattern = pattern
+	if !cleanURL(r.URL) {
+		a.fail(w, r, refuse(http.StatusBadRequest, "The path and the query must be UTF-8, percent-encoded, without NUL."))
+		return
+	}
 	control := http.NewResponseController(w)
 	// Deadlines are a wish: a writer that has none (a test's recorder, a wrapper) serves without.
 	_ = control.SetReadDeadline(began.Add(requestTimeout))
@@ -122,6 +128,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.mux.ServeHTTP(w, r)
+}
+
+// cleanURL reports whether what a URL says can be kept as a text.
+func cleanURL(u *url.URL) bool {
+	query, err := url.QueryUnescape(u.RawQuery)
+	text := u.Path + query
+	return err == nil && utf8.ValidString(text) && !strings.ContainsRune(text, 0)
 }
 
 // later lists what later versions bring, so that it is told from a mistyped path.

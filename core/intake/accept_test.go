@@ -1,6 +1,7 @@
 package intake_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -333,5 +334,16 @@ func TestStoreAway(t *testing.T) {
 				t.Errorf("%v, want ErrUnavailable", err)
 			}
 		})
+	}
+}
+
+// TestGivenUp: a caller that is gone is not rendered for.
+func TestGivenUp(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.Accept(ctx, "a", &intake.Request{To: []intake.Target{at("apns", token)}, Content: words()}, intake.Key{}); !errors.Is(err, context.Canceled) || len(b.recorded) > 0 {
+		t.Errorf("%v, %d recorded", err, len(b.recorded))
 	}
 }

@@ -167,8 +167,8 @@ func TestFaults(t *testing.T) {
 			map[string]string{"/data/order": "content", "/to/1/data/name": "content", "/to/2/data": "invalid"}},
 		"a template's block": {intake.Request{To: []intake.Target{at("apns", token)}, Template: "block"}, map[string]string{"/template/apns/headers/x": "content"}},
 		"blocks": {intake.Request{To: mail, Content: &intake.Content{Channels: map[string]json.RawMessage{
-			"email": raw(`{"subject":5,"cc":"x","bcc":"y"}`), "pager": raw(`{}`), "sms": raw(`{}`), "in_app": raw(`[`), "a/b~c": raw(`{}`)}}},
-			map[string]string{"/content/email/subject": "content", "/content/email/cc": "content", "/content/email/bcc": "content", "/content/pager": "unknown",
+			"email": raw(`{"subject":5,"cc":"x","bcc":"y","headers":{"a b":"c"},"text":""}`), "pager": raw(`{}`), "sms": raw(`{}`), "in_app": raw(`[`), "a/b~c": raw(`{}`)}}},
+			map[string]string{"/content/email/subject": "content", "/content/email/cc": "content", "/content/email/bcc": "content", "/content/email/headers/a b": "content", "/content/pager": "unknown",
 				"/content/sms": "content", "/content/in_app": "invalid", "/content/a~1b~0c": "unknown"}},
 		"no content for an address": {intake.Request{To: []intake.Target{at("apns", token)}, Content: &intake.Content{Channels: map[string]json.RawMessage{"email": raw(`{"text":"T"}`)}}}, map[string]string{"/to/0": "content"}},
 		"addresses": {intake.Request{Content: words(), To: []intake.Target{
@@ -209,7 +209,7 @@ func TestCheckAddress(t *testing.T) {
 	for address, want := range map[[2]string]string{
 		{"apns", token}: "", {"email", "ann@example.com"}: "", {"sms", "+4911111111"}: "", {"websocket", "ann"}: "", {"fcm", phone}: "",
 		{"apns", "../x"}: "must match", {"email", "a@-b.com"}: "domain", {"sms", "+4900111111"}: "no country", {"sms", "+" + strings.Repeat("1", 5000)}: "4096",
-		{"pager", "1"}: "no route of kind", {"email", ""}: "must match", {"websocket", "a\x00"}: "must match",
+		{"pager", "1"}: "no route of kind", {"email", ""}: "must match", {"websocket", "a\x00"}: "must match", {"websocket", "a\xff"}: "must match",
 	} {
 		err := r.CheckAddress(address[0], address[1])
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

@@ -149,7 +149,9 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 		return nil, fmt.Errorf("find recipients: %w", err)
 	}
 	r.p, p.notification.Template = p, r.pinned
-	in.resolve(r, targets, recipients)
+	if err := in.resolve(ctx, r, targets, recipients); err != nil {
+		return nil, err
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}

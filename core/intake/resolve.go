@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,8 +102,9 @@ type kindContent struct {
 	contentChannel
 }
 
-// resolve decides for each entry of `to` and each channel whether a delivery is made, and why not.
-func (in *Intake) resolve(r *renderer, targets []target, recipients map[string]*core.Recipient) {
+// resolve decides for each entry of `to` and each channel whether a delivery is made, and why not. The
+// error is the context's: a template that is slow, rendered for a thousand, takes a minute.
+func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, recipients map[string]*core.Recipient) error {
 	p, req := r.p, r.req
 	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: map[[2]string]bool{}, checked: map[kindContent]bool{}}
 	if req.Channels == nil {
@@ -114,6 +116,9 @@ func (in *Intake) resolve(r *renderer, targets []target, recipients map[string]*
 		}
 	}
 	for i := range req.To {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("resolve entry %d of to: %w", i, err)
+		}
 		switch rec := recipients[req.To[i].Recipient]; {
 		case targets[i].bad:
 		case req.To[i].Recipient == "":
@@ -128,6 +133,7 @@ func (in *Intake) resolve(r *renderer, targets []target, recipients map[string]*
 	for i := range p.deliveries {
 		p.deliveries[i].ID = ids[i]
 	}
+	return nil
 }
 
 // direct makes the delivery of an address named in the request.

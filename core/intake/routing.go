@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -133,7 +134,7 @@ func (k *servedKind) checkForm(address string) error {
 	if len(address) > maxAddress {
 		return fmt.Errorf("not an address of kind %s: it has %d bytes, more than %d", k.Name, len(address), maxAddress)
 	}
-	if !k.address.MatchString(address) {
+	if !utf8.ValidString(address) || !k.address.MatchString(address) {
 		return fmt.Errorf("not an address of kind %s: it must match %s", k.Name, k.Address)
 	}
 	return nil
@@ -229,34 +230,56 @@ func (c *channel) checkBlock(block json.RawMessage, pointer string, f *faults) b
 		return false
 	}
 	var bad *jsonschema.ValidationError
-	if err := c.schema.Validate(doc); errors.As(err, &bad) {
-		for _, leaf := range leaves(bad, nil) {
-			at := pointer + pointerOf(leaf.InstanceLocation)
-			if extra, ok := leaf.ErrorKind.(*kind.AdditionalProperties); ok {
-				for _, name := range slices.Sorted(slices.Values(extra.Properties)) {
-					f.add(at+"/"+escapePointer(name), FaultContent, "there is no such field")
-				}
-				continue
-			}
-			f.add(at, FaultContent, "%s", schemaDetail(leaf))
-		}
-		return false
+	if !errors.As(c.schema.Validate(doc), &bad) {
+		return true
 	}
-	return true
+	found := blockFaults(bad, pointer, nil)
+	slices.SortStableFunc(found, func(a, b Fault) int { return strings.Compare(a.Pointer, b.Pointer) })
+	for _, fault := range found {
+		f.add(fault.Pointer, fault.Code, "%s", fault.Detail)
+	}
+	return false
 }
 
-// leaves are the errors that an error consists of, in the order of their places.
-func leaves(e *jsonschema.ValidationError, out []*jsonschema.ValidationError) []*jsonschema.ValidationError {
+// blockFaults lists the errors that a schema's error consists of.
+func blockFaults(e *jsonschema.ValidationError, pointer string, out []Fault) []Fault {
+	at := pointer + pointerOf(e.InstanceLocation)
+	switch k := e.ErrorKind.(type) {
+	case *kind.AdditionalProperties:
+		for _, name := range k.Properties {
+			out = append(out, Fault{at + "/" + escapePointer(name), FaultContent, "there is no such field"})
+		}
+		return out
+	case *kind.PropertyNames:
+		at = pointer + ownerOfNames(e.SchemaURL) + "/" + escapePointer(k.Property)
+		return append(out, Fault{at, FaultContent, "cannot be a name there: it " + schemaDetail(e.Causes[0])})
+	}
 	if len(e.Causes) == 0 {
-		return append(out, e)
+		return append(out, Fault{at, FaultContent, schemaDetail(e)})
 	}
 	for _, c := range e.Causes {
-		out = leaves(c, out)
+		out = blockFaults(c, pointer, out)
 	}
-	slices.SortStableFunc(out, func(a, b *jsonschema.ValidationError) int {
-		return slices.Compare(a.InstanceLocation, b.InstanceLocation)
-	})
 	return out
+}
+
+// ownerOfNames is the place of the object that a propertyNames stands for, as the schema's own place
+// tells: jsonschema v6.0.3 shares the memory of that error's location with others, so that it is often
+// another's. Below a list the place is not known, and the block's own must do.
+func ownerOfNames(schemaURL string) string {
+	_, path, _ := strings.Cut(schemaURL, "#")
+	path = strings.TrimSuffix(path, "/propertyNames")
+	var b strings.Builder
+	for path != "" {
+		rest, ok := strings.CutPrefix(path, "/properties/")
+		if !ok {
+			return ""
+		}
+		name, _, _ := strings.Cut(rest, "/")
+		b.WriteString("/" + name)
+		path = rest[len(name):]
+	}
+	return b.String()
 }
 
 func pointerOf(location []string) string {
