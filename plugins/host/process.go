@@ -200,7 +200,7 @@ func (p *Process) check(m *providers.Message) error {
 	err := i.rpc.Check(ctx, m)
 	var own *wire.ProviderError
 	if errors.As(err, &own) {
-		return errors.New(p.scrub.text(own.Text, m.Address))
+		return &wire.ProviderError{Text: p.scrub.text(own.Text, m.Address), Address: own.Address}
 	}
 	if err != nil {
 		p.log.Debug("the plugin could not be asked to check a message", "error", err)

@@ -607,7 +607,9 @@ func (x *CheckRequest) GetMessage() *Message {
 type CheckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the limit and the remedy, for the API's caller; "" when the message will do.
-	Error         string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
+	// The error speaks of the message's address: content and other addresses may be good.
+	BadAddress    bool `protobuf:"varint,2,opt,name=bad_address,json=badAddress,proto3" json:"bad_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +649,13 @@ func (x *CheckResponse) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *CheckResponse) GetBadAddress() bool {
+	if x != nil {
+		return x.BadAddress
+	}
+	return false
 }
 
 // Message is one rendered message on its way to one address.
@@ -1586,9 +1595,11 @@ const file_provider_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x12\n" +
 	"\x04http\x18\x02 \x01(\tR\x04http\"G\n" +
 	"\fCheckRequest\x127\n" +
-	"\amessage\x18\x01 \x01(\v2\x1d.carillon.provider.v1.MessageR\amessage\"%\n" +
+	"\amessage\x18\x01 \x01(\v2\x1d.carillon.provider.v1.MessageR\amessage\"F\n" +
 	"\rCheckResponse\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\"\xe4\x03\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12\x1f\n" +
+	"\vbad_address\x18\x02 \x01(\bR\n" +
+	"badAddress\"\xe4\x03\n" +
 	"\aMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03app\x18\x02 \x01(\tR\x03app\x12\x18\n" +

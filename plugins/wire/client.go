@@ -34,10 +34,16 @@ var ErrNotSent = errors.New("nothing was handed to the plugin")
 var ErrCut = errors.New("the plugin did not end the call in time")
 
 // ProviderError is what the provider itself said; any other error of a Client speaks of the connection.
-type ProviderError struct{ Text string }
+type ProviderError struct {
+	Text    string
+	Address bool // it speaks of a message's address (providers.ErrAddress)
+}
 
 // Error returns the provider's words.
 func (e *ProviderError) Error() string { return e.Text }
+
+// Is lets errors.Is find providers.ErrAddress.
+func (e *ProviderError) Is(target error) bool { return e.Address && target == providers.ErrAddress }
 
 // Client is what a host holds of a provider in another process. It is safe for concurrent use. Every
 // context given to it must have a deadline, but Receive's.
@@ -69,7 +75,7 @@ func (c *Client) Open(ctx context.Context, settings []byte) (http string, err er
 		return "", fmt.Errorf("open the provider: %w", err)
 	}
 	if resp.GetError() != "" {
-		return "", &ProviderError{resp.GetError()}
+		return "", &ProviderError{Text: resp.GetError()}
 	}
 	return resp.GetHttp(), nil
 }
@@ -81,7 +87,7 @@ func (c *Client) Check(ctx context.Context, m *providers.Message) error {
 		return fmt.Errorf("have the plugin check a message: %w", err)
 	}
 	if resp.GetError() != "" {
-		return &ProviderError{resp.GetError()}
+		return &ProviderError{Text: resp.GetError(), Address: resp.GetBadAddress()}
 	}
 	return nil
 }
@@ -126,7 +132,7 @@ func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report 
 			if _, err := stream.Recv(); err != nil && !errors.Is(err, io.EOF) {
 				return c.ended(ctx, call, err)
 			}
-			return &ProviderError{resp.GetError()}
+			return &ProviderError{Text: resp.GetError()}
 		}
 	}
 }
@@ -216,7 +222,7 @@ func (c *Client) Close(ctx context.Context) error {
 		return fmt.Errorf("close the provider: %w", err)
 	}
 	if resp.GetError() != "" {
-		return &ProviderError{resp.GetError()}
+		return &ProviderError{Text: resp.GetError()}
 	}
 	return nil
 }

@@ -105,7 +105,7 @@ func (s *Server) Check(_ context.Context, req *providerv1.CheckRequest) (*provid
 		return nil, status.Error(codes.Internal, panicked.Error())
 	}
 	if err != nil {
-		return &providerv1.CheckResponse{Error: text(err.Error(), maxReason)}, nil
+		return &providerv1.CheckResponse{Error: text(err.Error(), maxReason), BadAddress: errors.Is(err, providers.ErrAddress)}, nil
 	}
 	return &providerv1.CheckResponse{}, nil
 }
