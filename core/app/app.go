@@ -77,6 +77,7 @@ type App struct {
 	failed    chan error
 
 	reloading sync.Mutex
+	paused    pausedRoutes
 }
 
 // Start opens and starts everything in the order of its dependence. When it returns, requests are
@@ -353,7 +354,7 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 	if err := catalog.Reload(); err != nil {
 		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
-	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Logger: a.log})
+	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Logger: a.log})
 	mux, err := a.edges(catalog)
 	if err != nil {
 		return err

@@ -327,3 +327,33 @@ func TestBrokenPlugin(t *testing.T) {
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"kind":"pager","address":"0002"}],"content":{"title":"x"}}`, &got, http.StatusAccepted)
 	eventually(t, 10*time.Second, "the version before delivers", func() bool { return len(lines(t, ledger)) == 2 })
 }
+
+// TestStandIn: while the first of two routes of a kind is paused, the second one takes what comes.
+func TestStandIn(t *testing.T) {
+	t.Parallel()
+	world := startSandbox(t)
+	_, c := startApp(t, func(cfg *config.Config) {
+		text, _ := world.Settings("email")
+		var settings config.Settings
+		if err := json.Unmarshal(text, &settings); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Routes = map[string]config.Route{"first": {Kind: "email", Settings: settings}, "second": {Kind: "email", Settings: settings}}
+	})
+	send := func() string {
+		var got accepted
+		c.must(http.MethodPost, "/v1/notifications", `{"to":[{"email":"ann@example.com"}],"content":{"title":"x","body":"y"}}`, &got, http.StatusAccepted)
+		return c.deliveries(got.ID)[0].Route
+	}
+	var routes []string
+	routes = append(routes, send())
+	c.must(http.MethodPost, "/v1/routes/first/pause", nil, nil, http.StatusNoContent)
+	routes = append(routes, send())
+	c.must(http.MethodPost, "/v1/routes/second/pause", nil, nil, http.StatusNoContent)
+	routes = append(routes, send())
+	c.must(http.MethodPost, "/v1/routes/first/resume", nil, nil, http.StatusNoContent)
+	routes = append(routes, send())
+	if d := cmp.Diff([]string{"first", "second", "first", "first"}, routes); d != "" {
+		t.Error(d)
+	}
+}

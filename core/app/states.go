@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
+	"github.com/carillon-notify/carillon/core/gate"
 	"github.com/carillon-notify/carillon/providers"
 )
 
@@ -93,6 +96,7 @@ func (a *App) PauseRoute(ctx context.Context, name string, paused bool) error {
 	if err := a.store.PauseRoute(ctx, name, paused); err != nil {
 		return err
 	}
+	a.paused.forget()
 	if paused {
 		return nil
 	}
@@ -107,4 +111,51 @@ func (a *App) PauseRoute(ctx context.Context, name string, paused bool) error {
 	}
 	a.relay.Nudge()
 	return nil
+}
+
+// usable reports whether a route delivers now, as far as this process knows: it is not paused, and its
+// circuit is not open.
+func (a *App) usable(name string) bool {
+	if a.paused.now(a.store.Paused)[name] {
+		return false
+	}
+	s, ok := a.gate.State(name)
+	return !ok || s.Circuit != gate.Open || !time.Now().Before(s.Until)
+}
+
+const (
+	// pausedFor is how old the list of paused routes may be when a stand-in is chosen. A message for a
+	// route that was paused meanwhile is held there.
+	pausedFor = time.Second
+	// pausedWait bounds how long an accept waits for the list.
+	pausedWait = 200 * time.Millisecond
+)
+
+// pausedRoutes remembers which routes are paused.
+type pausedRoutes struct {
+	mu   sync.Mutex
+	list map[string]bool
+	at   time.Time
+}
+
+func (p *pausedRoutes) now(ask func(context.Context) (map[string]bool, error)) map[string]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.at) < pausedFor {
+		return p.list
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pausedWait)
+	defer cancel()
+	if list, err := ask(ctx); err == nil {
+		p.list = list
+	}
+	p.at = time.Now() // a store that does not answer is not asked for each address
+	return p.list
+}
+
+// forget has the list read anew.
+func (p *pausedRoutes) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at = time.Time{}
 }

@@ -19,7 +19,10 @@ type Options struct {
 	Queue     Queue
 	Templates *templates.Catalog
 	Routing   *Routing
-	Logger    *slog.Logger // nil: slog.Default()
+	// Usable says whether a route delivers now; of several with one kind the first usable one is taken.
+	// It is asked for each address and must be quick. Nil: all are.
+	Usable func(route string) bool
+	Logger *slog.Logger // nil: slog.Default()
 }
 
 // Intake accepts requests. It is safe for concurrent use.
@@ -27,6 +30,7 @@ type Intake struct {
 	store     Store
 	queue     Queue
 	templates *templates.Catalog
+	usable    func(route string) bool
 	log       *slog.Logger
 
 	current *atomic.Pointer[Routing]
@@ -38,7 +42,7 @@ func New(o Options) *Intake {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, log: o.Logger, current: &atomic.Pointer[Routing]{}}
+	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, log: o.Logger, current: &atomic.Pointer[Routing]{}}
 	in.SetRouting(o.Routing)
 	return in
 }

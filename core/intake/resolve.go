@@ -49,7 +49,7 @@ func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 			targets[i].bad = true
 			continue
 		}
-		route, ok := k.route(app, t.Route)
+		route, ok := in.route(k, app, t.Route)
 		targets[i] = target{kind: k, route: route, bad: !ok}
 		if err := k.checkForm(t.Address); err != nil {
 			f.add(at+t.Pointer, FaultInvalid, "%s", err)
@@ -170,7 +170,7 @@ func (v *resolver) recipient(i int, rec *core.Recipient) {
 		for _, k := range v.in.routing.channels[c].kinds {
 			for _, e := range endpoints(rec, k.Name) {
 				reached++
-				route, ok := k.route(v.p.notification.App, e.Route)
+				route, ok := v.in.route(k, v.p.notification.App, e.Route)
 				if !ok {
 					continue
 				}

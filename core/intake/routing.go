@@ -152,15 +152,25 @@ func (k *servedKind) checkAddress(address string) error {
 	return nil
 }
 
-// route finds the route for an address of a kind: the one named, or the first listed one that serves
-// the app.
-func (k *servedKind) route(app, name string) (core.Route, bool) {
+// route finds the route for an address of a kind: the one named, or the first usable one of those listed
+// that serves the app. Where none is usable the first one holds what it is given until it is.
+func (in *Intake) route(k *servedKind, app, name string) (core.Route, bool) {
+	first := -1
 	for i, r := range k.routes {
-		if r.Serves(app) && (r.Name == name || name == "" && i < k.listed) {
+		if !r.Serves(app) || r.Name != name && (name != "" || i >= k.listed) {
+			continue
+		}
+		if len(k.routes) == 1 || in.usable == nil || in.usable(r.Name) {
 			return r, true
 		}
+		if first < 0 {
+			first = i
+		}
 	}
-	return core.Route{}, false
+	if first < 0 {
+		return core.Route{}, false
+	}
+	return k.routes[first], true
 }
 
 // compileBlock makes the schema of a channel's content block: the union of its kinds' properties.
