@@ -124,6 +124,7 @@ func set(n *yaml.Node, key string, value any) error {
 	if err := v.Encode(value); err != nil {
 		return fmt.Errorf("describe %s: %w", key, err)
 	}
+	n.Style &^= yaml.FlowStyle // a line a member is easier to read
 	if i := keyIndex(n, key); i >= 0 {
 		n.Content[i+1] = &v
 		return nil

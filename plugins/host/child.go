@@ -268,7 +268,7 @@ func (c *child) ending() string {
 		return "exit code 0"
 	}
 	if s, ok := exit.Sys().(syscall.WaitStatus); ok && s.Signaled() {
-		return "killed by " + s.Signal().String()
+		return fmt.Sprintf("killed by signal %d, %s", s.Signal(), s.Signal())
 	}
 	return fmt.Sprintf("exit code %d", exit.ExitCode())
 }
