@@ -2,7 +2,7 @@
 //
 // The process is started by hashicorp/go-plugin, protocol "grpc": it is given a magic cookie, the
 // protocol versions the host speaks, a directory for its socket and, with AutoMTLS, the host's certificate
-// in its environment, and answers with one line on its standard output. docs/plugins.md has the
+// in its environment, and answers with one line on its standard output. docs/plugins-protocol.md has the
 // handshake in full for those who write a plugin without the Go SDK.
 //
 // What makes it last: fields are only added, never renumbered or given another meaning. A peer ignores
@@ -369,13 +369,17 @@ func (x *Kind) GetSecret() bool {
 // Setting documents one member of the settings.
 type Setting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// "string", "int", "bool", "duration", "choice", "file" or "list"; "" is "string".
+	// A dot leads into an object: "pool.max" stands for {"pool": {"max": ...}}.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What its JSON value looks like: "string" (or ""), "int", "bool", "duration" (a string such as "1m30s",
+	// units h, m, s, ms, us, ns), "choice" (one of values), "file" (a path, relative to the working directory) or
+	// "list" (an array of strings).
 	Type         string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	DefaultValue string `protobuf:"bytes,3,opt,name=default_value,json=defaultValue,proto3" json:"default_value,omitempty"`
 	Required     bool   `protobuf:"varint,4,opt,name=required,proto3" json:"required,omitempty"`
 	// Never shown, logged or put in an error.
-	Secret        bool     `protobuf:"varint,5,opt,name=secret,proto3" json:"secret,omitempty"`
+	Secret bool `protobuf:"varint,5,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Of a "choice".
 	Values        []string `protobuf:"bytes,6,rep,name=values,proto3" json:"values,omitempty"`
 	Doc           string   `protobuf:"bytes,7,opt,name=doc,proto3" json:"doc,omitempty"`
 	unknownFields protoimpl.UnknownFields

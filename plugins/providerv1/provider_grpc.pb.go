@@ -2,7 +2,7 @@
 //
 // The process is started by hashicorp/go-plugin, protocol "grpc": it is given a magic cookie, the
 // protocol versions the host speaks, a directory for its socket and, with AutoMTLS, the host's certificate
-// in its environment, and answers with one line on its standard output. docs/plugins.md has the
+// in its environment, and answers with one line on its standard output. docs/plugins-protocol.md has the
 // handshake in full for those who write a plugin without the Go SDK.
 //
 // What makes it last: fields are only added, never renumbered or given another meaning. A peer ignores
@@ -54,8 +54,8 @@ type ProviderClient interface {
 	// limits? It is fast, does no I/O and needs no Open. Called only if Features.check.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (*CheckResponse, error)
 	// Deliver sends one batch. The host sends it in one or more requests, the last of which has
-	// more = false, and keeps its side of the stream open; that it closes it means: stop, and say soon
-	// what became of each message. The plugin streams results as they come, in any order and grouping,
+	// more = false, and keeps its side of the stream open (so do not read to its end before you begin);
+	// that it closes it means: stop, and say soon what became of each message. The plugin streams results as they come, in any order and grouping,
 	// and ends the stream with the status OK. A message without a result is UNKNOWN.
 	Deliver(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[DeliverRequest, DeliverResponse], error)
 	// Receive streams what the provider hears back later, until the host closes its side. Each receipt is
@@ -169,8 +169,8 @@ type ProviderServer interface {
 	// limits? It is fast, does no I/O and needs no Open. Called only if Features.check.
 	Check(context.Context, *CheckRequest) (*CheckResponse, error)
 	// Deliver sends one batch. The host sends it in one or more requests, the last of which has
-	// more = false, and keeps its side of the stream open; that it closes it means: stop, and say soon
-	// what became of each message. The plugin streams results as they come, in any order and grouping,
+	// more = false, and keeps its side of the stream open (so do not read to its end before you begin);
+	// that it closes it means: stop, and say soon what became of each message. The plugin streams results as they come, in any order and grouping,
 	// and ends the stream with the status OK. A message without a result is UNKNOWN.
 	Deliver(grpc.BidiStreamingServer[DeliverRequest, DeliverResponse]) error
 	// Receive streams what the provider hears back later, until the host closes its side. Each receipt is

@@ -147,7 +147,7 @@ func TestWrongSettings(t *testing.T) {
 		{`{"base_url":"https://h/","pool":{"idle_timeout":"x"}}`, "pool.idle_timeout"},
 		{`{"base_url":"https://h/","token":"hush-hush\nEvil: 1"}`, "token must be of printable ASCII"},
 		{`{"base_url":"https://h/","ca_file":"/nowhere/ca.pem"}`, "ca_file: the file cannot be read (ENOENT)"},
-		{`{"base_url":"https://h/","timeout":"1m30.5s"}`, ""},
+		{`{"base_url":"https://h/","timeout":"1m30.5s","pool":{"idle_timeout":"1500000us"}}`, ""},
 	} {
 		resp, err := p.Open(ctx, &providerv1.OpenRequest{Settings: []byte(c.settings)})
 		text := resp.GetError()
