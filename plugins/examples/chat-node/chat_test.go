@@ -225,7 +225,8 @@ func TestOutcomes(t *testing.T) {
 	if len(got) != 0 || err == nil || !strings.Contains(err.Error(), "no answer came for 1 of 1 messages") {
 		t.Errorf("a connection that broke: %v, %v", got, err)
 	}
-	if h := p.Health(t.Context()); h.Status == providers.HealthOK {
+	const silent = "the service gave no answer"
+	if h := health(t, p, func(h providers.Health) bool { return h.Reason == silent }); h.Status != providers.HealthDegraded || h.Reason != silent {
 		t.Errorf("after a broken connection: %+v", h)
 	}
 	if strings.Contains(log.text(), "hush-hush") || strings.Contains(log.text(), "Title one") {
@@ -340,7 +341,7 @@ func TestBatch(t *testing.T) {
 	conns := int(s.conns.Load())
 	want := providers.Health{Status: providers.HealthOK, Pool: providers.PoolStats{Max: 4, Open: conns, Idle: conns,
 		Opened: uint64(conns), Reused: uint64(200 - conns)}}
-	if d := cmp.Diff(want, p.Health(t.Context())); d != "" {
+	if d := cmp.Diff(want, health(t, p, func(h providers.Health) bool { return h == want })); d != "" {
 		t.Error(d)
 	}
 }
@@ -363,7 +364,7 @@ func TestThrottled(t *testing.T) {
 	if len(s.posts) != 2 {
 		t.Errorf("%d messages were posted, want 2", len(s.posts))
 	}
-	if h := p.Health(t.Context()); h.Status != providers.HealthDegraded {
+	if h := health(t, p, func(h providers.Health) bool { return h.Status == providers.HealthDegraded }); h.Status != providers.HealthDegraded {
 		t.Errorf("health is %+v", h)
 	}
 }
@@ -400,34 +401,42 @@ func TestUnreached(t *testing.T) {
 			if d := cmp.Diff(map[string]providers.Result{"a": c.want}, got, cmpopts.IgnoreFields(providers.Result{}, "Reason")); d != "" || err != nil {
 				t.Error(d, err)
 			}
-			h := p.Health(t.Context())
-			if h.Status != c.health || (h.Pool.Failed == 1) != (c.health == providers.HealthDown) {
+			good := func(h providers.Health) bool {
+				return h.Status == c.health && (h.Pool.Failed == 1) == (c.health == providers.HealthDown)
+			}
+			if h := health(t, p, good); !good(h) {
 				t.Errorf("health is %+v", h)
 			}
 		})
 	}
 }
 
-// TestDeadline lets a call's time run out with one message answered, one on its way and two in line.
+// TestDeadline ends a call while a message is on its way: it is that message's connection which is given up,
+// not the process.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	s := serve(t, false)
-	p, _ := open(t, s.hooks(), map[string]any{"pool": map[string]any{"max": 1}})
-	got, err := deliver(t, p, time.Second, message("a", "200"), message("b", "hang"), message("c", "200"), message("d", "200"))
-	want := map[string]providers.Outcome{"a": providers.Accepted, "c": providers.Deferred, "d": providers.Deferred}
-	outcomes := map[string]providers.Outcome{}
-	for id, r := range got {
-		outcomes[id] = r.Outcome
+	p, log := open(t, s.hooks(), map[string]any{"pool": map[string]any{"max": 1}})
+	ctx, cancel := context.WithTimeout(t.Context(), waiting)
+	defer cancel()
+	go func() {
+		<-s.posts
+		cancel()
+	}()
+	err := p.Deliver(ctx, []providers.Message{message("a", "hang"), message("b", "200")}, func(r providers.Result) {
+		if r.ID != "b" || r.Outcome != providers.Deferred {
+			t.Errorf("answered %+v", r)
+		}
+	})
+	if err == nil {
+		t.Error("the error does not speak for the message that was on its way")
 	}
-	if d := cmp.Diff(want, outcomes); d != "" {
-		t.Error(d)
-	}
-	if err == nil || !strings.Contains(err.Error(), "no answer came for 1 of 4 messages") {
-		t.Errorf("the error is %v", err)
-	}
-	// It is the connection of "b" that was given up, not the process.
-	if got, err := deliver(t, p, waiting, message("e", "200")); err != nil || got["e"].Outcome != providers.Accepted {
+	pid := log.last("the plugin runs").attrs["pid"]
+	if got, err := deliver(t, p, waiting, message("c", "200")); err != nil || got["c"].Outcome != providers.Accepted {
 		t.Errorf("after it: %v, %v", got, err)
+	}
+	if now := log.last("the plugin runs").attrs["pid"]; now != pid {
+		t.Error("the process was started anew")
 	}
 }
 
@@ -435,7 +444,7 @@ func TestDeadline(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	s := serve(t, false)
-	p, _ := open(t, s.hooks(), map[string]any{"timeout": "200ms"})
+	p, _ := open(t, s.hooks(), map[string]any{"timeout": "3s"})
 	got, err := deliver(t, p, waiting, message("a", "hang"), message("b", "200"))
 	if err == nil || len(got) != 1 || got["b"].Outcome != providers.Accepted {
 		t.Errorf("%v, %v", got, err)

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
@@ -329,69 +330,95 @@ func outcomeOf(stream providerv1.Provider_DeliverClient, err error) error {
 	return err
 }
 
-// TestStop ends a call each way that a host may: its time is up, its side of the stream is closed, it is
-// cancelled, it never sends the whole batch. Each time the process goes on.
+// TestStop ends a call each way that a host may, with one message answered, one on its way and two in line: its
+// time is up, its side of the stream is closed, it is cancelled, it never sends the whole batch. Each time the
+// process goes on.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	s := serve(t, false)
-	r := start(t, nil)
-	p := r.provider(t)
+	p := start(t, nil).provider(t)
 	all, cancel := context.WithTimeout(t.Context(), 2*waiting)
 	defer cancel()
-	if resp, err := p.Open(all, &providerv1.OpenRequest{Settings: []byte(`{"base_url":"` + s.hooks() + `","timeout":"2m"}`)}); err != nil || resp.GetError() != "" {
+	settings := `{"base_url":"` + s.hooks() + `","timeout":"2m","pool":{"max":1}}`
+	if resp, err := p.Open(all, &providerv1.OpenRequest{Settings: []byte(settings)}); err != nil || resp.GetError() != "" {
 		t.Fatal(resp, err)
 	}
+	const text = "no answer came for 1 of 4 messages"
+	answers := map[string]providerv1.Outcome{"a": providerv1.Outcome_OUTCOME_ACCEPTED, "c": providerv1.Outcome_OUTCOME_DEFERRED, "d": providerv1.Outcome_OUTCOME_DEFERRED}
+	half := func(stream providerv1.Provider_DeliverClient, _ func()) { _ = stream.CloseSend() }
 	for _, c := range []struct {
 		name string
 		time time.Duration
 		more bool
 		stop func(stream providerv1.Provider_DeliverClient, cancel func())
-		want codes.Code
-		text string
+		want answer
 	}{
-		{"time is up", 300 * time.Millisecond, false, nil, codes.OK, "no answer came for 1 of 1 messages"},
-		{"half-closed", 0, false, func(stream providerv1.Provider_DeliverClient, _ func()) { _ = stream.CloseSend() }, codes.OK, "no answer came for 1 of 1 messages"},
-		{"cancelled", time.Minute, false, func(_ providerv1.Provider_DeliverClient, cancel func()) { cancel() }, codes.Canceled, ""},
-		{"not whole", time.Minute, true, func(stream providerv1.Provider_DeliverClient, _ func()) { _ = stream.CloseSend() }, codes.InvalidArgument, ""},
+		{"time is up", 5 * time.Second, false, nil, answer{answers, codes.OK, text}},
+		{"half-closed", 0, false, half, answer{answers, codes.OK, text}},
+		{"half-closed with time left", time.Minute, false, half, answer{answers, codes.OK, text}},
+		{"cancelled", time.Minute, false, func(_ providerv1.Provider_DeliverClient, cancel func()) { cancel() }, answer{nil, codes.Canceled, ""}},
+		{"not whole", time.Minute, true, half, answer{map[string]providerv1.Outcome{}, codes.InvalidArgument, ""}},
 	} {
 		ctx, cancel := context.WithCancel(all)
+		req := &providerv1.DeliverRequest{More: c.more, Messages: []*providerv1.Message{{Id: "a", Address: "200", Body: "x"},
+			{Id: "b", Address: "hang", Body: "x"}, {Id: "c", Address: "200", Body: "x"}, {Id: "d", Address: "200", Body: "x"}}}
+		if c.time > 0 {
+			req.Timeout = durationpb.New(c.time)
+		}
 		stream, err := p.Deliver(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
-		req := &providerv1.DeliverRequest{Messages: []*providerv1.Message{{Id: "a", Address: "hang", Body: "x"}}, More: c.more}
-		if c.time > 0 {
-			req.Timeout = durationpb.New(c.time)
-		}
 		if err := stream.Send(req); err != nil {
 			t.Fatal(err)
 		}
-		if !c.more {
-			<-s.posts // it is on its way
+		if !c.more { // "a" and "b" get to the service
+			for range 2 {
+				<-s.posts
+			}
 		}
 		if c.stop != nil {
 			c.stop(stream, cancel)
 		}
-		text, results := "", 0
-		for err == nil {
-			var resp *providerv1.DeliverResponse
-			if resp, err = stream.Recv(); err == nil {
-				text, results = text+resp.GetError(), results+len(resp.GetResults())
-			}
+		got := read(stream)
+		if c.want.outcomes == nil {
+			got.outcomes = nil // some may have come before
 		}
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		if status.Code(err) != c.want || text != c.text || results != 0 {
-			t.Errorf("%s: %v, %q, %d results", c.name, err, text, results)
+		if d := cmp.Diff(c.want, got, cmp.AllowUnexported(answer{})); d != "" {
+			t.Errorf("%s: %s", c.name, d)
 		}
 		cancel()
-		if h, err := p.Health(all, &providerv1.HealthRequest{}); err != nil || h.GetPool().GetInUse() != 0 {
-			t.Errorf("%s: the health after it is %v, %v", c.name, h, err)
-		}
+	}
+	if len(s.posts) != 0 {
+		t.Errorf("%d messages were sent after the call was stopped", len(s.posts))
 	}
 	if _, err := p.Close(all, &providerv1.CloseRequest{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// answer is what a stream had to say in all.
+type answer struct {
+	outcomes map[string]providerv1.Outcome
+	status   codes.Code
+	text     string
+}
+
+// read reads a stream to its end.
+func read(stream providerv1.Provider_DeliverClient) answer {
+	a := answer{outcomes: map[string]providerv1.Outcome{}}
+	for {
+		resp, err := stream.Recv()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				a.status = status.Code(err)
+			}
+			return a
+		}
+		a.text += resp.GetError()
+		for _, r := range resp.GetResults() {
+			a.outcomes[r.GetId()] = r.GetOutcome()
+		}
 	}
 }
 
@@ -418,23 +445,10 @@ func TestRequests(t *testing.T) {
 			t.Fatal(i, err)
 		}
 	}
-	got := map[string]providerv1.Outcome{}
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range resp.GetResults() {
-			got[r.GetId()] = r.GetOutcome()
-		}
-	}
-	for id, want := range map[string]providerv1.Outcome{"a": providerv1.Outcome_OUTCOME_ACCEPTED, "b": providerv1.Outcome_OUTCOME_REJECTED, "c": providerv1.Outcome_OUTCOME_ACCEPTED} {
-		if got[id] != want {
-			t.Errorf("%s is %s, want %s", id, got[id], want)
-		}
+	want := answer{outcomes: map[string]providerv1.Outcome{"a": providerv1.Outcome_OUTCOME_ACCEPTED, "b": providerv1.Outcome_OUTCOME_REJECTED,
+		"c": providerv1.Outcome_OUTCOME_ACCEPTED}}
+	if d := cmp.Diff(want, read(stream), cmp.AllowUnexported(answer{})); d != "" {
+		t.Error(d)
 	}
 }
 

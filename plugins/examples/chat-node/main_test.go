@@ -108,7 +108,8 @@ func install(npm string) (dir string, err error) {
 func spec(t testing.TB, log *records) host.Spec {
 	t.Helper()
 	command := installed(t)
-	return host.Spec{Name: "chat", Command: command, Dir: installation.dir, Logger: slog.New(log), Timing: host.Timing{Start: time.Minute}}
+	return host.Spec{Name: "chat", Command: command, Dir: installation.dir, Logger: slog.New(log),
+		Timing: host.Timing{Start: time.Minute, PingTimeout: waiting}}
 }
 
 // open opens the provider with settings laid over those that lead to base.
@@ -157,6 +158,19 @@ func deliver(t testing.TB, p providers.Provider, timeout time.Duration, batch ..
 		got[r.ID] = r
 	})
 	return got, err
+}
+
+// health waits for the provider's health to be as wanted, and returns what it is at last: the host asks the
+// plugin once a second at most.
+func health(t testing.TB, p providers.Provider, wanted func(providers.Health) bool) providers.Health {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(waiting); ; <-tick.C {
+		if h := p.Health(t.Context()); wanted(h) || time.Now().After(end) {
+			return h
+		}
+	}
 }
 
 func message(id, address string) providers.Message {
