@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -293,6 +294,10 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close(t.Context())
+	astray := providers.Message{Address: "a/%2e%2e/../x", Body: "x"}
+	if err := kind.Check(&astray); !errors.Is(err, providers.ErrAddress) {
+		t.Errorf("an address that leads astray: %v", err)
+	}
 	for _, c := range []struct{ title, body, content, want string }{
 		{body: "x"},
 		{content: `{"attachments":[{}]}`},
@@ -301,9 +306,9 @@ func TestCheck(t *testing.T) {
 		{body: strings.Repeat("ü", 16_001), want: "longer than 16000 characters"},
 		{content: `7`, want: "no JSON object"},
 	} {
-		m := providers.Message{Title: c.title, Body: c.body, Content: json.RawMessage(c.content)}
+		m := providers.Message{Address: "T0/B0/x", Title: c.title, Body: c.body, Content: json.RawMessage(c.content)}
 		err := kind.Check(&m)
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if (err == nil) != (c.want == "") || errors.Is(err, providers.ErrAddress) || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%.20q %.20q %s: %v, want %q", c.title, c.body, c.content, err, c.want)
 		}
 	}
