@@ -5,6 +5,10 @@
 // The program is started by Carillon, not by hand. What it writes with log/slog or log goes to the host's
 // log under the plugin's name, with its level; what it prints to its standard output or error is logged
 // at debug. docs/plugins.md is the author's guide.
+//
+// Two parts are for services that are reached over HTTP, as most are: Each sends the messages of a batch
+// side by side, and HTTP knows whether a request that has no answer may have arrived, which is the
+// difference between Deferred and Unknown. plugins/examples has two plugins that use them.
 package sdk
 
 import (
