@@ -176,7 +176,7 @@ func TestAnswers(t *testing.T) {
 				w.WriteHeader(tt.status)
 				_, _ = io.WriteString(w, tt.body)
 			})), nil))
-			got, err := deliver(t, p, 5*time.Second, message("m1", number))
+			got, err := deliver(t, p, 30*time.Second, message("m1", number))
 			if err != nil || asked != 1 {
 				t.Fatalf("asked %d times: %v", asked, err)
 			}
@@ -218,7 +218,7 @@ func TestRequest(t *testing.T) {
 	} {
 		m := message("m1", number)
 		m.Title, m.Body, m.Content = tt.title, tt.body, json.RawMessage(tt.content)
-		if got, err := deliver(t, p, 5*time.Second, m); err != nil || got["m1"].Outcome != providers.Accepted {
+		if got, err := deliver(t, p, 30*time.Second, m); err != nil || got["m1"].Outcome != providers.Accepted {
 			t.Fatal(got, err)
 		}
 		want := asked{"POST /v1/messages", "Bearer " + testKey, fmt.Sprintf(`{"to":"+491511234","from":"Carillon","text":"%s","reference":"m1","callback":"%s"}`, tt.want, with["callback_url"])}
@@ -230,7 +230,7 @@ func TestRequest(t *testing.T) {
 	test.Test = true
 	long := message("m2", number)
 	long.Body = strings.Repeat("x", 2000)
-	got, err := deliver(t, p, 5*time.Second, test, long)
+	got, err := deliver(t, p, 30*time.Second, test, long)
 	if err != nil || got["m1"].Outcome != providers.Accepted || got["m1"].Code != "test" || got["m2"].Outcome != providers.Rejected {
 		t.Error(got, err)
 	}
@@ -248,10 +248,10 @@ func TestLostAnswer(t *testing.T) {
 	t.Cleanup(service.Close)
 	p := opened(t, settingsWith(t, server(t, service), nil))
 	m := message("m1", number+"000")
-	if got, err := deliver(t, p, 5*time.Second, m); err == nil || len(got) != 0 {
+	if got, err := deliver(t, p, 30*time.Second, m); err == nil || len(got) != 0 {
 		t.Errorf("the first attempt: %v, %v", got, err)
 	}
-	got, err := deliver(t, p, 5*time.Second, m)
+	got, err := deliver(t, p, 30*time.Second, m)
 	if err != nil || got["m1"].Outcome != providers.Accepted {
 		t.Errorf("the second attempt: %v, %v", got, err)
 	}
@@ -292,7 +292,7 @@ func TestUnsent(t *testing.T) {
 		{"a stranger's certificate", stranger.URL, "tls", providers.Denied, providers.HealthDown},
 	} {
 		p := opened(t, settingsWith(t, tt.endpoint, nil))
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		go func() {
 			select {
 			case <-reached:
@@ -327,7 +327,7 @@ func TestHealth(t *testing.T) {
 		{"402", providers.HealthDown},
 		{"123", providers.HealthOK},
 	} {
-		if _, err := deliver(t, p, 5*time.Second, message("m"+tt.ending, number+tt.ending)); err != nil {
+		if _, err := deliver(t, p, 30*time.Second, message("m"+tt.ending, number+tt.ending)); err != nil {
 			t.Fatal(err)
 		}
 		h := p.Health(t.Context())

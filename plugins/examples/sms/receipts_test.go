@@ -26,7 +26,7 @@ func TestReceipts(t *testing.T) {
 	service := smstest.New(smstest.Options{Key: testKey, Secret: testSecret, Retry: 10 * time.Millisecond})
 	t.Cleanup(service.Close)
 	p := opened(t, settingsWith(t, server(t, service), withCallbacks(t)))
-	got, err := deliver(t, p, 5*time.Second, message("m1", number+"123"), message("m2", number+"001"), message("m3", number+"002"))
+	got, err := deliver(t, p, 30*time.Second, message("m1", number+"123"), message("m2", number+"001"), message("m3", number+"002"))
 	if err != nil || len(got) != 3 {
 		t.Fatal(got, err)
 	}
@@ -238,7 +238,7 @@ func TestClose(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if got, err := deliver(t, p, time.Second, message("m1", number)); err != nil || got["m1"].Outcome != providers.Deferred || got["m1"].Code != "closed" {
+		if got, err := deliver(t, p, 30*time.Second, message("m1", number)); err != nil || got["m1"].Outcome != providers.Deferred || got["m1"].Code != "closed" {
 			t.Errorf("after close: %v, %v", got, err)
 		}
 	}

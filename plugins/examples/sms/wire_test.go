@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,8 +46,13 @@ func TestProcess(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	dir, err := os.MkdirTemp("", "texts") // short: a socket goes into it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	log := &logged{}
-	described, err := host.Describe(t.Context(), host.Spec{Name: "texts", Command: binary,
+	described, err := host.Describe(t.Context(), host.Spec{Name: "texts", Command: binary, Dir: dir, Timing: host.Timing{Start: time.Minute},
 		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +70,7 @@ func TestProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	batch := []providers.Message{message("delivered", number+"123"), message("failed", number+"001"), message("gone", number+"404"), message("lost", number+"000")}
-	got, err := deliver(t, p, 10*time.Second, batch...)
+	got, err := deliver(t, p, 30*time.Second, batch...)
 	if err == nil || !strings.Contains(err.Error(), "1 of 4") {
 		t.Errorf("the error about the lost answer is %v", err)
 	}

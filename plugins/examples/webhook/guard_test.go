@@ -102,7 +102,7 @@ func TestForbidden(t *testing.T) {
 	p := opened(t, settingsFor(t, s, map[string]any{"allow": []string{}}))
 	for _, url := range []string{s.URL, "https://localhost:" + port, "https://[::ffff:127.0.0.1]:" + port, "https://[::ffff:7f00:1]:" + port, "https://93.184.215.14:8443"} {
 		m := message(url + "/" + token)
-		got, err := deliver(t, p, 5*time.Second, m)
+		got, err := deliver(t, p, 30*time.Second, m)
 		if r := got[m.ID]; err != nil || r.Outcome != providers.Rejected || r.Code != "address" {
 			t.Errorf("%s: %+v, %v", url, r, err)
 		}
@@ -123,7 +123,7 @@ func TestNoProxy(t *testing.T) {
 	s := receiver(t, func(http.ResponseWriter, *http.Request) {}, nil)
 	p := opened(t, settingsFor(t, s, nil))
 	m := message("https://93.184.215.14:8443/" + token) // is refused if we connect ourselves
-	if got, err := deliver(t, p, 5*time.Second, m); err != nil || got[m.ID].Code != "address" {
+	if got, err := deliver(t, p, 30*time.Second, m); err != nil || got[m.ID].Code != "address" {
 		t.Error(got, err)
 	}
 	if asked.Load() > 0 {

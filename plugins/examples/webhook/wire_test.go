@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -47,8 +48,13 @@ func TestProcess(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	dir, err := os.MkdirTemp("", "hooks") // short: a socket goes into it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	log := &logged{}
-	described, err := host.Describe(t.Context(), host.Spec{Name: "hooks", Command: binary,
+	described, err := host.Describe(t.Context(), host.Spec{Name: "hooks", Command: binary, Dir: dir, Timing: host.Timing{Start: time.Minute},
 		Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +81,7 @@ func TestProcess(t *testing.T) {
 	m, gone, forbidden := message(s.URL+"/"+token), message(s.URL+"/gone?"+token), message("https://169.254.169.254/"+token)
 	m.Content, m.Data = json.RawMessage(`{"event":"order.shipped"}`), json.RawMessage(`{"order":7}`)
 	gone.ID, forbidden.ID = "id-gone", "id-forbidden"
-	got, err := deliver(t, p, 10*time.Second, m, gone, forbidden)
+	got, err := deliver(t, p, 30*time.Second, m, gone, forbidden)
 	if err != nil {
 		t.Fatal(err)
 	}
