@@ -18,6 +18,9 @@ import (
 // ErrDigest says that a plugin's file is not the one that the configuration names.
 var ErrDigest = errors.New("the file's SHA-256 is not the configured one")
 
+// errShared says that others than this process's user and root decide what the file holds.
+var errShared = errors.New("whoever writes it decides what this server runs")
+
 // executable checks the command and returns what to run: the file that was digested by its descriptor
 // where that can be, else the path. The caller closes the file.
 func executable(spec *Spec) (path string, file *os.File, err error) {
@@ -78,7 +81,7 @@ func located(command string) (string, error) {
 // unshared says who else may write a file or a directory: nobody but root and this process's user should.
 func unshared(path string, info fs.FileInfo) error {
 	if info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s may be written by others than its owner (%s): whoever does decides what this server runs; chmod go-w it", path, info.Mode().Perm())
+		return fmt.Errorf("%s may be written by others than its owner (%s), and %w; chmod go-w it", path, info.Mode().Perm(), errShared)
 	}
 	return owned(path, info)
 }
@@ -86,7 +89,7 @@ func unshared(path string, info fs.FileInfo) error {
 // owned says whose a file or a directory is, if not root's or this process's user's.
 func owned(path string, info fs.FileInfo) error {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d, who decides what this server runs; chown it to this server's user or to root", path, s.Uid)
+		return fmt.Errorf("%s belongs to user %d, and %w; chown it to this server's user or to root", path, s.Uid, errShared)
 	}
 	return nil
 }

@@ -110,7 +110,7 @@ const checkTimeout = 500 * time.Millisecond
 // there is none, or it does not answer within half a second, the message passes.
 func Describe(ctx context.Context, spec Spec) (providers.Kind, error) {
 	spec = spec.filled()
-	inst, err := launch(ctx, &spec)
+	inst, err := launch(ctx, &spec, func(s string) string { return s }) // it knows nothing yet
 	if err != nil {
 		return providers.Kind{}, fmt.Errorf("start plugin %s: %w", spec.Name, err)
 	}
@@ -154,7 +154,13 @@ func open(ctx context.Context, spec Spec, kind providers.Kind, settings []byte, 
 	first, err := p.start(ctx)
 	var wrong *wire.ProviderError
 	if errors.As(err, &wrong) {
-		return nil, fmt.Errorf("the settings of plugin %s: %s", spec.Name, p.scrub.text(wrong.Text, ""))
+		return nil, fmt.Errorf("the settings of plugin %s: %s", spec.Name, p.scrub.secret(wrong.Text))
+	}
+	if ctx.Err() != nil {
+		if first != nil {
+			first.end()
+		}
+		return nil, fmt.Errorf("start plugin %s: %w", spec.Name, ctx.Err())
 	}
 	p.supervise(first, err)
 	if latest != nil {
@@ -189,7 +195,12 @@ func checkKind(k *providers.Kind) error {
 		}
 	}
 	types := []providers.SettingType{providers.String, providers.Int, providers.Bool, providers.Duration, providers.Choice, providers.File, providers.List}
+	names := map[string]bool{}
 	for _, s := range k.Settings {
+		if names[s.Name] {
+			return fmt.Errorf("its setting %.70q is there twice", s.Name)
+		}
+		names[s.Name] = true
 		if s.Name == "" || !slices.Contains(types, s.Type) {
 			return fmt.Errorf("its setting %.70q is of the type %.20q, which is none of %v", s.Name, s.Type, types)
 		}

@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/carillon-notify/carillon/plugins/wire"
 	"github.com/carillon-notify/carillon/providers"
@@ -23,9 +25,13 @@ const maxReply = 4 << 20
 // farewell is how long a process that was asked to stop may take before it is killed.
 const farewell = time.Second
 
+// maxStop bounds a stop whose context has no end.
+const maxStop = 30 * time.Second
+
 // instance is one running process that described itself.
 type instance struct {
 	child    *child
+	log      *output
 	client   *plugin.Client
 	rpc      *wire.Client
 	kind     providers.Kind
@@ -44,17 +50,19 @@ type instance struct {
 type verdict struct {
 	reason     string
 	quarantine bool // at once, not by counting
+	lost       bool // it cannot be reached
 }
 
-// launch starts a process and asks what it is, within Timing.Start.
-func launch(ctx context.Context, spec *Spec) (*instance, error) {
-	ctx, cancel := context.WithTimeout(ctx, spec.Timing.Start)
+// launch starts a process and asks what it is, within Timing.Start. What it writes goes through scrub.
+func launch(ctx context.Context, spec *Spec, scrub func(string) string) (*instance, error) {
+	limited, cancel := context.WithTimeout(ctx, spec.Timing.Start)
 	defer cancel()
-	c, err := newChild(spec)
+	log := newOutput(spec.Logger, scrub)
+	c, err := newChild(spec, log)
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{child: c, condemned: make(chan verdict, 1), idle: make(chan struct{})}
+	i := &instance{child: c, log: log, condemned: make(chan verdict, 1), idle: make(chan struct{})}
 	close(i.idle)
 	i.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  wire.Handshake,
@@ -64,29 +72,38 @@ func launch(ctx context.Context, spec *Spec) (*instance, error) {
 		SkipHostEnv:      true,
 		StartTimeout:     spec.Timing.Start,
 		RunnerFunc:       func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) { return c.prepare(cmd) },
-		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: c.dir},
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: c.dir.path},
 		GRPCDialOptions:  []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply))},
 		Logger:           hclog.NewNullLogger(),
-		SyncStdout:       c.log.writer("stdout"),
-		SyncStderr:       c.log.writer("stderr"),
+		SyncStdout:       log.writer("stdout"),
+		SyncStderr:       log.writer("stderr"),
 	})
 	// go-plugin waits without a context; a process that is killed ends its waiting.
-	stop := context.AfterFunc(ctx, c.kill)
-	err = i.connect(ctx)
+	stop := context.AfterFunc(limited, c.kill)
+	err = i.connect(limited)
 	if !stop() && err == nil {
-		err = context.Cause(ctx)
+		err = limited.Err()
 	}
-	if err != nil {
-		i.end()
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("it was not ready within %s", spec.Timing.Start)
-		}
-		if c.state != nil {
-			return nil, fmt.Errorf("%w (%s); log_level debug shows what it wrote", err, c.ending())
-		}
-		return nil, err
+	if err == nil {
+		return i, nil
 	}
-	return i, nil
+	if status.Code(err) == codes.Unavailable {
+		c.settle() // the connection's end is often seen first
+	}
+	itself := c.itself()
+	i.end()
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case limited.Err() != nil:
+		err = fmt.Errorf("it was not ready within %s", spec.Timing.Start)
+	case itself:
+		err = errors.New(c.ending() + " before it was ready")
+	}
+	if last := log.lastWords(); last != "" {
+		err = fmt.Errorf("%w; it wrote %q", err, last)
+	}
+	return nil, err
 }
 
 func (i *instance) connect(ctx context.Context) error {
@@ -157,6 +174,8 @@ func (i *instance) condemn(v verdict) {
 
 // stop ends the process in order: the calls under way, the provider, the program. ctx bounds all of it.
 func (i *instance) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, maxStop)
+	defer cancel()
 	i.quiet(ctx)
 	select {
 	case <-i.child.exited: // there is nobody to ask
@@ -186,12 +205,12 @@ func (i *instance) stop(ctx context.Context) error {
 // end kills the process, waits for it and cleans up.
 func (i *instance) end() {
 	i.child.kill()
-	if i.child.cmd.Process != nil {
+	if i.child.ID() != "" {
 		<-i.child.done
 	} else {
-		_ = i.child.file.Close()
+		_ = closeFile(i.child.file) // perhaps once more
 	}
 	// The process is gone, so this waits for nothing but go-plugin's own goroutines.
 	i.client.Kill()
-	i.child.remove()
+	i.child.dir.remove()
 }

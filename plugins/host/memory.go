@@ -5,16 +5,35 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 )
 
 // memoryEvery is how often a plugin with a limit is measured.
 const memoryEvery = 250 * time.Millisecond
 
-// groupMemory is the resident memory of a process group, in bytes; 0 where /proc does not tell.
+// census is what all process groups use, counted anew at most every half of memoryEvery, however many
+// plugins have a limit.
+var census struct {
+	sync.Mutex
+	at     time.Time
+	groups map[int]int64
+}
+
+// groupMemory is the resident memory of a process group, in bytes; 0 where /proc does not tell. Pages that
+// its processes share count for each.
 func groupMemory(group int) int64 {
+	census.Lock()
+	defer census.Unlock()
+	if now := time.Now(); now.Sub(census.at) > memoryEvery/2 {
+		census.groups, census.at = countGroups(), now
+	}
+	return census.groups[group]
+}
+
+func countGroups() map[int]int64 {
+	groups := map[int]int64{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	var pages int64
 	for _, path := range stats {
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -25,11 +44,12 @@ func groupMemory(group int) int64 {
 		if len(fields) < 22 {
 			continue
 		}
-		if pgrp, err := strconv.Atoi(string(fields[2])); err != nil || pgrp != group {
+		group, err := strconv.Atoi(string(fields[2]))
+		if err != nil {
 			continue
 		}
-		rss, _ := strconv.ParseInt(string(fields[21]), 10, 64)
-		pages += rss
+		pages, _ := strconv.ParseInt(string(fields[21]), 10, 64)
+		groups[group] += pages * int64(os.Getpagesize())
 	}
-	return pages * int64(os.Getpagesize())
+	return groups
 }

@@ -37,6 +37,7 @@ type Process struct {
 	kind     providers.Kind
 	settings []byte
 	scrub    *scrubber
+	calls    calls
 	log      *slog.Logger
 
 	cancel  context.CancelFunc
@@ -74,7 +75,7 @@ func newProcess(spec Spec, kind providers.Kind, settings []byte) *Process {
 // start starts one process and opens its provider.
 func (p *Process) start(ctx context.Context) (*instance, error) {
 	began := time.Now()
-	i, err := launch(ctx, &p.spec)
+	i, err := launch(ctx, &p.spec, p.hide)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +83,18 @@ func (p *Process) start(ctx context.Context) (*instance, error) {
 		i.end()
 		return nil, fmt.Errorf("the file is of another kind now: %s of the channel %s; reload the routes to take it", i.kind.Name, i.kind.Channel)
 	}
+	i.log.distrust() // from here on it has secrets to tell
 	ctx, cancel := context.WithTimeout(ctx, p.spec.Timing.Start)
 	defer cancel()
 	if i.http, err = i.rpc.Open(ctx, p.settings); err != nil {
+		switch status.Code(err) {
+		case codes.DeadlineExceeded:
+			err = fmt.Errorf("it did not open within %s", p.spec.Timing.Start)
+		case codes.Unavailable:
+			if i.child.settle(); i.child.itself() {
+				err = errors.New(i.child.ending() + " while it was opened")
+			}
+		}
 		i.end()
 		return nil, err
 	}
@@ -98,6 +108,9 @@ func (p *Process) start(ctx context.Context) (*instance, error) {
 	return i, nil
 }
 
+// hide returns what the plugin wrote without what it must not tell.
+func (p *Process) hide(text string) string { return p.calls.hide(p.scrub.secret(text)) }
+
 // Deliver implements providers.Provider. While no process runs it waits a moment for one, and then answers
 // in the plugin's place, burning no attempt.
 func (p *Process) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
@@ -109,21 +122,49 @@ func (p *Process) Deliver(ctx context.Context, batch []providers.Message, report
 			h.answer(batch, report)
 			return nil
 		}
-		v := newVerifier(batch, p.scrub, report)
-		err := i.rpc.Deliver(ctx, batch, v.take)
-		hung := i.leave(errors.Is(err, wire.ErrCut))
-		if errors.Is(err, wire.ErrNotSent) {
-			p.lost(i)
-			continue // nothing went out: the next process may have it
+		err := p.deliver(ctx, i, batch, report)
+		if !errors.Is(err, wire.ErrNotSent) {
+			return err
 		}
-		p.judge(i, v.broken(), hung, err)
-		var own *wire.ProviderError
-		if errors.As(err, &own) {
-			return errors.New(p.scrub.text(own.Text, ""))
+		if ctx.Err() != nil {
+			(&hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin took nothing in the time there was"}).answer(batch, report)
+			return nil
 		}
-		return err
+		p.lost(i) // nothing went out: the next process may have it
 	}
 }
+
+// deliver has one process deliver. The call is counted in.
+func (p *Process) deliver(ctx context.Context, i *instance, batch []providers.Message, report func(providers.Result)) error {
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	n := p.calls.begin(batch)
+	defer p.calls.end(n)
+	v := newVerifier(batch, p.scrub, enough, report)
+	err := i.rpc.Deliver(ctx, batch, v.take)
+	hung := i.leave(errors.Is(err, wire.ErrCut))
+	if errors.Is(err, wire.ErrNotSent) {
+		return err
+	}
+	p.judge(i, v.broken(), hung)
+	p.judgeError(i, batch, err)
+	if err == nil {
+		return nil
+	}
+	return &hidden{text: hideBatch(p.scrub.secret(err.Error()), batch), err: err}
+}
+
+// hidden is an error in whose text something was masked.
+type hidden struct {
+	text string
+	err  error
+}
+
+// Error returns the text without what must not be told.
+func (h *hidden) Error() string { return h.text }
+
+// Unwrap lets errors.Is see the context's end.
+func (h *hidden) Unwrap() error { return h.err }
 
 // acquire returns the running process with a call counted in, or what to answer instead.
 func (p *Process) acquire(patience context.Context) (*instance, *hold) {
@@ -134,7 +175,7 @@ func (p *Process) acquire(patience context.Context) (*instance, *hold) {
 			i.enter()
 		}
 		p.mu.Unlock()
-		if i != nil || h.final || h.outcome == providers.Denied {
+		if i != nil || h.final || h.outcome == providers.Denied || h.beyond(patience) {
 			return i, h
 		}
 		select {
@@ -145,9 +186,15 @@ func (p *Process) acquire(patience context.Context) (*instance, *hold) {
 	}
 }
 
+// beyond reports whether waiting is of no use, for the hold lasts longer.
+func (h *hold) beyond(patience context.Context) bool {
+	deadline, ok := patience.Deadline()
+	return ok && h.until.After(deadline)
+}
+
 // lost takes a process out that cannot be reached any more.
 func (p *Process) lost(i *instance) {
-	i.condemn(verdict{reason: "it cannot be reached"})
+	i.condemn(verdict{reason: "it cannot be reached", lost: true})
 	p.mu.Lock()
 	mine := p.now == i
 	p.mu.Unlock()
@@ -164,11 +211,8 @@ func (h *hold) answer(batch []providers.Message, report func(providers.Result)) 
 	}
 }
 
-// judge looks at how a call went.
-func (p *Process) judge(i *instance, broken string, hung int, err error) {
-	if status.Code(err) == codes.ResourceExhausted {
-		broken = fmt.Sprintf("a reply of more than %d MB", maxReply>>20)
-	}
+// judge looks at what a call answered, and how often in a row calls had to be cut off.
+func (p *Process) judge(i *instance, broken string, hung int) {
 	if broken != "" {
 		p.log.Warn("the plugin's answers break the contract", "what", broken)
 		if p.strike() {
@@ -177,6 +221,19 @@ func (p *Process) judge(i *instance, broken string, hung int, err error) {
 	}
 	if hung >= maxHung {
 		i.condemn(verdict{reason: fmt.Sprintf("%d calls in a row had to be cut off", hung)})
+	}
+}
+
+// judgeError looks at how the gRPC call ended: the protocol knows no status but OK, and the connection's.
+func (p *Process) judgeError(i *instance, batch []providers.Message, err error) {
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		// Said of our reading by gRPC here, and of its own reading by a plugin that takes no request so large.
+		if !wire.Large(batch) {
+			p.judge(i, fmt.Sprintf("a reply of more than %d MiB", maxReply>>20), 0)
+		}
+	case codes.Internal, codes.Unimplemented:
+		p.judge(i, "what it speaks is not the protocol: "+hideBatch(p.scrub.secret(status.Convert(err).Message()), batch), 0)
 	}
 }
 
@@ -203,7 +260,7 @@ func (p *Process) check(m *providers.Message) error {
 		return &wire.ProviderError{Text: p.scrub.text(own.Text, m.Address), Address: own.Address}
 	}
 	if err != nil {
-		p.log.Debug("the plugin could not be asked to check a message", "error", err)
+		p.log.Debug("the plugin could not be asked to check a message", "error", p.scrub.text(err.Error(), m.Address))
 	}
 	return nil
 }
@@ -218,8 +275,11 @@ func (p *Process) Receive(ctx context.Context, report func(providers.Receipt) er
 			return nil
 		}
 		if i != nil && i.features.Receive {
-			if err := i.rpc.Receive(ctx, report); err != nil {
-				p.log.Debug("the plugin's receipts broke off", "error", err)
+			if err := i.rpc.Receive(ctx, func(r providers.Receipt) error {
+				r.Code, r.ProviderID = p.scrub.text(r.Code, r.Address), p.scrub.secret(r.ProviderID)
+				return report(r)
+			}); err != nil {
+				p.log.Debug("the plugin's receipts broke off", "error", p.hide(err.Error()))
 			}
 		}
 		// A stream that ended while its process lives is begun again, without haste.
@@ -254,8 +314,8 @@ func (p *Process) Health(ctx context.Context) providers.Health {
 	if now, err := p.ask(ctx, i); err == nil {
 		return now
 	}
-	if asked.IsZero() {
-		return providers.Health{Status: providers.HealthDegraded, Reason: "the plugin does not answer"}
+	if asked.IsZero() || time.Since(asked) > p.spec.Timing.Ping+p.spec.Timing.PingTimeout {
+		return providers.Health{Status: providers.HealthDegraded, Reason: "the plugin does not answer", Pool: health.Pool}
 	}
 	return health
 }
@@ -263,10 +323,14 @@ func (p *Process) Health(ctx context.Context) providers.Health {
 // ask asks a process how it is, and remembers it.
 func (p *Process) ask(ctx context.Context, i *instance) (providers.Health, error) {
 	h, err := i.rpc.Health(ctx)
-	if err != nil {
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return h, err
+	default: // it lives, and that is what it answered
+		h = providers.Health{Status: providers.HealthDegraded, Reason: "the plugin could not say how it is"}
 	}
-	h.Reason = p.scrub.text(h.Reason, "")
+	h.Reason = p.hide(h.Reason)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.now == i {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -16,6 +17,8 @@ func (p *Process) supervise(first *instance, err error) {
 	p.cancel = cancel
 	if first != nil {
 		p.publish(first)
+	} else {
+		p.hold.reason = p.failure(err).reason // of interest at once
 	}
 	go func() {
 		defer close(p.stopped)
@@ -31,23 +34,24 @@ func (p *Process) run(ctx context.Context, i *instance, err error) {
 	for {
 		var why verdict
 		if err != nil {
-			// go-plugin's errors have several lines.
-			why.reason = "it does not start: " + strings.Join(strings.Fields(p.scrub.text(err.Error(), "")), " ")
+			why = p.failure(err)
 		} else {
 			why = p.watch(ctx, i)
 		}
 		if ctx.Err() != nil {
 			leave()
 			if i != nil {
-				p.ending = i.stop(p.parting)
+				if err := i.stop(p.parting); err != nil {
+					p.ending = &hidden{text: fmt.Sprintf("close the plugin %s: %s", p.spec.Name, p.hide(err.Error())), err: err}
+				}
 			}
 			return
 		}
-		wait := p.trouble(why)
+		wait, forgiven := p.trouble(why)
 		if i != nil {
 			i.end()
 		}
-		if !p.pause(ctx, wait) {
+		if !pause(ctx, wait, forgiven) {
 			leave()
 			return
 		}
@@ -55,6 +59,12 @@ func (p *Process) run(ctx context.Context, i *instance, err error) {
 			p.publish(i)
 		}
 	}
+}
+
+// failure is what follows from an error of start. A file that must not be run does not mend itself.
+func (p *Process) failure(err error) verdict {
+	text := strings.Join(strings.Fields(p.hide(err.Error())), " ") // go-plugin's errors have several lines
+	return verdict{reason: "it does not start: " + text, quarantine: errors.Is(err, ErrDigest) || errors.Is(err, errShared)}
 }
 
 // publish makes a process the one that is called.
@@ -80,12 +90,6 @@ func (p *Process) withdraw(h *hold) {
 func (p *Process) watch(ctx context.Context, i *instance) verdict {
 	ping := time.NewTicker(p.spec.Timing.Ping)
 	defer ping.Stop()
-	var memory <-chan time.Time
-	if p.spec.Memory > 0 {
-		t := time.NewTicker(memoryEvery)
-		defer t.Stop()
-		memory = t.C
-	}
 	silent := 0
 	answers := make(chan error, 1)
 	asking := false
@@ -94,13 +98,15 @@ func (p *Process) watch(ctx context.Context, i *instance) verdict {
 		case <-ctx.Done():
 			return verdict{}
 		case <-i.child.exited:
-			return verdict{reason: "it ended: " + i.child.ending()}
+			return verdict{reason: i.child.ending()}
 		case v := <-i.condemned:
-			return v
-		case <-memory:
-			if n := groupMemory(i.child.cmd.Process.Pid); n > p.spec.Memory {
-				return verdict{reason: fmt.Sprintf("it used %d MiB of memory, its limit is %d MiB", n>>20, p.spec.Memory>>20)}
+			if v.lost {
+				i.child.settle() // most often it has ended
 			}
+			if i.child.itself() {
+				v.reason = i.child.ending()
+			}
+			return v
 		case <-ping.C:
 			if asking {
 				continue
@@ -116,18 +122,19 @@ func (p *Process) watch(ctx context.Context, i *instance) verdict {
 			asking = false
 			if err == nil {
 				silent = 0
-			} else if silent++; silent == 2 {
+			} else if silent++; silent >= 2 {
 				return verdict{reason: "it does not answer"}
 			}
 		}
 	}
 }
 
-// trouble notes why a process is gone, and says how long to wait before the next one.
-func (p *Process) trouble(why verdict) time.Duration {
+// trouble notes why a process is gone, and says how long to wait before the next one, or for what.
+func (p *Process) trouble(why verdict) (wait time.Duration, forgiven <-chan struct{}) {
 	now := time.Now()
 	p.mu.Lock()
 	wait, quarantined := p.record.crash(now, why)
+	forgiven = p.record.forgiven()
 	p.mu.Unlock()
 	h := &hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin is being started again; " + why.reason, until: now.Add(wait)}
 	if quarantined {
@@ -138,14 +145,11 @@ func (p *Process) trouble(why verdict) time.Duration {
 		p.log.Warn("the plugin is started again", "reason", why.reason, "after", wait)
 	}
 	p.withdraw(h)
-	return wait
+	return wait, forgiven
 }
 
 // pause waits, less if Retry is called. It reports false when ctx ended.
-func (p *Process) pause(ctx context.Context, wait time.Duration) bool {
-	p.mu.Lock()
-	forgiven := p.record.forgiven()
-	p.mu.Unlock()
+func pause(ctx context.Context, wait time.Duration, forgiven <-chan struct{}) bool {
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
@@ -161,27 +165,34 @@ type record struct {
 	timing      Timing
 	crashes     []time.Time
 	strikes     []time.Time
-	quarantines int // in a row
-	since       time.Time
+	quarantines int       // in a row; while there are any, the next crash or strike leads to one more
+	since       time.Time // when the process that runs was started; zero while none does
 	pardon      chan struct{}
 }
 
 // started notes that a process runs.
 func (r *record) started(now time.Time) { r.since = now }
 
+// well looks whether a process has run for long enough to be trusted again.
+func (r *record) well(now time.Time) {
+	if !r.since.IsZero() && now.Sub(r.since) > r.timing.Window {
+		r.quarantines = 0
+	}
+}
+
 // strike counts one, and reports whether it was one too many.
 func (r *record) strike(now time.Time) bool {
+	r.well(now)
 	r.strikes = append(recent(r.strikes, now, r.timing.Window), now)
-	return len(r.strikes) >= r.timing.Strikes
+	return len(r.strikes) >= r.timing.Strikes || r.quarantines > 0
 }
 
 // crash counts one, and says how long to wait and whether that is a quarantine.
 func (r *record) crash(now time.Time, why verdict) (wait time.Duration, quarantined bool) {
-	if !r.since.IsZero() && now.Sub(r.since) > r.timing.Window {
-		r.quarantines = 0 // it did well for a while
-	}
+	r.well(now)
+	r.since = time.Time{}
 	r.crashes = append(recent(r.crashes, now, r.timing.Window), now)
-	if n := len(r.crashes); !why.quarantine && n < r.timing.Crashes {
+	if n := len(r.crashes); !why.quarantine && n < r.timing.Crashes && r.quarantines == 0 {
 		if n == 1 {
 			return 0, false
 		}

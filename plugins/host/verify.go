@@ -1,9 +1,7 @@
 package host
 
 import (
-	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/carillon-notify/carillon/providers"
@@ -13,15 +11,20 @@ import (
 type verifier struct {
 	scrub  *scrubber
 	report func(providers.Result)
+	enough func()
 
-	mu    sync.Mutex
-	open  map[string]string // address by id of what has no answer yet
-	asked int
-	wrong string // what was wrong first
+	mu     sync.Mutex
+	open   map[string]string // address by id of what has no answer yet
+	excess int               // answers that nobody asked for
+	wrong  string            // what was wrong first
 }
 
-func newVerifier(batch []providers.Message, s *scrubber, report func(providers.Result)) *verifier {
-	v := &verifier{scrub: s, report: report, open: make(map[string]string, len(batch)), asked: len(batch)}
+// maxExcess is how many answers that nobody asked for are borne in one call.
+const maxExcess = 1000
+
+// newVerifier returns a verifier that calls enough once when the answers do not end.
+func newVerifier(batch []providers.Message, s *scrubber, enough func(), report func(providers.Result)) *verifier {
+	v := &verifier{scrub: s, report: report, enough: enough, open: make(map[string]string, len(batch))}
 	for i := range batch {
 		v.open[batch[i].ID] = batch[i].Address
 	}
@@ -33,13 +36,17 @@ func (v *verifier) take(r providers.Result) {
 	v.mu.Lock()
 	address, ok := v.open[r.ID]
 	delete(v.open, r.ID)
-	switch {
-	case !ok:
+	if !ok {
 		v.note("an answer for an id that was not given to it, or a second one")
-	case r.After < 0:
+		if v.excess++; v.excess == maxExcess {
+			v.enough()
+		}
+	}
+	if r.After < 0 {
 		v.note(fmt.Sprintf("a negative time to wait, %s", r.After))
 		r.After = 0
-	case r.Parts < 0:
+	}
+	if r.Parts < 0 {
 		v.note(fmt.Sprintf("a negative number of parts, %d", r.Parts))
 		r.Parts = 0
 	}
@@ -47,7 +54,7 @@ func (v *verifier) take(r providers.Result) {
 	if !ok {
 		return
 	}
-	r.Code, r.Reason = v.scrub.text(r.Code, address), v.scrub.text(r.Reason, address)
+	r.Code, r.Reason, r.ProviderID = v.scrub.text(r.Code, address), v.scrub.text(r.Reason, address), v.scrub.secret(r.ProviderID)
 	v.report(r)
 }
 
@@ -62,61 +69,4 @@ func (v *verifier) broken() string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.wrong
-}
-
-// mask stands where something was that must not be shown.
-const mask = "***"
-
-// shortSecret is the length below which a text is no secret worth looking for: it would mask half of
-// every sentence.
-const shortSecret = 6
-
-// scrubber takes the values of secret settings, and a message's address, out of what a plugin says.
-type scrubber struct{ secrets []string }
-
-func newScrubber(settings []providers.Setting, values []byte) *scrubber {
-	s := &scrubber{}
-	var given map[string]any
-	if json.Unmarshal(values, &given) != nil {
-		return s
-	}
-	for _, setting := range settings {
-		if !setting.Secret {
-			continue
-		}
-		var value any = given
-		for part := range strings.SplitSeq(setting.Name, ".") {
-			m, _ := value.(map[string]any)
-			value = m[part]
-		}
-		s.add(value)
-	}
-	return s
-}
-
-func (s *scrubber) add(value any) {
-	switch v := value.(type) {
-	case string:
-		if len(v) >= shortSecret {
-			s.secrets = append(s.secrets, v)
-		}
-	case []any:
-		for _, one := range v {
-			s.add(one)
-		}
-	}
-}
-
-// text returns t without the secrets and without the address.
-func (s *scrubber) text(t, address string) string {
-	if t == "" {
-		return ""
-	}
-	if len(address) >= shortSecret {
-		t = strings.ReplaceAll(t, address, mask)
-	}
-	for _, secret := range s.secrets {
-		t = strings.ReplaceAll(t, secret, mask)
-	}
-	return t
 }

@@ -20,6 +20,11 @@ func guardStdout() error {
 	if err := unix.Dup2(2, 1); err != nil {
 		return fmt.Errorf("lead the standard output to the standard error: %w", err)
 	}
+	keep = os.Stdout
 	os.Stdout = os.NewFile(uintptr(fd), "handshake")
 	return nil
 }
+
+// keep holds the file of descriptor 1, which would be closed with it when it is collected: whatever is
+// opened next would have its number, and get what is printed.
+var keep *os.File //nolint:unused // to be held is its use

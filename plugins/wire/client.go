@@ -103,13 +103,13 @@ func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report 
 	}
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	// Should the plugin not end the call, or not even take the batch, this does.
+	stuck := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
+	defer stuck()
 	stream, err := c.rpc.Deliver(call)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
-	// Should the plugin not even take the batch, this ends the call.
-	stuck := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
-	defer stuck()
 	if err := sendBatch(ctx, stream, batch); err != nil && !errors.Is(err, io.EOF) {
 		return c.ended(ctx, call, err)
 	}
@@ -155,7 +155,7 @@ func sendBatch(ctx context.Context, stream providerv1.Provider_DeliverClient, ba
 	size := 0
 	for i := range batch {
 		m := &batch[i]
-		n := len(m.Title) + len(m.Body) + len(m.Data) + len(m.Content) + len(m.URL) + len(m.Unsubscribe)
+		n := weight(m)
 		if size > 0 && size+n > requestSize {
 			req.More = true
 			if err := stream.Send(req); err != nil {
@@ -167,6 +167,22 @@ func sendBatch(ctx context.Context, stream providerv1.Provider_DeliverClient, ba
 		size += n
 	}
 	return stream.Send(req)
+}
+
+// weight is about how many bytes a message takes in a request.
+func weight(m *providers.Message) int {
+	return len(m.Title) + len(m.Body) + len(m.Data) + len(m.Content) + len(m.URL) + len(m.Unsubscribe)
+}
+
+// Large reports whether a batch has a message that is larger than a request should be. gRPC servers take
+// 4 MiB unless they are told otherwise, so a plugin may answer ResourceExhausted to it.
+func Large(batch []providers.Message) bool {
+	for i := range batch {
+		if weight(&batch[i]) > requestSize {
+			return true
+		}
+	}
+	return false
 }
 
 // Receive takes in what the provider hears back until ctx ends (then it returns nil) or the plugin ends

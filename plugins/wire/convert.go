@@ -16,7 +16,9 @@ import (
 const (
 	maxCode   = 100
 	maxReason = 500
-	maxID     = 1000 // of what a service calls a message, and of a new address
+	maxID     = 1000 // of what a service calls a message
+	// maxAddress is the longest address that the API takes. What is longer is no address.
+	maxAddress = 4096
 )
 
 // outcomes are the contract's by the protocol's number. One that is not here is Unknown.
@@ -109,7 +111,7 @@ func messageFrom(m *providerv1.Message) providers.Message {
 
 func resultTo(r *providers.Result) *providerv1.Result {
 	out := &providerv1.Result{Id: valid(r.ID), Outcome: numbers[r.Outcome], Code: text(r.Code, maxCode), Reason: text(r.Reason, maxReason),
-		ProviderId: text(r.ProviderID, maxID), Since: stamp(r.Since), NewAddress: text(r.NewAddress, maxID), Parts: int32(r.Parts)}
+		ProviderId: text(r.ProviderID, maxID), Since: stamp(r.Since), NewAddress: newAddress(r.NewAddress), Parts: int32(r.Parts)}
 	if r.After != 0 {
 		out.After = durationpb.New(r.After)
 	}
@@ -119,19 +121,28 @@ func resultTo(r *providers.Result) *providerv1.Result {
 func resultFrom(r *providerv1.Result) providers.Result {
 	return providers.Result{ID: r.GetId(), Outcome: outcomes[r.GetOutcome()], Code: text(r.GetCode(), maxCode),
 		Reason: text(r.GetReason(), maxReason), ProviderID: text(r.GetProviderId(), maxID), After: r.GetAfter().AsDuration(),
-		Since: at(r.GetSince()), NewAddress: text(r.GetNewAddress(), maxID), Parts: int(r.GetParts())}
+		Since: at(r.GetSince()), NewAddress: newAddress(r.GetNewAddress()), Parts: int(r.GetParts())}
+}
+
+// newAddress leaves out one that is too long: cut, it would be another one.
+func newAddress(s string) string {
+	if len(s) > maxAddress {
+		return ""
+	}
+	return text(s, maxAddress)
 }
 
 func receiptTo(r *providers.Receipt) *providerv1.Receipt {
-	return &providerv1.Receipt{Id: r.ID, ProviderId: text(r.ProviderID, maxID), App: r.App, Address: r.Address,
+	return &providerv1.Receipt{Id: text(r.ID, maxID), ProviderId: text(r.ProviderID, maxID), App: text(r.App, maxID), Address: text(r.Address, maxAddress),
 		Event: string(r.Event), Code: text(r.Code, maxCode), At: stamp(r.At)}
 }
 
 // receiptFrom reports whether the event is one that exists.
 func receiptFrom(r *providerv1.Receipt) (providers.Receipt, bool) {
 	event, ok := events[r.GetEvent()]
-	return providers.Receipt{ID: r.GetId(), ProviderID: text(r.GetProviderId(), maxID), App: r.GetApp(), Address: r.GetAddress(),
-		Event: event, Code: text(r.GetCode(), maxCode), At: at(r.GetAt())}, ok
+	return providers.Receipt{ID: text(r.GetId(), maxID), ProviderID: text(r.GetProviderId(), maxID), App: text(r.GetApp(), maxID),
+		Address: text(r.GetAddress(), maxAddress),
+		Event:   event, Code: text(r.GetCode(), maxCode), At: at(r.GetAt())}, ok
 }
 
 func healthTo(h *providers.Health) *providerv1.HealthResponse {
