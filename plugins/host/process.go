@@ -127,7 +127,7 @@ func (p *Process) Deliver(ctx context.Context, batch []providers.Message, report
 			return err
 		}
 		if ctx.Err() != nil {
-			(&hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin took nothing in the time there was"}).answer(batch, report)
+			(&hold{outcome: providers.Deferred, code: CodeDown, reason: "the plugin took nothing in the time there was"}).answer(batch, report)
 			return nil
 		}
 		p.lost(i) // nothing went out: the next process may have it
