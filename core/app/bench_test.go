@@ -181,9 +181,28 @@ func BenchmarkAPNs(b *testing.B) {
 			b.ReportMetric(rawTook.Seconds()/took.Seconds(), "rate-ratio")
 			b.ReportMetric(used.Seconds()*1e6/total, "cpu-us/msg")
 			b.ReportMetric(used.Seconds()/rawUsed.Seconds(), "cpu-ratio")
+			b.ReportMetric(total/float64(rounds(b, c)), "msgs/round")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// rounds is how many rounds the orchestrator's workers settled.
+func rounds(b *testing.B, c *caller) (n int) {
+	b.Helper()
+	resp, err := c.http.Get(c.base + "/metrics")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if figure, ok := strings.CutPrefix(lines.Text(), `carillon_round_seconds_count{lane="normal",route="apns"} `); ok {
+			if n, err = strconv.Atoi(figure); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	return n
 }
 
 // sendBatches asks for n messages from 64 clients (8 for large requests).

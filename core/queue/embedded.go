@@ -14,13 +14,15 @@ import (
 // embedded is a Redis inside this process that listens nowhere: its clients reach it through pipes.
 // It implements asynq.RedisConnOpt.
 type embedded struct {
-	mr   *miniredis.Miniredis
-	stop chan struct{}
-	work sync.WaitGroup
+	mr      *miniredis.Miniredis
+	scripts *shortcut
+	stop    chan struct{}
+	work    sync.WaitGroup
 }
 
 func newEmbedded() (*embedded, error) {
 	e := &embedded{mr: miniredis.NewMiniRedis(), stop: make(chan struct{})}
+	e.scripts = &shortcut{mr: e.mr}
 	first, err := e.mr.Dial() // starts it without a listener
 	if err != nil {
 		return nil, err
@@ -55,7 +57,36 @@ func (e *embedded) close() {
 }
 
 // MakeRedisClient implements asynq.RedisConnOpt.
-func (e *embedded) MakeRedisClient() any { return redis.NewClient(e.options()) }
+func (e *embedded) MakeRedisClient() any {
+	c := redis.NewClient(e.options())
+	c.AddHook(e.scripts)
+	return c
+}
+
+// clientWith makes a client with a hook that sees everything before the scripts' shortcut does.
+func (e *embedded) clientWith(h redis.Hook) *redis.Client {
+	c := redis.NewClient(e.options())
+	c.AddHook(nested{h, e.scripts})
+	return c
+}
+
+// nested is a hook inside another.
+type nested struct{ outer, inner redis.Hook }
+
+// DialHook implements redis.Hook.
+func (n nested) DialHook(next redis.DialHook) redis.DialHook {
+	return n.outer.DialHook(n.inner.DialHook(next))
+}
+
+// ProcessHook implements redis.Hook.
+func (n nested) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return n.outer.ProcessHook(n.inner.ProcessHook(next))
+}
+
+// ProcessPipelineHook implements redis.Hook.
+func (n nested) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return n.outer.ProcessPipelineHook(n.inner.ProcessPipelineHook(next))
+}
 
 func (e *embedded) options() *redis.Options {
 	// Without maintenance notifications: for these go-redis asks DNS for the address as it makes a client.

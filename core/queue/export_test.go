@@ -3,6 +3,7 @@ package queue
 import (
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/carillon-notify/carillon/core"
@@ -55,3 +56,11 @@ func (b Bell) Expect(due time.Time) { b.b.expect(due) }
 
 // Close lets everybody in for good.
 func (b Bell) Close() { b.b.close() }
+
+// Shortcut is the hook that runs asynq's scripts on a miniredis in Go.
+func Shortcut(mr *miniredis.Miniredis) redis.Hook { return &shortcut{mr: mr} }
+
+// ShortcutOf is the SHA-1 of the script of that name that it knows.
+func ShortcutOf(name string) string {
+	return map[string]string{"enqueue": enqueueSHA, "dequeue": dequeueSHA, "done": doneSHA}[name]
+}

@@ -44,7 +44,7 @@ type Queue struct {
 	opt      asynq.RedisConnOpt
 	client   redis.UniversalClient
 	enqueue  *asynq.Client
-	pipe     io.Closer // the AutoPipeliner, nil for a cluster
+	pipe     io.Closer // the AutoPipeliner, nil for a cluster and the embedded Redis
 	log      *slog.Logger
 	tempo    tempo
 	window   window

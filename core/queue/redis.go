@@ -38,7 +38,7 @@ func (q *Queue) connect(rawURL string) (err error) {
 		q.opt, q.url = r, r.String()
 	}
 	q.client = q.opt.MakeRedisClient().(redis.UniversalClient)
-	if one, ok := q.client.(*redis.Client); ok {
+	if one, ok := q.client.(*redis.Client); ok && q.embedded == nil { // a pipe in memory has no round trips to share
 		ap, err := one.AutoPipeline()
 		if err != nil {
 			return fmt.Errorf("make the enqueuing client: %w", err)

@@ -70,11 +70,10 @@ func (q *Queue) Serve(ctx context.Context, o ServeOptions) (*Server, error) {
 func (s *Server) start(lane core.Lane, n int) error {
 	q := s.queue
 	on := name(s.o.Route, lane)
-	client := q.opt.MakeRedisClient().(redis.UniversalClient)
 	b := newBell(on, q.tempo, func() {
 		q.log.Warn("this asynq's dequeue is not recognised; wakes are polled for instead", "queue", on)
 	}, func() { q.window.taken(on) })
-	client.AddHook(b)
+	client := q.clientWith(b)
 	srv := asynq.NewServerFromRedisClient(client, asynq.Config{
 		Concurrency: n, Queues: map[string]int{on: 1},
 		TaskCheckInterval: time.Millisecond, DelayedTaskCheckInterval: 500 * time.Millisecond,
@@ -102,6 +101,16 @@ func (s *Server) start(lane core.Lane, n int) error {
 	}
 	s.lanes = append(s.lanes, &laneServer{name: on, srv: srv, bell: b, client: client})
 	return nil
+}
+
+// clientWith makes a client with a hook.
+func (q *Queue) clientWith(h redis.Hook) redis.UniversalClient {
+	if q.embedded != nil {
+		return q.embedded.clientWith(h)
+	}
+	c := q.opt.MakeRedisClient().(redis.UniversalClient)
+	c.AddHook(h)
+	return c
 }
 
 var errStopping = errors.New("this process is stopping")
