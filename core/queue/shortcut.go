@@ -58,8 +58,11 @@ func dequeueScript(mr *miniredis.Miniredis, keys, argv []string) (any, bool, err
 		return nil, false, nil
 	}
 	until, err := strconv.ParseFloat(argv[0], 64)
-	if err != nil || mr.Exists(keys[1]) || !mr.Exists(keys[0]) {
-		return nil, err == nil, nil
+	if err != nil {
+		return nil, false, nil //nolint:nilerr // Lua finds its own words for it
+	}
+	if mr.Exists(keys[1]) || !mr.Exists(keys[0]) {
+		return nil, true, nil
 	}
 	id, err := mr.Pop(keys[0])
 	if err != nil {
