@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/carillon-notify/carillon/providers"
 )
 
 func TestCheck(t *testing.T) {
@@ -73,6 +76,9 @@ func TestCheck(t *testing.T) {
 		}
 		if err := kind().Check(&m); err != nil {
 			discreet(t, err.Error())
+			if ours := checkURL(tt.address) != nil; errors.Is(err, providers.ErrAddress) != ours {
+				t.Errorf("%s: %v; is it the address? %t", tt.name, err, ours)
+			}
 			by = append(by, "check")
 		}
 		if got := strings.Join(by, " "); got != tt.want {

@@ -72,7 +72,7 @@ func kind() providers.Kind {
 // check looks at a message before it is accepted.
 func check(m *providers.Message) error {
 	if err := checkURL(m.Address); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", providers.ErrAddress, err) // the content may be good for others
 	}
 	_, err := encode(m)
 	return err

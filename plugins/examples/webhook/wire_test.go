@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -100,7 +101,7 @@ func TestProcess(t *testing.T) {
 	}
 
 	bad := message("https://example.com/%zz" + token)
-	if err := described.Check(&bad); err == nil || strings.Contains(err.Error(), token) {
+	if err := described.Check(&bad); !errors.Is(err, providers.ErrAddress) || strings.Contains(err.Error(), token) {
 		t.Errorf("a broken URL: %v", err)
 	}
 	if err := described.Check(&m); err != nil {
