@@ -71,7 +71,11 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 			return api.Reloaded{}, err
 		}
 	}
-	return a.apply(ctx, &c)
+	out, err := a.apply(ctx, &c)
+	for _, r := range a.routes.all() {
+		r.retry()
+	}
+	return out, err
 }
 
 // tellRestart logs which settings changed that only a restart applies.

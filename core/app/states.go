@@ -102,15 +102,20 @@ func (a *App) PauseRoute(ctx context.Context, name string, paused bool) error {
 	}
 	// An operator who resumes a route has mended it.
 	a.gate.Reset(name)
-	if r.slot != nil {
-		if t, _, _ := r.slot.now(); t != nil {
-			if p, ok := t.Provider.(interface{ Retry() }); ok {
-				p.Retry()
-			}
-		}
-	}
+	r.retry()
 	a.relay.Nudge()
 	return nil
+}
+
+// retry ends the quarantine of a route's process, if it is in one: somebody mended it.
+func (r *route) retry() {
+	if r.slot == nil {
+		return
+	}
+	t, _, _ := r.slot.now()
+	if p, ok := providerOf(t).(interface{ Retry() }); ok {
+		p.Retry()
+	}
 }
 
 // usable reports whether a route delivers now, as far as this process knows: it is not paused, and its
