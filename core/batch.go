@@ -55,6 +55,9 @@ type Batch struct {
 type Wake struct {
 	Batch ID
 	Fence int64
+	// App is whose batch it is. It counts where wakes enter the queue, and is not carried: a handler
+	// gets none.
+	App   string
 	Route string
 	Lane  Lane
 	At    time.Time // when it is due; not after now: at once
@@ -108,7 +111,7 @@ type Move struct {
 func (b *Batch) Schedule(now time.Time, wake bool) (Wake, bool) {
 	if wake && b.DueAt.Sub(now) <= Near {
 		b.State, b.RunAt = BatchQueued, later(b.DueAt, now).Add(DispatchTimeout)
-		return Wake{Batch: b.ID, Fence: b.Fence, Route: b.Route, Lane: b.Lane, At: b.DueAt}, true
+		return Wake{Batch: b.ID, Fence: b.Fence, App: b.App, Route: b.Route, Lane: b.Lane, At: b.DueAt}, true
 	}
 	b.State, b.RunAt = BatchPending, b.DueAt
 	return Wake{}, false
@@ -175,9 +178,9 @@ func (s *Settlement) Split(now time.Time, wake bool) []Wake {
 
 // Pack puts the deliveries of notifications accepted together into batches: the same app, route, lane
 // and due second share one, up to maxBatch(route). What is due at once shares a batch whatever the
-// millisecond. It sets each delivery's Batch. wake says whether a batch of that app, route and lane
-// may be handed to the queue at once.
-func Pack(as []*Acceptance, now time.Time, maxBatch func(route string) int, wake func(app, route string, lane Lane) bool) ([]Batch, map[ID]Wake) {
+// millisecond. It sets each delivery's Batch. wake says whether a wake of that app, route, lane and due
+// time may be handed to the queue.
+func Pack(as []*Acceptance, now time.Time, maxBatch func(route string) int, wake func(like Wake) bool) ([]Batch, map[ID]Wake) {
 	type key struct {
 		app, route string
 		lane       Lane
@@ -212,7 +215,7 @@ func Pack(as []*Acceptance, now time.Time, maxBatch func(route string) int, wake
 	wakes := map[ID]Wake{}
 	for i := range batches {
 		b := &batches[i]
-		if w, ok := b.Schedule(now, wake(b.App, b.Route, b.Lane)); ok {
+		if w, ok := b.Schedule(now, wake(Wake{App: b.App, Route: b.Route, Lane: b.Lane, At: b.DueAt})); ok {
 			wakes[b.ID] = w
 		}
 	}

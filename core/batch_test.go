@@ -11,9 +11,9 @@ import (
 	"github.com/carillon-notify/carillon/providers"
 )
 
-func always(string, string, core.Lane) bool { return true }
-func never(string, string, core.Lane) bool  { return false }
-func upTo(n int) func(string) int           { return func(string) int { return n } }
+func always(core.Wake) bool       { return true }
+func never(core.Wake) bool        { return false }
+func upTo(n int) func(string) int { return func(string) int { return n } }
 
 // accept makes an acceptance with a delivery on each route, ids set.
 func accept(app string, lane core.Lane, sendAt time.Time, routes ...string) *core.Acceptance {
@@ -59,7 +59,7 @@ func TestPack(t *testing.T) {
 	for name, c := range map[string]struct {
 		in   []*core.Acceptance
 		max  int
-		wake func(app, route string, lane core.Lane) bool
+		wake func(core.Wake) bool
 		want []packed
 	}{
 		"nothing":                       {nil, 10, always, nil},
@@ -79,7 +79,7 @@ func TestPack(t *testing.T) {
 		"too far ahead":               {[]*core.Acceptance{accept("a", n, at(core.Near+1), "r")}, 10, always, []packed{{App: "a", Route: "r", Lane: n, State: core.BatchPending, N: 1, Due: core.Near + 1, Run: core.Near + 1}}},
 		"no room":                     {[]*core.Acceptance{accept("a", n, t0, "r")}, 10, never, []packed{{App: "a", Route: "r", Lane: n, State: core.BatchPending, N: 1}}},
 		"room for one app, route and lane": {[]*core.Acceptance{accept("a", n, t0, "r", "s"), accept("b", n, t0, "r"), accept("a", b, t0, "r")}, 10,
-			func(app, route string, lane core.Lane) bool { return app == "a" && route == "r" && lane == n },
+			func(w core.Wake) bool { return w.App == "a" && w.Route == "r" && w.Lane == n },
 			[]packed{queued(packed{Route: "r", N: 1}), {App: "a", Route: "s", Lane: n, State: core.BatchPending, N: 1}, {App: "b", Route: "r", Lane: n, State: core.BatchPending, N: 1}, {App: "a", Route: "r", Lane: b, State: core.BatchPending, N: 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestPack(t *testing.T) {
 			for _, b := range batches {
 				w, woken := wakes[b.ID]
 				if woken {
-					if diff := cmp.Diff(core.Wake{Batch: b.ID, Fence: 1, Route: b.Route, Lane: b.Lane, At: b.DueAt}, w); diff != "" {
+					if diff := cmp.Diff(core.Wake{Batch: b.ID, Fence: 1, App: b.App, Route: b.Route, Lane: b.Lane, At: b.DueAt}, w); diff != "" {
 						t.Errorf("wake: -want +got\n%s", diff)
 					}
 				}
@@ -121,7 +121,7 @@ func TestPackProperties(t *testing.T) {
 				rapid.SliceOfN(rapid.SampledFrom([]string{"r", "s"}), 0, 5).Draw(t, "routes")...))
 		}
 		limit := rapid.IntRange(0, 7).Draw(t, "limit")
-		room := func(app, route string, lane core.Lane) bool { return app != "b" || route == "s" }
+		room := func(w core.Wake) bool { return w.App != "b" || w.Route == "s" }
 		batches, wakes := core.Pack(as, t0, upTo(limit), room)
 		byID := map[core.ID]*core.Batch{}
 		for i := range batches {
@@ -131,7 +131,7 @@ func TestPackProperties(t *testing.T) {
 			}
 			byID[b.ID] = b
 			_, woken := wakes[b.ID]
-			if want := room(b.App, b.Route, b.Lane) && b.DueAt.Sub(t0) <= core.Near; woken != want || (b.State == core.BatchQueued) != want {
+			if want := room(core.Wake{App: b.App, Route: b.Route, Lane: b.Lane}) && b.DueAt.Sub(t0) <= core.Near; woken != want || (b.State == core.BatchQueued) != want {
 				t.Fatalf("batch %+v: wake %v, want %v", b, woken, want)
 			}
 			if b.RunAt.Before(b.DueAt) || b.RunAt.Sub(b.DueAt) > core.DispatchTimeout {

@@ -186,6 +186,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runProfiled())
 	}
 	code := m.Run()
+	coretest.StopServers()
 	if dir, err := binaries(); err == nil && dir != "" {
 		os.RemoveAll(dir)
 	}

@@ -104,7 +104,7 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	defer cancel()
 	s := &r.settlement
 	s.Worker, s.At = d.worker, r.clock.now()
-	wakes := s.Split(s.At, d.queue.Room(r.App, r.Route, r.Lane) > 0)
+	wakes := s.Split(s.At, d.queue.Room(core.Wake{App: r.App, Route: r.Route, Lane: r.Lane, At: s.At.Add(time.Second)}) > 0) // what is held is due later
 	stale, err := d.store.Settle(ctx, s)
 	if err != nil {
 		return fmt.Errorf("settle batch %s: %w", r.ID, err)

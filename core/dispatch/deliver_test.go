@@ -44,7 +44,9 @@ func (b *bench) Settle(_ context.Context, s *core.Settlement) (bool, error) {
 }
 
 func (b *bench) Wake(context.Context, ...core.Wake) error { return nil }
-func (b *bench) Room(string, string, core.Lane) int       { return 10 }
+func (b *bench) Room(core.Wake) int                       { return 10 }
+func (b *bench) Refill(string, string, core.Lane) int     { return 10 }
+func (b *bench) Behind(string, string, core.Lane, bool)   {}
 
 func (b *bench) Admit(_ context.Context, _ string, n int) (int, time.Duration, string) {
 	return min(n, b.granted), time.Minute, core.CodeRate

@@ -251,7 +251,7 @@ func (m *memory) overdue(now time.Time, limit int, want func(*core.Batch) bool) 
 	return bs[:min(limit, len(bs))]
 }
 
-func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int) (wakes []core.Wake, err error) {
+func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int, room func(string) int) (wakes []core.Wake, err error) {
 	if limit <= 0 {
 		return nil, fmt.Errorf("Due was asked for %d", limit)
 	}
@@ -259,10 +259,18 @@ func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int)
 		if m.paused {
 			return
 		}
-		for _, b := range m.overdue(now, limit, func(b *core.Batch) bool { return b.State <= core.BatchQueued && b.Route == route && b.Lane == lane }) {
+		left := map[string]int{}
+		for _, b := range m.overdue(now, len(m.batches), func(b *core.Batch) bool { return b.State <= core.BatchQueued && b.Route == route && b.Lane == lane }) {
+			if _, asked := left[b.App]; !asked {
+				left[b.App] = room(b.App)
+			}
+			if left[b.App] <= 0 || len(wakes) == limit {
+				continue
+			}
+			left[b.App]--
 			b.Fence++
 			b.State, b.RunAt = core.BatchQueued, now.Add(core.DispatchTimeout)
-			wakes = append(wakes, core.Wake{Batch: b.ID, Fence: b.Fence, Route: b.Route, Lane: b.Lane, At: b.DueAt})
+			wakes = append(wakes, core.Wake{Batch: b.ID, Fence: b.Fence, App: b.App, Route: b.Route, Lane: b.Lane, At: b.DueAt})
 		}
 	})
 	return wakes, err

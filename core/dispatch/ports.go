@@ -29,9 +29,10 @@ type Overdue interface {
 	// clock. It is cheap: the relay asks it four times a second.
 	Overdue(ctx context.Context) (bool, error)
 	// Due takes up to limit batches of a route and lane that are pending or queued and overdue, makes
-	// them queued under a new fence with a new alarm clock, and returns their wakes, fairly between
-	// apps, the longest overdue first. Batches of a paused route are left alone.
-	Due(ctx context.Context, route string, lane core.Lane, limit int) ([]core.Wake, error)
+	// them queued under a new fence with a new alarm clock, and returns their wakes: in turns between
+	// apps, of no app more than room says, the longest overdue first. It asks room once of each app
+	// that has something overdue. Batches of a paused route are left alone.
+	Due(ctx context.Context, route string, lane core.Lane, limit int, room func(app string) int) ([]core.Wake, error)
 	// Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
 	// returns them as rounds to be settled with unknown outcomes.
 	Lapsed(ctx context.Context, worker string, limit int, lease time.Duration) ([]*core.Round, error)
@@ -53,8 +54,14 @@ type Queue interface {
 	// Wake enqueues. A wake that could not be enqueued is lost, which does no harm but delay: the
 	// error says how many and why.
 	Wake(ctx context.Context, wakes ...core.Wake) error
-	// Room says how many more wakes the window of a route and lane takes from an app now.
-	Room(app, route string, lane core.Lane) int
+	// Room says how many more wakes like this one, of its app, route, lane and due time, the queue
+	// takes now: none while the app is behind.
+	Room(like core.Wake) int
+	// Refill is Room for the relay: for wakes due now, of an app that may be behind.
+	Refill(app, route string, lane core.Lane) int
+	// Behind notes whether an app has overdue batches in the store which the queue had no room for: then
+	// its new ones are to wait there too, so that they overtake none. It holds for a second.
+	Behind(app, route string, lane core.Lane, is bool)
 }
 
 // Gate answers one question: how many may this route take now?

@@ -14,6 +14,7 @@ import (
 // The relay's rhythm.
 const (
 	relayTick    = 250 * time.Millisecond // how often it looks when nobody calls it
+	relayBusy    = 25 * time.Millisecond  // how soon again while more is due than the queue has room for
 	relayPage    = 500                    // wakes taken in one transaction
 	lapsedPage   = 100
 	repairLease  = 15 * time.Second // what it has to settle a lapsed round
@@ -65,7 +66,7 @@ func (r *Relay) Nudge() {
 func (r *Relay) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	failing := false
+	failing, vain := false, 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -73,7 +74,7 @@ func (r *Relay) Run(ctx context.Context) {
 		case <-timer.C:
 		case <-r.nudge:
 		}
-		more, err := r.look(ctx)
+		found, err := r.look(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -82,22 +83,44 @@ func (r *Relay) Run(ctx context.Context) {
 				r.log.Error("relay cannot look for due batches", "error", err)
 			}
 			timer.Reset(relayBackoff)
-		case more:
-			timer.Reset(0)
 		default:
-			timer.Reset(relayTick)
+			timer.Reset(found.pause(&vain))
 		}
 		failing = err != nil
 	}
 }
 
-// look is one pass. more says that a page was full and there is room for another.
-func (r *Relay) look(ctx context.Context) (more bool, err error) {
+// found is what came of a pass.
+type found struct {
+	page   bool // a page was full: the next may be taken at once
+	some   bool // wakes were brought in
+	behind bool // something due had no room
+}
+
+// pause is how long to wait after a pass: while more is due than the queue has room for, not for long,
+// but longer after each pass in vain.
+func (f found) pause(vain *int) time.Duration {
+	if f.behind && !f.some {
+		*vain++
+		return min(relayBusy<<min(*vain-1, 10), relayTick)
+	}
+	*vain = 0
+	switch {
+	case f.page:
+		return 0
+	case f.some:
+		return relayBusy
+	}
+	return relayTick
+}
+
+// look is one pass.
+func (r *Relay) look(ctx context.Context) (f found, err error) {
 	if time.Since(r.strays) > strayEvery {
 		r.strays = time.Now()
 		n, err := r.store.Stray(ctx, *r.routes.Load(), strayEvery)
 		if err != nil {
-			return false, fmt.Errorf("look for strays: %w", err)
+			return f, fmt.Errorf("look for strays: %w", err)
 		}
 		if n > 0 {
 			r.d.observer.Repaired("stray", n)
@@ -106,17 +129,22 @@ func (r *Relay) look(ctx context.Context) (more bool, err error) {
 	}
 	due, err := r.store.Overdue(ctx)
 	if err != nil {
-		return false, fmt.Errorf("look for overdue batches: %w", err)
+		return f, fmt.Errorf("look for overdue batches: %w", err)
 	}
 	if !due {
-		return false, nil
+		return f, nil
 	}
-	lapsed, err := r.repair(ctx)
-	if err != nil {
-		return false, err
+	if f.page, err = r.repair(ctx); err != nil {
+		return f, err
 	}
-	woken, err := r.wakeDue(ctx)
-	return lapsed || woken, err
+	for _, lane := range core.Lanes { // the urgent first
+		for _, route := range *r.routes.Load() {
+			if err := r.refill(ctx, route, lane, &f); err != nil {
+				return f, err
+			}
+		}
+	}
+	return f, nil
 }
 
 // repair settles rounds whose lease ran out: every delivery still pending in them is Unknown.
@@ -145,29 +173,35 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 	return len(rounds) == lapsedPage, nil
 }
 
-// wakeDue fills the window of each route and lane with what is due, the urgent lanes first.
-func (r *Relay) wakeDue(ctx context.Context) (more bool, err error) {
-	for _, lane := range core.Lanes {
-		for _, route := range *r.routes.Load() {
-			room := min(r.d.queue.Room("", route, lane), relayPage)
-			if room <= 0 {
-				continue
-			}
-			wakes, err := r.store.Due(ctx, route, lane, room)
-			if err != nil {
-				return false, fmt.Errorf("take due batches of route %s: %w", route, err)
-			}
-			if len(wakes) == 0 {
-				continue
-			}
-			r.d.observer.Repaired("due", len(wakes))
-			if err := r.d.queue.Wake(ctx, wakes...); err != nil {
-				return false, fmt.Errorf("wake due batches of route %s: %w", route, err)
-			}
-			more = more || len(wakes) == relayPage
-		}
+// refill fills the window of a route and lane with what is due, in turns between apps. An app that has
+// more than its room is behind: until it is not, its new batches wait in the store like these.
+func (r *Relay) refill(ctx context.Context, route string, lane core.Lane, f *found) error {
+	room := map[string]int{}
+	wakes, err := r.store.Due(ctx, route, lane, relayPage, func(app string) int {
+		room[app] = r.d.queue.Refill(app, route, lane)
+		return room[app]
+	})
+	if err != nil {
+		return fmt.Errorf("take due batches of route %s: %w", route, err)
 	}
-	return more, nil
+	for i := range wakes {
+		room[wakes[i].App]--
+	}
+	page := len(wakes) == relayPage
+	for app, left := range room {
+		behind := page || left <= 0
+		r.d.queue.Behind(app, route, lane, behind)
+		f.behind = f.behind || behind
+	}
+	if len(wakes) == 0 {
+		return nil
+	}
+	f.page, f.some = f.page || page, true
+	r.d.observer.Repaired("due", len(wakes))
+	if err := r.d.queue.Wake(ctx, wakes...); err != nil {
+		return fmt.Errorf("wake due batches of route %s: %w", route, err)
+	}
+	return nil
 }
 
 // receive calls the provider's Receive and turns a panic of its goroutine into an error.

@@ -122,7 +122,11 @@ func (w *world) Wake(_ context.Context, wakes ...core.Wake) error {
 	return nil
 }
 
-func (w *world) Room(_, route string, lane core.Lane) int {
+func (w *world) Room(like core.Wake) int { return w.Refill(like.App, like.Route, like.Lane) }
+
+func (w *world) Behind(string, string, core.Lane, bool) {}
+
+func (w *world) Refill(_, route string, lane core.Lane) int {
 	if w.calm() {
 		return 100
 	}

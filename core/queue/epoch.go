@@ -43,7 +43,7 @@ func (q *Queue) Epoch(ctx context.Context) (changed bool, err error) {
 	changed = q.epoch.fresh || !opening && now != q.epoch.known
 	if opening || now != q.epoch.known {
 		// asynq writes the list of queues once in a process's life only.
-		if queues := q.window.queues(); len(queues) > 0 {
+		if queues := q.window.names(); len(queues) > 0 {
 			members := make([]any, len(queues))
 			for i, on := range queues {
 				members[i] = on

@@ -39,6 +39,14 @@ func (s *Server) Recognised() (n int) {
 	return n
 }
 
+// Known is how many wakes a queue is taken to hold, without asking anybody.
+func (q *Queue) Known(route string, lane core.Lane) (pending, scheduled int) {
+	q.window.mu.Lock()
+	defer q.window.mu.Unlock()
+	p := q.window.place(name(route, lane))
+	return p.now.depth, p.later.depth
+}
+
 // Bell is one doorbell by itself.
 type Bell struct{ b *bell }
 

@@ -34,7 +34,7 @@ func TestRestart(t *testing.T) {
 		if err := q.Wake(limit(t), wake()); err == nil {
 			t.Error("a wake was enqueued on a dead Redis")
 		}
-		if n := q.Room("x", "a", "normal"); n != 0 {
+		if n := q.Room(wake()); n != 0 {
 			t.Errorf("there is room for %d on a dead Redis", n)
 		}
 		if _, err := q.Epoch(limit(t)); err == nil {
@@ -62,7 +62,7 @@ func TestRestart(t *testing.T) {
 	if g := got.next(t); g != w {
 		t.Errorf("%+v came", g)
 	}
-	eventually(t, "there is room", func() bool { return q.Room("x", "a", "normal") > 0 })
+	eventually(t, "there is room", func() bool { return q.Room(wake()) > 0 })
 
 	c := client(t, r.Addr)
 	before := calls(t, c)

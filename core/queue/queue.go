@@ -17,7 +17,8 @@ import (
 // Embedded is the URL of the Redis inside this process.
 const Embedded = "embedded"
 
-// Windows are the wakes that a queue may hold when Options.Window is 0.
+// Windows are the wakes that a queue may hold when Options.Window is 0: that many due at once, and as
+// many due later.
 const (
 	WindowEmbedded = 1_000
 	WindowRedis    = 10_000
@@ -83,8 +84,13 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	if _, err := q.Epoch(ctx); err != nil {
 		return nil, errors.Join(err, q.disconnect())
 	}
+	for _, on := range q.window.names() { // what an earlier process left
+		q.window.begin(on)
+		q.look(on)
+	}
 	background, stop := context.WithCancel(context.Background())
 	q.stop = stop
+	q.spawn(func() { q.watch(background) })
 	if q.embedded == nil {
 		q.spawn(func() { q.publish(background) })
 		q.spawn(func() { q.subscribe(background) })

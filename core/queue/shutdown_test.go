@@ -158,14 +158,14 @@ func TestShutdownHung(t *testing.T) {
 		}
 		cancel()
 	}
-	if n := q.Room("x", "a", "normal"); n != 0 {
+	if n := q.Room(wake()); n != 0 {
 		t.Errorf("there is room for %d", n)
 	}
 	r.Resume()
 	if err := s.Shutdown(limit(t)); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "there is room again", func() bool { return q.Room("x", "a", "normal") > 0 })
+	eventually(t, "there is room again", func() bool { return q.Room(wake()) > 0 })
 }
 
 // TestClose tells that nothing is left of a queue and its servers: no goroutine, and no connection.
@@ -190,7 +190,7 @@ func TestClose(t *testing.T) {
 			}
 			for range 100 {
 				enqueue(t, q, wake())
-				q.Room("x", "a", "normal")
+				q.Room(wake())
 			}
 			for range 100 {
 				got.next(t)
@@ -208,7 +208,7 @@ func TestClose(t *testing.T) {
 			if err := q.Wake(t.Context(), wake()); err == nil {
 				t.Error("a wake after Close")
 			}
-			q.Room("x", "a", "normal")
+			q.Room(wake())
 		})
 	})
 }

@@ -145,7 +145,7 @@ func (q *Queue) wake(ctx context.Context, w core.Wake) error {
 		return err
 	}
 	if err == nil {
-		q.window.add(on)
+		q.window.add(on, w.App, due)
 	}
 	q.bells.ring(on, due)
 	return nil

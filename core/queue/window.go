@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,25 +13,52 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-// fresh is how old the known depth of the queues may be when room is asked for.
-const fresh = 150 * time.Millisecond
+const (
+	// Share is the most wakes that one app may have waiting in one queue, and as many due later: what
+	// another app's wake waits behind, at most, for each app that floods.
+	Share = 200
+	// fresh is how old the known depth of a queue may be when room is asked for.
+	fresh = 50 * time.Millisecond
+	// behindFor is how long an app stays behind if nobody says so again.
+	behindFor = time.Second
+)
 
-// window is what is known of how full the queues are.
+// window is what is known of how full the queues are, and with whose wakes.
 type window struct {
 	size int
 
 	mu     sync.Mutex
-	depth  map[string]int // by queue
-	added  map[string]int // since the look under way began
-	at     time.Time      // of the last look
-	asking bool
+	queues map[string]*place
 	down   bool // Redis could not be reached
 }
 
+// place is one queue's part of the window.
+type place struct {
+	now, later part
+	behind     map[string]time.Time // apps whose wakes wait in the store, and until when that holds
+	asking     bool
+	at         time.Time // of the last look
+}
+
+// part is what waits in a queue: for a worker, or for its time.
+type part struct {
+	depth int // as of the last look, kept up with what this process puts in and takes out
+	added int // since the look under way began
+	// mine are the apps of the wakes that this process put in, oldest first. A queue is worked off in
+	// that order, so that of these at most the last depth are there still.
+	mine []entry
+	held map[string]int // by app, what mine holds
+}
+
+type entry struct {
+	app string
+	due time.Time
+}
+
 func (w *window) init(size int, queues []string) {
-	w.size, w.depth, w.added = size, map[string]int{}, map[string]int{}
+	w.size, w.queues = size, map[string]*place{}
 	for _, q := range queues {
-		w.depth[q] = 0
+		w.place(q)
 	}
 }
 
@@ -39,26 +67,81 @@ func (w *window) know(queues []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, q := range queues {
-		if _, known := w.depth[q]; !known {
-			w.depth[q] = 0
+		w.place(q)
+	}
+}
+
+// place finds or makes a queue's.
+func (w *window) place(queue string) *place {
+	p := w.queues[queue]
+	if p == nil {
+		p = &place{behind: map[string]time.Time{}, now: part{held: map[string]int{}}, later: part{held: map[string]int{}}}
+		w.queues[queue] = p
+	}
+	return p
+}
+
+func (p *part) add(e entry) {
+	p.depth++
+	p.added++
+	p.mine = append(p.mine, e)
+	p.held[e.app]++
+}
+
+// drop takes the first n entries out.
+func (p *part) drop(n int) {
+	for _, e := range p.mine[:n] {
+		if p.held[e.app]--; p.held[e.app] == 0 {
+			delete(p.held, e.app)
 		}
 	}
+	p.mine = p.mine[n:]
 }
 
-func (w *window) add(queue string) {
+// trim forgets what is not there any more.
+func (p *part) trim() {
+	p.drop(max(0, len(p.mine)-p.depth))
+}
+
+// room is a dynamic threshold: each app may have a quarter of what nobody has, Share at most and one at
+// least. However many apps flood, the next one gets in; only at twice the size nobody does.
+func (p *part) room(size int, app string) int {
+	if p.depth >= 2*size {
+		return 0
+	}
+	return max(0, max(1, min(Share, (size-p.depth)/4))-p.held[app])
+}
+
+// add notes a wake that was put into a queue; due is zero for one due at once.
+func (w *window) add(queue, app string, due time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.depth[queue]++
-	if w.asking {
-		w.added[queue]++
+	p := w.place(queue)
+	if due.IsZero() {
+		p.now.add(entry{app: app})
+	} else {
+		p.later.add(entry{app: app, due: due})
 	}
 }
 
-// taken notes that a task left a queue's pending list.
+// taken notes that a worker of this process took a wake out of a queue.
 func (w *window) taken(queue string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.depth[queue] = max(0, w.depth[queue]-1)
+	p := w.place(queue)
+	p.now.depth = max(0, p.now.depth-1)
+	p.now.trim()
+}
+
+// setBehind notes whether an app's wakes wait in the store.
+func (w *window) setBehind(queue, app string, is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.place(queue); is {
+		p.behind[app] = time.Now().Add(behindFor)
+	} else {
+		delete(p.behind, app)
+	}
 }
 
 // fail notes that Redis could not be reached: there is no room until it can. A caller that went away
@@ -69,64 +152,155 @@ func (w *window) fail(err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.down, w.at = true, time.Time{}
+	w.down = true
+	for _, p := range w.queues {
+		p.at = time.Time{}
+	}
 }
 
-// begin reports whether the caller has to look.
-func (w *window) begin() bool {
+// begin reports whether the caller has to look how deep a queue is.
+func (w *window) begin(queue string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.asking || time.Since(w.at) < fresh {
+	p := w.place(queue)
+	if p.asking || time.Since(p.at) < fresh {
 		return false
 	}
-	w.asking = true
-	clear(w.added)
+	p.asking, p.now.added, p.later.added = true, 0, 0
 	return true
 }
 
-func (w *window) end(depths []Depth, err error) {
+// end takes in what was seen: what was added meanwhile may be in it or not.
+func (w *window) end(queue string, pending, scheduled int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.asking, w.at, w.down = false, time.Now(), err != nil
-	for _, d := range depths {
-		on := name(d.Route, d.Lane)
-		w.depth[on] = d.Total() + w.added[on]
+	p, now := w.place(queue), time.Now()
+	p.asking, p.at, w.down = false, now, err != nil
+	for app, until := range p.behind {
+		if now.After(until) {
+			delete(p.behind, app)
+		}
 	}
+	if err != nil {
+		return
+	}
+	p.now.depth, p.later.depth = pending+p.now.added, scheduled+p.later.added
+	p.forward(now)
+	p.now.trim()
 }
 
-// left is how many more wakes a queue may take.
-func (w *window) left(queue string) int {
+// forward moves what asynq moved: of what was due later, the earliest, as many as are not there any more.
+func (p *place) forward(now time.Time) {
+	gone := len(p.later.mine) - p.later.depth
+	if gone <= 0 {
+		return
+	}
+	slices.SortStableFunc(p.later.mine, func(a, b entry) int { return a.due.Compare(b.due) })
+	for _, e := range p.later.mine[:gone] {
+		if e.due.Before(now.Add(core.EarlyWake)) { // else it was deleted
+			p.now.mine = append(p.now.mine, e)
+			p.now.held[e.app]++
+		}
+	}
+	p.later.drop(gone)
+}
+
+// room is how many more wakes of an app a queue takes.
+func (w *window) room(queue, app string, later, direct bool) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.down {
+	p := w.place(queue)
+	switch {
+	case w.down:
+		return 0
+	case later:
+		return p.later.room(w.size, app)
+	case direct && time.Now().Before(p.behind[app]):
 		return 0
 	}
-	return max(0, w.size-w.depth[queue])
+	return p.now.room(w.size, app)
 }
 
-func (w *window) queues() []string {
+// stale lists the queues that held wakes when somebody last looked, a while ago.
+func (w *window) stale() (queues []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := make([]string, 0, len(w.depth))
-	for q := range w.depth {
+	for q, p := range w.queues {
+		if p.now.depth > 0 && time.Since(p.at) > fresh {
+			queues = append(queues, q)
+		}
+	}
+	return queues
+}
+
+func (w *window) names() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make([]string, 0, len(w.queues))
+	for q := range w.queues {
 		out = append(out, q)
 	}
 	return out
 }
 
-// Room says how many more wakes the window of a route and lane takes from an app now: half of what is
-// left, so that no single app shuts the others out; none while Redis cannot be reached. It never
-// waits: it answers from a figure at most some 150 ms old, kept up with this process's own wakes.
-func (q *Queue) Room(_, route string, lane core.Lane) int {
-	if q.window.begin() {
-		q.spawn(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			q.window.end(q.Depth(ctx))
-		})
-	}
-	return (q.window.left(name(route, lane)) + 1) / 2
+// Room says how many more wakes like this one, of its app, route, lane and due time, the queue takes
+// now: of one app a quarter of what is free, Share at most and one at least; none while the app is
+// behind, or Redis cannot be reached. It never waits: it answers from a figure at most some 50 ms old, kept up with what
+// this process puts in and takes out.
+func (q *Queue) Room(like core.Wake) int {
+	return q.room(like.App, name(like.Route, like.Lane), time.Until(like.At) > atOnce, true)
 }
+
+// Refill is Room for the relay: for wakes due now, of an app that may be behind.
+func (q *Queue) Refill(app, route string, lane core.Lane) int {
+	return q.room(app, name(route, lane), false, false)
+}
+
+// Behind notes whether an app has overdue batches in the store which the queue had no room for: then
+// Room has none for its wakes that are due now, so that they overtake none. It holds for a second.
+func (q *Queue) Behind(app, route string, lane core.Lane, is bool) {
+	q.window.setBehind(name(route, lane), app, is)
+}
+
+func (q *Queue) room(app, queue string, later, direct bool) int {
+	if q.window.begin(queue) && !q.spawn(func() { q.look(queue) }) {
+		return 0 // closed
+	}
+	return q.window.room(queue, app, later, direct)
+}
+
+// watch looks after queues that others work off: the next one to ask for room should not be told of
+// wakes that went long ago.
+func (q *Queue) watch(ctx context.Context) {
+	t := time.NewTicker(2 * fresh)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			for _, queue := range q.window.stale() {
+				if q.window.begin(queue) {
+					q.look(queue)
+				}
+			}
+		}
+	}
+}
+
+// look asks Redis how deep one queue is.
+func (q *Queue) look(queue string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	key := q.key(queue)
+	pipe := q.client.Pipeline()
+	pending, scheduled := pipe.LLen(ctx, key+"pending"), pipe.ZCard(ctx, key+"scheduled")
+	_, err := pipe.Exec(ctx)
+	q.window.end(queue, int(pending.Val()), int(scheduled.Val()), err)
+}
+
+// key begins asynq's keys of a queue.
+func (q *Queue) key(queue string) string { return "asynq:{" + queue + "}:" }
 
 // Depth is how many wakes a queue holds.
 type Depth struct {
@@ -137,23 +311,23 @@ type Depth struct {
 	Active    int
 }
 
-// Total is the sum: what counts against the window.
+// Total is the sum.
 func (d Depth) Total() int { return d.Pending + d.Scheduled + d.Active }
 
 // Depth asks Redis how full each queue is, in one round trip.
 func (q *Queue) Depth(ctx context.Context) ([]Depth, error) {
-	queues := q.window.queues()
+	queues := q.window.names()
+	if len(queues) == 0 {
+		return nil, nil
+	}
 	pipe := q.client.Pipeline()
 	counts := make([][4]*redis.IntCmd, len(queues))
 	for i, on := range queues {
-		key := "asynq:{" + on + "}:"
+		key := q.key(on)
 		counts[i] = [4]*redis.IntCmd{
 			pipe.LLen(ctx, key+"pending"), pipe.ZCard(ctx, key+"scheduled"),
 			pipe.ZCard(ctx, key+"retry"), pipe.LLen(ctx, key+"active"),
 		}
-	}
-	if len(queues) == 0 {
-		return nil, nil
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, fmt.Errorf("ask Redis at %s for the depth of the queues: %w", q.url, err)

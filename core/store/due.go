@@ -9,20 +9,26 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-// Overdue reports whether any batch that is not done has its run_at behind it.
+// Overdue reports whether any batch that is not done has its run_at behind it. It reads the earliest of
+// each state: asked for any, PostgreSQL would rather read the table until it meets one.
 func (s *Store) Overdue(ctx context.Context) (bool, error) {
 	found := false
-	err := s.read(ctx, "look for overdue batches", "SELECT 1 FROM batches WHERE state < 4 AND run_at <= $1 LIMIT 1", func(row) error {
-		found = true
-		return nil
-	}, micros(s.Now()))
+	err := s.read(ctx, "look for overdue batches", `SELECT * FROM (SELECT run_at FROM batches WHERE state = 1 AND state < 4 ORDER BY run_at LIMIT 1) p
+		UNION ALL SELECT * FROM (SELECT run_at FROM batches WHERE state = 2 AND state < 4 ORDER BY run_at LIMIT 1) q
+		UNION ALL SELECT * FROM (SELECT run_at FROM batches WHERE state = 3 AND state < 4 ORDER BY run_at LIMIT 1) s`, func(r row) error {
+		var at time.Time
+		err := r.Scan(stamp{&at})
+		found = found || !at.After(s.Now())
+		return err
+	})
 	return found, err
 }
 
 // Due takes up to limit overdue batches of a route and lane, makes them queued under a new fence and
-// returns their wakes: in turns between apps, each app's longest overdue first. A paused route's are
-// left alone.
-func (s *Store) Due(ctx context.Context, route string, lane core.Lane, limit int) ([]core.Wake, error) {
+// returns their wakes: in turns between apps, each app's longest overdue first, and of no app more than
+// room says (nil: no bound). Apps beyond the limit get their turn when they have waited longest. A
+// paused route's batches are left alone. room is asked of apps with something overdue only.
+func (s *Store) Due(ctx context.Context, route string, lane core.Lane, limit int, room func(app string) int) ([]core.Wake, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
@@ -31,35 +37,35 @@ func (s *Store) Due(ctx context.Context, route string, lane core.Lane, limit int
 		return nil, err
 	}
 	apps, err := s.dueApps(ctx, route, lane)
-	if err != nil || len(apps) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	d := dueQuery{route: route, lane: lane, limit: limit}
+	for _, app := range apps {
+		n := limit
+		if room != nil {
+			n = min(n, room(app))
+		}
+		if n > 0 && len(d.apps) < limit {
+			d.apps = append(d.apps, dueApp{app: app, room: n})
+		}
+	}
+	if len(d.apps) == 0 {
+		return nil, nil
 	}
 	var wakes []core.Wake
 	err = s.b.update(ctx, func(t tx) error {
-		wakes = wakes[:0]
 		now := s.Now()
-		queues, err := takeDue(ctx, t, now, dueQuery{route: route, lane: lane, limit: limit}, apps)
-		if err != nil {
+		if err := d.read(ctx, t, now); err != nil {
 			return err
 		}
-		var sets [][]any
-		for i := 0; len(wakes) < limit; i++ { // one of each app in turn
-			found := false
-			for _, q := range queues {
-				if i < len(q) && len(wakes) < limit {
-					found = true
-					b := q[i]
-					b.Fence++
-					sets = append(sets, []any{b.ID[:], b.Fence - 1, b.Fence, micros(now.Add(core.DispatchTimeout))})
-					wakes = append(wakes, core.Wake{Batch: b.ID, Fence: b.Fence, Route: route, Lane: lane, At: b.DueAt})
-				}
-			}
-			if !found {
-				break
-			}
+		wakes = d.turns()
+		ids := make([][]byte, len(wakes))
+		for i := range wakes {
+			ids[i] = wakes[i].Batch[:]
 		}
-		_, err = t.execMany(ctx, "UPDATE batches SET state = 2, fence = $3, run_at = $4 WHERE id = $1 AND fence = $2 AND state < 3", sets)
-		return err
+		// They were read, and locked, in this transaction: nobody else has touched them.
+		return t.execIDs(ctx, "UPDATE batches SET state = 2, fence = fence + 1, run_at = $1 WHERE id {ids} AND state < 3", ids, micros(now.Add(core.DispatchTimeout)))
 	})
 	if err != nil {
 		return nil, s.fail("take due batches", err)
@@ -67,59 +73,97 @@ func (s *Store) Due(ctx context.Context, route string, lane core.Lane, limit int
 	return wakes, nil
 }
 
+// dueQuery is one call of Due.
 type dueQuery struct {
 	route string
 	lane  core.Lane
 	limit int
+	apps  []dueApp
 }
 
-// takeDue reads each app's due batches: first an equal share each, then, if that does not fill the
-// limit, all that those with more have.
-func takeDue(ctx context.Context, t tx, now time.Time, q dueQuery, apps []string) ([][]core.Batch, error) {
-	share := (q.limit + len(apps) - 1) / len(apps)
-	queues := make([][]core.Batch, len(apps))
+// dueApp is an app that has something overdue.
+type dueApp struct {
+	app     string
+	room    int
+	batches []core.Batch
+	more    bool // it has more than was read, and room for it
+}
+
+// read reads each app's due batches: first an equal share each, then, if that does not come to the
+// limit, what those with more have.
+func (d *dueQuery) read(ctx context.Context, t tx, now time.Time) error {
+	for i := range d.apps {
+		d.apps[i].more = true
+	}
 	total := 0
-	for _, want := range []int{share, q.limit} {
-		for i, app := range apps {
-			if want > share && len(queues[i]) < share {
-				continue // has no more
+	for _, want := range []int{(d.limit + len(d.apps) - 1) / len(d.apps), d.limit} {
+		var sets [][]any
+		var of []*dueApp
+		for i := range d.apps {
+			if a := &d.apps[i]; a.more {
+				a.batches, a.more = nil, false
+				of, sets = append(of, a), append(sets, []any{d.route, laneNumbers[d.lane], a.app, micros(now), int64(min(want, a.room))})
 			}
-			total -= len(queues[i])
-			queues[i] = queues[i][:0]
-			err := t.query(ctx, `SELECT id, fence, due_at FROM batches
-				WHERE route = $1 AND lane = $2 AND app = $3 AND state < 3 AND run_at <= $4 ORDER BY run_at LIMIT $5`+t.skipLocked(),
-				func(r row) error {
-					var b core.Batch
-					err := r.Scan(key{&b.ID}, &b.Fence, stamp{&b.DueAt})
-					queues[i] = append(queues[i], b)
-					return err
-				}, q.route, laneNumbers[q.lane], app, micros(now), int64(want))
-			if err != nil {
-				return nil, fmt.Errorf("read due batches: %w", err)
-			}
-			total += len(queues[i])
 		}
-		if total >= q.limit || share >= q.limit {
+		err := t.queryMany(ctx, `SELECT id, fence, due_at FROM batches
+			WHERE route = $1 AND lane = $2 AND app = $3 AND state < 3 AND run_at <= $4 ORDER BY run_at LIMIT $5`+t.skipLocked(),
+			sets, func(i int, r row) error {
+				var b core.Batch
+				err := r.Scan(key{&b.ID}, &b.Fence, stamp{&b.DueAt})
+				of[i].batches = append(of[i].batches, b)
+				return err
+			})
+		if err != nil {
+			return fmt.Errorf("read due batches: %w", err)
+		}
+		total = 0
+		for i := range d.apps {
+			a := &d.apps[i]
+			total += len(a.batches)
+			a.more = len(a.batches) == want && want < a.room
+		}
+		if total >= d.limit {
 			break
 		}
 	}
-	return queues, nil
+	return nil
 }
 
-// dueApps lists the apps that have a batch waiting on a route and lane, each found by one step in the
-// index.
+// turns makes the wakes: one of each app in turn, up to the limit.
+func (d *dueQuery) turns() []core.Wake {
+	var wakes []core.Wake
+	for i, found := 0, true; found; i++ {
+		found = false
+		for _, a := range d.apps {
+			if i < len(a.batches) && len(wakes) < d.limit {
+				b := a.batches[i]
+				found = true
+				wakes = append(wakes, core.Wake{Batch: b.ID, Fence: b.Fence + 1, App: a.app, Route: d.route, Lane: d.lane, At: b.DueAt})
+			}
+		}
+	}
+	return wakes
+}
+
+// dueApps lists the apps that have an overdue batch on a route and lane, the longest overdue first.
+// Each app that waits for anything is found by one step in the index, at its earliest alarm clock: with
+// ORDER BY and LIMIT rather than min, for which a PostgreSQL without fresh statistics reads all entries.
 func (s *Store) dueApps(ctx context.Context, route string, lane core.Lane) ([]string, error) {
 	var apps []string
 	err := s.read(ctx, "list apps that are due", `WITH RECURSIVE a (app) AS (
-			SELECT min(app) FROM batches WHERE route = $1 AND lane = $2 AND state < 3
+			SELECT (SELECT b.app FROM batches b WHERE b.route = $1 AND b.lane = $2 AND b.state < 3 ORDER BY b.app LIMIT 1)
 			UNION ALL
-			SELECT (SELECT min(b.app) FROM batches b WHERE b.route = $1 AND b.lane = $2 AND b.state < 3 AND b.app > a.app) FROM a WHERE a.app IS NOT NULL)
-		SELECT app FROM a WHERE app IS NOT NULL`, func(r row) error {
+			SELECT (SELECT b.app FROM batches b WHERE b.route = $1 AND b.lane = $2 AND b.state < 3 AND b.app > a.app ORDER BY b.app LIMIT 1)
+				FROM a WHERE a.app IS NOT NULL),
+		w (app, since) AS MATERIALIZED (
+			SELECT app, (SELECT b.run_at FROM batches b WHERE b.route = $1 AND b.lane = $2 AND b.state < 3 AND b.app = a.app ORDER BY b.run_at LIMIT 1)
+				FROM a WHERE app IS NOT NULL)
+		SELECT app FROM w WHERE since <= $3 ORDER BY since`, func(r row) error {
 		var app string
 		err := r.Scan(&app)
 		apps = append(apps, app)
 		return err
-	}, route, laneNumbers[lane])
+	}, route, laneNumbers[lane], micros(s.Now()))
 	return apps, err
 }
 
@@ -131,7 +175,7 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 		rounds = nil
 		now := s.Now()
 		var sets, done [][]any
-		err := t.query(ctx, `SELECT id, app, route, lane, fence, due_at, parent FROM batches WHERE state = 3 AND run_at <= $1
+		err := t.query(ctx, `SELECT id, app, route, lane, fence, due_at, parent FROM batches WHERE state = 3 AND state < 4 AND run_at <= $1
 			ORDER BY run_at LIMIT $2`+t.skipLocked(), func(r row) error {
 			b := core.Batch{State: core.BatchSending, RunAt: now.Add(lease)}
 			var lane int64
@@ -185,7 +229,7 @@ func (s *Store) Stray(ctx context.Context, routes []string, until time.Duration)
 	}
 	var n int64
 	err := s.write(ctx, "look for strays", func(t tx) (err error) {
-		n, err = t.exec(ctx, "UPDATE batches SET run_at = $2 WHERE state < 3 AND run_at <= $1"+known, args...)
+		n, err = t.exec(ctx, "UPDATE batches SET run_at = $2 WHERE state IN (1, 2) AND state < 4 AND run_at <= $1"+known, args...)
 		return err
 	})
 	return int(n), err

@@ -117,7 +117,7 @@ func TestKilled(t *testing.T) {
 func TestVoidQueued(t *testing.T) {
 	t.Parallel()
 	url := sqliteURL(t)
-	s, err := store.Open(t.Context(), store.Options{URL: url, Room: func(string, string, core.Lane) int { return 1 }})
+	s, err := store.Open(t.Context(), store.Options{URL: url, Room: func(core.Wake) int { return 1 }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestVoidQueued(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 	s = open(t, store.Options{URL: url, VoidQueued: true})
-	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 10); len(ws) != 1 || err != nil || ws[0].Fence != 2 {
+	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil); len(ws) != 1 || err != nil || ws[0].Fence != 2 {
 		t.Errorf("%+v %v", ws, err)
 	}
 }
@@ -140,7 +140,7 @@ func TestVoidQueued(t *testing.T) {
 func TestSharedBatchHasOneWake(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]string{"sqlite": sqliteURL(t), "postgres": coretest.Postgres(t)} {
-		s := open(t, store.Options{URL: url, Room: func(string, string, core.Lane) int { return 1000 }})
+		s := open(t, store.Options{URL: url, Room: func(core.Wake) int { return 1000 }})
 		var mu sync.Mutex
 		wakes, batches := map[core.ID]int{}, map[core.ID]int{}
 		var wg sync.WaitGroup

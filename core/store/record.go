@@ -60,7 +60,7 @@ func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recor
 	for i, r := range fresh {
 		as[i] = r.a
 	}
-	batches, wakes := core.Pack(as, now, s.maxBatch, s.window())
+	batches, wakes := core.Pack(as, now, s.maxBatch, s.window(now))
 	if err := bind(ctx, t, now, fresh); err != nil {
 		return err
 	}
@@ -83,20 +83,21 @@ func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recor
 }
 
 // window counts, within one group, how many wakes there is still room for.
-func (s *Store) window() func(app, route string, lane core.Lane) bool {
+func (s *Store) window(now time.Time) func(core.Wake) bool {
 	type place struct {
 		app, route string
 		lane       core.Lane
+		later      bool
 	}
 	left := map[place]int{}
-	return func(app, route string, lane core.Lane) bool {
+	return func(w core.Wake) bool {
 		if s.room == nil {
 			return false
 		}
-		p := place{app, route, lane}
+		p := place{w.App, w.Route, w.Lane, w.At.After(now)}
 		n, ok := left[p]
 		if !ok {
-			n = s.room(app, route, lane)
+			n = s.room(w)
 		}
 		left[p] = n - 1
 		return n > 0

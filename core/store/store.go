@@ -18,9 +18,9 @@ type Options struct {
 	URL string
 	// MaxBatch is the most deliveries of a batch on a route; nil: 100.
 	MaxBatch func(route string) int
-	// Room says how many more wakes an app may put into the window of a route and lane; nil: accepting
+	// Room says how many more wakes of an app, route, lane and due time the queue takes; nil: accepting
 	// wakes nothing and the relay brings everything in.
-	Room func(app, route string, lane core.Lane) int
+	Room func(like core.Wake) int
 	// VoidQueued says that the queue's content is gone with the last process (the embedded Redis): what
 	// was queued is overdue at once. SQLite only.
 	VoidQueued bool
@@ -31,7 +31,7 @@ type Options struct {
 type Store struct {
 	b        backend
 	maxBatch func(route string) int
-	room     func(app, route string, lane core.Lane) int
+	room     func(like core.Wake) int
 	log      *slog.Logger
 	pages    *pageCache
 	members  chan *member
@@ -89,7 +89,7 @@ func (s *Store) voidLeases(ctx context.Context, queued bool) error {
 		states = "state IN (2, 3)"
 	}
 	err := s.b.update(ctx, func(t tx) error {
-		_, err := t.exec(ctx, "UPDATE batches SET run_at = $1 WHERE "+states+" AND run_at > $1", micros(s.Now()))
+		_, err := t.exec(ctx, "UPDATE batches SET run_at = $1 WHERE "+states+" AND state < 4 AND run_at > $1", micros(s.Now()))
 		return err
 	})
 	if err != nil {

@@ -59,7 +59,7 @@ func (m *machine) take(rt *rapid.T, r *core.Round) {
 }
 
 func (m *machine) claim(rt *rapid.T) {
-	ws, err := m.s.Due(m.t.Context(), "mail", providers.Normal, rapid.IntRange(1, 3).Draw(rt, "limit"))
+	ws, err := m.s.Due(m.t.Context(), "mail", providers.Normal, rapid.IntRange(1, 3).Draw(rt, "limit"), nil)
 	if err != nil {
 		rt.Fatal(err)
 	}

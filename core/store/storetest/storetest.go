@@ -31,6 +31,9 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"cancel during a round", cancelSending},
 		{"cancel races claim", cancelRace},
 		{"due is fair and skips paused routes", due},
+		{"due takes turns between apps within their room", dueTurns},
+		{"due takes the longest overdue first", dueOldest},
+		{"due of more apps than it takes", dueManyApps},
 		{"strays", strays},
 		{"idempotency, a hundred at once", idempotency},
 		{"64 writers share batches", writers},
@@ -298,13 +301,13 @@ func due(t *testing.T, s *store.Store) {
 	if err := s.PauseRoute(t.Context(), "mail", true); err != nil {
 		t.Fatal(err)
 	}
-	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 4); len(ws) != 0 || err != nil {
+	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 4, nil); len(ws) != 0 || err != nil {
 		t.Fatalf("paused: %v %v", ws, err)
 	}
 	if err := s.PauseRoute(t.Context(), "mail", false); err != nil {
 		t.Fatal(err)
 	}
-	ws, err := s.Due(t.Context(), "mail", providers.Normal, 4)
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, 4, nil)
 	if err != nil || len(ws) != 4 {
 		t.Fatalf("%v %v", ws, err)
 	}
@@ -319,7 +322,7 @@ func due(t *testing.T, s *store.Store) {
 	if apps["small"] != 1 {
 		t.Errorf("not fair: %v", apps)
 	}
-	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 100); len(ws) != 2 || err != nil {
+	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 100, nil); len(ws) != 2 || err != nil {
 		t.Errorf("the rest: %v %v", ws, err)
 	}
 }
@@ -405,7 +408,7 @@ func writers(t *testing.T, s *store.Store) {
 	for range 4 { // and as many workers
 		wg.Go(func() {
 			for range 20 {
-				ws, err := s.Due(t.Context(), "mail", providers.Normal, 20)
+				ws, err := s.Due(t.Context(), "mail", providers.Normal, 20, nil)
 				if err != nil {
 					t.Error(err)
 					return

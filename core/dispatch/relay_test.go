@@ -1,0 +1,129 @@
+package dispatch_test
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/dispatch"
+)
+
+// window is a queue with so much room for each app, in front of a store in memory. It notes when the
+// relay looks, and what it says of the apps.
+type window struct {
+	*memory
+	mu     sync.Mutex
+	room   map[string]int
+	behind map[string]bool
+	woken  map[string]int
+	looks  []time.Time
+}
+
+func (w *window) Overdue(ctx context.Context) (bool, error) {
+	w.mu.Lock()
+	w.looks = append(w.looks, time.Now())
+	w.mu.Unlock()
+	return w.memory.Overdue(ctx)
+}
+
+func (w *window) Refill(app, _ string, _ core.Lane) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.room[app]
+}
+
+func (w *window) Room(core.Wake) int { return 0 }
+
+func (w *window) Behind(app, _ string, _ core.Lane, is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.behind[app] = is
+}
+
+func (w *window) Wake(_ context.Context, wakes ...core.Wake) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range wakes {
+		w.woken[wakes[i].App]++
+		w.room[wakes[i].App]--
+	}
+	return nil
+}
+
+// gaps are the times between the relay's looks since the n-th.
+func (w *window) gaps(n int) (out []time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := n + 1; i < len(w.looks); i++ {
+		out = append(out, w.looks[i].Sub(w.looks[i-1])/time.Millisecond)
+	}
+	return out
+}
+
+// TestRelayRoom tells that the relay brings of each app in what there is room for, says which app is
+// behind and when it is not any more, and how often it looks meanwhile: soon while there is more than
+// room, seldom if that comes to nothing.
+func TestRelayRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		w := &window{memory: m, room: map[string]int{"flood": 10, "lone": 10}, behind: map[string]bool{}, woken: map[string]int{}}
+		now := time.Now()
+		for i := range 32 {
+			b := core.Batch{ID: core.NewID(now), App: "flood", Route: "r", Lane: "normal", State: core.BatchPending, Fence: 1, DueAt: now, RunAt: now}
+			if i == 20 {
+				b.App = "lone"
+			}
+			w.put([]core.Delivery{{ID: core.NewID(now), Batch: b.ID, App: b.App, Route: "r", State: core.Pending}}, b)
+		}
+		d := dispatch.New(dispatch.Options{Store: w, Queue: w, Logger: slog.New(slog.DiscardHandler)})
+		relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: w, Dispatcher: d, Routes: []string{"r"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go relay.Run(ctx)
+		check := func(flood, lone int, behind bool) {
+			t.Helper()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if diff := cmp.Diff(map[string]int{"flood": flood, "lone": lone}, w.woken); diff != "" {
+				t.Error("woken: " + diff)
+			}
+			if diff := cmp.Diff(map[string]bool{"flood": behind, "lone": false}, w.behind); diff != "" {
+				t.Error("behind: " + diff)
+			}
+		}
+		synctest.Wait()
+		check(10, 1, true)
+		time.Sleep(5 * time.Second) // before the alarm clocks behind the wakes ring
+		check(10, 1, true)
+		if diff := cmp.Diff([]time.Duration{25, 25, 50, 100, 200, 250, 250}, w.gaps(0)[:7]); diff != "" {
+			t.Error("looks while there is no room: " + diff)
+		}
+		w.mu.Lock()
+		w.room["flood"], w.behind = 10, map[string]bool{"lone": false}
+		n := len(w.looks)
+		w.mu.Unlock()
+		time.Sleep(300 * time.Millisecond)
+		check(20, 1, true)
+		if diff := cmp.Diff([]time.Duration{25, 25, 50}, w.gaps(n)[:3]); diff != "" {
+			t.Error("looks when there is room again: " + diff)
+		}
+		w.mu.Lock()
+		w.room["flood"], n = 100, len(w.looks)
+		w.mu.Unlock()
+		time.Sleep(3 * time.Second)
+		check(31, 1, false)
+		if diff := cmp.Diff([]time.Duration{25, 250, 250}, w.gaps(n)[:3]); diff != "" {
+			t.Error("looks when nothing is left: " + diff)
+		}
+		cancel()
+		close(m.end)
+		synctest.Wait()
+	})
+}

@@ -1,0 +1,202 @@
+package queue_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/queue"
+)
+
+// of is a wake of an app.
+func of(app string) core.Wake {
+	w := wake()
+	w.App = app
+	return w
+}
+
+// many are n wakes of an app, due at once or later.
+func many(app string, n int, at time.Time) []core.Wake {
+	ws := make([]core.Wake, n)
+	for i := range ws {
+		ws[i] = of(app)
+		ws[i].At = at
+	}
+	return ws
+}
+
+// TestWindowShare tells how much of a queue one app gets: its share, of that queue alone, apart for
+// what is due at once and later; and that another app has room meanwhile.
+func TestWindowShare(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, url string) {
+		q := open(t, queue.Options{URL: url})
+		later := of("flood")
+		later.At = time.Now().Add(time.Minute)
+		bulk := of("flood")
+		bulk.Lane = "bulk"
+		check := func(when string, now, then, other int) {
+			t.Helper()
+			for _, c := range []struct {
+				what string
+				w    core.Wake
+				want int
+			}{{"now", of("flood"), now}, {"later", later, then}, {"another app", of("lone"), other}, {"another lane", bulk, queue.Share}} {
+				if n := q.Room(c.w); n != c.want {
+					t.Errorf("%s: room for %d %s, want %d", when, n, c.what, c.want)
+				}
+			}
+		}
+		check("at first", queue.Share, queue.Share, queue.Share)
+		enqueue(t, q, many("flood", queue.Share-1, time.Time{})...)
+		check("nearly full", 1, queue.Share, queue.Share)
+		enqueue(t, q, many("flood", 1, time.Time{})...)
+		check("full", 0, queue.Share, queue.Share)
+		enqueue(t, q, many("flood", queue.Share, later.At)...)
+		check("full of both", 0, 0, queue.Share)
+		if d := depths(t, q)["a.normal"]; d.Pending != queue.Share || d.Scheduled != queue.Share {
+			t.Errorf("the queue holds %+v", d)
+		}
+	})
+}
+
+// TestWindowBound tells that any number of apps that take all the room they are given stay within
+// twice the window, and that each has at least one wake in it until then.
+func TestWindowBound(t *testing.T) {
+	t.Parallel()
+	const size = 40
+	q := open(t, queue.Options{URL: queue.Embedded, Window: size})
+	total, first := 0, 0
+	for i := range 10 * size {
+		app := fmt.Sprint("app", i)
+		n := q.Room(of(app))
+		enqueue(t, q, many(app, n, time.Time{})...)
+		total += n
+		if i == 0 {
+			first = n
+		}
+		if again := q.Room(of(app)); again > 0 {
+			t.Fatalf("app %d took %d and has room for %d", i, n, again)
+		}
+		if n == 0 && total < 2*size {
+			t.Fatalf("app %d has no room at %d", i, total)
+		}
+	}
+	if first != size/4 || total != 2*size {
+		t.Errorf("the first app got %d, all together %d", first, total)
+	}
+}
+
+// TestWindowTaken tells that room comes back as wakes are taken: by a worker of this process at once,
+// by one of another process when this one looks, which it does unasked.
+func TestWindowTaken(t *testing.T) {
+	t.Parallel()
+	addr := coretest.Redis(t)
+	here := open(t, queue.Options{URL: "redis://" + addr})
+	there := open(t, queue.Options{URL: "redis://" + addr})
+	for _, server := range []*queue.Queue{here, there} {
+		enqueue(t, here, many("flood", queue.Share, time.Time{})...)
+		if n := here.Room(of("flood")); n != 0 {
+			t.Errorf("room for %d beyond the share", n)
+		}
+		got := make(inbox, queue.Share)
+		s := serve(t, server, got.handle)
+		for range queue.Share {
+			got.next(t)
+		}
+		eventually(t, "it is known that the queue is empty", func() bool {
+			pending, _ := here.Known("a", "normal")
+			return pending == 0
+		})
+		if n := here.Room(of("flood")); n != queue.Share {
+			t.Errorf("room for %d, the queue being empty", n)
+		}
+		if err := s.Shutdown(limit(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestWindowForward tells that wakes which were due later count as waiting once asynq moved them.
+func TestWindowForward(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, url string) {
+		q := open(t, queue.Options{URL: url})
+		release := make(chan struct{})
+		began := make(chan core.Wake, 1000)
+		serveAs(t, q, queue.ServeOptions{Concurrency: map[core.Lane]int{"normal": 1}, Timeout: soon, Handler: func(_ context.Context, w core.Wake) error {
+			began <- w
+			<-release
+			return nil
+		}})
+		defer close(release)
+		at := time.Now().Add(1200 * time.Millisecond)
+		enqueue(t, q, many("flood", 50, at)...)
+		later := of("flood")
+		later.At = time.Now().Add(time.Hour)
+		if now, then := q.Room(of("flood")), q.Room(later); now != queue.Share || then != queue.Share-50 {
+			t.Errorf("room for %d now and %d later", now, then)
+		}
+		<-began // they were moved, and one is being worked on
+		eventually(t, "they are counted among those that wait", func() bool {
+			return q.Room(of("flood")) == queue.Share-49 && q.Room(later) == queue.Share
+		})
+		if n := q.Room(of("lone")); n != queue.Share {
+			t.Errorf("another app has room for %d", n)
+		}
+	})
+}
+
+// TestWindowBehind tells that an app that is behind has no room for what is due now, but for what is
+// due later and for what the relay brings in; and that this ends by being told, or by itself.
+func TestWindowBehind(t *testing.T) {
+	t.Parallel()
+	q := open(t, queue.Options{URL: queue.Embedded})
+	later := of("flood")
+	later.At = time.Now().Add(time.Minute)
+	check := func(want int) {
+		t.Helper()
+		if n := q.Room(of("flood")); n != want {
+			t.Errorf("room for %d, want %d", n, want)
+		}
+		if n := q.Room(later); n != queue.Share {
+			t.Errorf("room for %d later", n)
+		}
+		if n := q.Refill("flood", "a", "normal"); n != queue.Share {
+			t.Errorf("room for %d of the relay's", n)
+		}
+		if n := q.Room(of("lone")); n != queue.Share {
+			t.Errorf("another app has room for %d", n)
+		}
+	}
+	q.Behind("flood", "a", "normal", true)
+	check(0)
+	q.Behind("flood", "a", "normal", false)
+	check(queue.Share)
+	q.Behind("flood", "a", "normal", true)
+	check(0)
+	eventually(t, "it is forgotten", func() bool { return q.Room(of("flood")) == queue.Share })
+}
+
+// TestWindowLost tells that room comes back when Redis loses what it held, and is counted by what it
+// holds when this process began.
+func TestWindowLost(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	q := open(t, queue.Options{URL: "redis://" + r.Addr, Window: 100})
+	enqueue(t, q, many("flood", 25, time.Time{})...)
+	enqueue(t, q, many("other", 200, time.Time{})...)
+	late := open(t, queue.Options{URL: "redis://" + r.Addr, Window: 100})
+	for name, q := range map[string]*queue.Queue{"who filled it": q, "who came later": late} {
+		if n := q.Room(of("lone")); n != 0 {
+			t.Errorf("%s: the window is full twice over and has room for %d", name, n)
+		}
+	}
+	r.FlushAll()
+	for name, q := range map[string]*queue.Queue{"who filled it": q, "who came later": late} {
+		eventually(t, name+" has room again", func() bool { return q.Room(of("flood")) == 25 && q.Room(of("lone")) == 25 })
+	}
+}

@@ -1,0 +1,117 @@
+package storetest
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// takeDue takes what is due on the route "mail" and lists the apps in the order of their wakes. Each
+// wake must be good for a claim of the app's.
+func takeDue(t *testing.T, s *store.Store, limit int, room func(string) int) (apps []string) {
+	t.Helper()
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, limit, room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range ws {
+		r := claim(t, s, w)
+		if r == nil || r.App != w.App || r.Route != w.Route || r.Lane != w.Lane || !r.DueAt.Equal(w.At) {
+			t.Fatalf("the wake %+v leads to %+v", w, r)
+		}
+		apps = append(apps, w.App)
+	}
+	return apps
+}
+
+// some records n batches of an app, one after the other.
+func some(t *testing.T, s *store.Store, app string, n int) (ids []core.ID) {
+	for range n {
+		ids = append(ids, record(t, s, ask{app: app, n: 1}).Deliveries[0].Batch)
+	}
+	return ids
+}
+
+func dueTurns(t *testing.T, s *store.Store) {
+	some(t, s, "big", 12)
+	some(t, s, "small", 2)
+	some(t, s, "mid", 4)
+	record(t, s, ask{app: "future", n: 1, in: time.Hour})
+	record(t, s, ask{app: "elsewhere", n: 1, route: "push"})
+	var asked []string
+	room := func(app string) int {
+		asked = append(asked, app)
+		return map[string]int{"big": 5, "mid": 100, "small": 100}[app]
+	}
+	if diff := cmp.Diff([]string{"big", "small", "mid", "big", "small", "mid", "big"}, takeDue(t, s, 7, room)); diff != "" {
+		t.Error("in turns, the longest overdue first: " + diff)
+	}
+	if diff := cmp.Diff([]string{"big", "small", "mid"}, asked); diff != "" {
+		t.Error("asked for room: " + diff)
+	}
+	// Big has nine left and room for five; what small does not want goes to the others.
+	if diff := cmp.Diff([]string{"big", "mid", "big", "mid", "big", "big", "big"}, takeDue(t, s, 100, room)); diff != "" {
+		t.Error("not beyond the room: " + diff)
+	}
+	if got := takeDue(t, s, 100, func(string) int { return 0 }); len(got) != 0 {
+		t.Errorf("no room, and yet %v", got)
+	}
+	if got := takeDue(t, s, 100, nil); len(got) != 4 {
+		t.Errorf("the rest: %v", got)
+	}
+	if got := takeDue(t, s, 100, nil); len(got) != 0 {
+		t.Errorf("nothing is left, and yet %v", got)
+	}
+}
+
+// dueOldest: of one app the longest overdue goes first, whatever its id.
+func dueOldest(t *testing.T, s *store.Store) {
+	var want []core.ID
+	for i := range 3 {
+		want = append(want, record(t, s, ask{n: 1, in: time.Duration(300-100*i) * time.Millisecond}).Deliveries[0].Batch)
+	}
+	slices.Reverse(want)
+	last := s.Now().Add(300 * time.Millisecond)
+	until(t, "all are due", func() bool { return s.Now().After(last) })
+	want = append(want, some(t, s, "shop", 1)...)
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []core.ID
+	for _, w := range ws {
+		got = append(got, w.Batch)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// dueManyApps: with more apps than a call takes, those that have waited longest have their turn first.
+func dueManyApps(t *testing.T, s *store.Store) {
+	const apps, limit = 25, 10
+	var want, got []string
+	for i := range 2 * apps {
+		app := fmt.Sprintf("app%02d", (7*i)%apps)
+		some(t, s, app, 1)
+		want = append(want, app)
+	}
+	for range 2 * apps / limit {
+		got = append(got, takeDue(t, s, limit, nil)...)
+	}
+	slices.Sort(want[:apps])
+	slices.Sort(got[:apps])
+	if diff := cmp.Diff(want[:apps], got[:apps]); diff != "" {
+		t.Error("the first turns: " + diff)
+	}
+	if len(got) != 2*apps {
+		t.Errorf("%d wakes", len(got))
+	}
+}
