@@ -204,10 +204,10 @@ func TestEmbeddedPipes(t *testing.T) {
 	c := q.ConnOpt().MakeRedisClient().(redis.UniversalClient)
 	t.Cleanup(func() { _ = c.Close() })
 	var done atomic.Int64
-	for range 8 {
+	for range 4 {
 		go func() {
 			pipe := c.Pipeline()
-			for range 5000 {
+			for range 1000 {
 				pipe.Echo(t.Context(), strings.Repeat("x", 100))
 			}
 			if _, err := pipe.Exec(t.Context()); err != nil {
@@ -216,5 +216,5 @@ func TestEmbeddedPipes(t *testing.T) {
 			done.Add(1)
 		}()
 	}
-	eventually(t, "all have their answers", func() bool { return done.Load() == 8 })
+	eventually(t, "all have their answers", func() bool { return done.Load() == 4 })
 }
