@@ -207,3 +207,37 @@ func TestEarlyWake(t *testing.T) {
 		}
 	})
 }
+
+// TestReceiptBeforeItsRound: a receipt by the service's own id that is faster than the settlement of its
+// round is looked up once more; one by our id is not waited for.
+func TestReceiptBeforeItsRound(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		asked := 0
+		store := receipts(func(rc providers.Receipt) bool {
+			asked++
+			return rc.ProviderID == "p-1" && asked > 1
+		})
+		p := provider{receive: func(_ context.Context, report func(providers.Receipt) error) error {
+			began := time.Now()
+			if err := report(providers.Receipt{ProviderID: "p-1", Event: providers.EventDelivered}); err != nil || asked != 2 || time.Since(began) == 0 {
+				t.Errorf("asked %d times in %s: %v", asked, time.Since(began), err)
+			}
+			began = time.Now()
+			if err := report(providers.Receipt{ID: "x", Event: providers.EventDelivered}); err != nil || asked != 3 || time.Since(began) != 0 {
+				t.Errorf("asked %d times in %s: %v", asked, time.Since(began), err)
+			}
+			cancel()
+			return nil
+		}}
+		dispatch.New(dispatch.Options{}).Receive(ctx, store, "sms", p)
+	})
+}
+
+type receipts func(providers.Receipt) bool
+
+func (r receipts) Receipt(_ context.Context, _ string, rc providers.Receipt) (bool, error) {
+	return r(rc), nil
+}

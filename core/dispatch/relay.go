@@ -204,6 +204,22 @@ func (r *Relay) refill(ctx context.Context, route string, lane core.Lane, f *fou
 	return nil
 }
 
+// unknownID is how long a receipt waits that names a message by an id of the service's which nobody knows:
+// it may have been faster than the round that tells us.
+const unknownID = 2 * time.Second
+
+// pause waits, and reports false if ctx ended before.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // receive calls the provider's Receive and turns a panic of its goroutine into an error.
 func receive(ctx context.Context, rec providers.Receiver, report func(providers.Receipt) error) (err error) {
 	defer func() {
@@ -222,6 +238,9 @@ func (d *Dispatcher) Receive(ctx context.Context, store Receipts, route string, 
 		began := time.Now()
 		err := receive(ctx, rec, func(receipt providers.Receipt) error {
 			found, err := store.Receipt(ctx, route, receipt)
+			if err == nil && !found && receipt.ID == "" && pause(ctx, unknownID) {
+				found, err = store.Receipt(ctx, route, receipt)
+			}
 			if err != nil {
 				return fmt.Errorf("record receipt: %w", err)
 			}

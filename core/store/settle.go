@@ -111,6 +111,23 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 		if err != nil {
 			return fmt.Errorf("settle deliveries: %w", err)
 		}
+		if o.state == core.Sent {
+			if err := applyEarly(ctx, t, same[o]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// applyEarly applies the receipts that came before their round was settled: a live client or an SMS service
+// may well be faster than our own commit. The earliest one decides, as it would have the other way round.
+func applyEarly(ctx context.Context, t tx, ids [][]byte) error {
+	const telling = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'failed', 'bounced')`
+	err := t.execIDs(ctx, `UPDATE deliveries SET state = (SELECT CASE WHEN event IN ('failed', 'bounced') THEN 4 ELSE 3 END `+telling+` ORDER BY at, event LIMIT 1)
+		WHERE id {ids} AND state = 2 AND EXISTS (SELECT 1 `+telling+`)`, ids)
+	if err != nil {
+		return fmt.Errorf("apply early receipts: %w", err)
 	}
 	return nil
 }

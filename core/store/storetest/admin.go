@@ -103,6 +103,26 @@ func receipts(t *testing.T, s *store.Store) {
 	}
 }
 
+// earlyReceipts: a receipt that is faster than the settlement of its round counts all the same, the first one.
+func earlyReceipts(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 3})
+	r := claim(t, s, wakeOf(a))
+	at := s.Now()
+	for _, rc := range []providers.Receipt{
+		{ID: a.Deliveries[0].ID.String(), Event: providers.EventDelivered, At: at},
+		{ID: a.Deliveries[0].ID.String(), Event: providers.EventBounced, At: at.Add(time.Second)},
+		{ID: a.Deliveries[1].ID.String(), Event: providers.EventFailed, At: at},
+	} {
+		if found, err := s.Receipt(t.Context(), "mail", rc); !found || err != nil {
+			t.Fatal(found, err)
+		}
+	}
+	settle(t, s, judge(r, all(providers.Accepted)))
+	if diff := cmp.Diff(core.Counts{Delivered: 1, Failed: 1, Sent: 1}, counts(t, s, a)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func recipients(t *testing.T, s *store.Store) {
 	x := put(t, s, "u1", "a@example.com")
 	got, err := s.Recipient(t.Context(), "shop", "u1")

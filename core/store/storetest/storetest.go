@@ -40,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a bad member fails alone", badMember},
 		{"gone endpoints", gone},
 		{"receipts", receipts},
+		{"early receipts", earlyReceipts},
 		{"recipients", recipients},
 		{"erasing a recipient", erase},
 		{"templates and keys", templatesAndKeys},
