@@ -205,20 +205,29 @@ func (r *route) stop(ctx context.Context) error {
 	return err
 }
 
-// watchQueue has the relay look at once when Redis lost what it held.
+// watchQueue makes what was in the queue due when Redis lost it, and has the relay look at once.
 func (a *App) watchQueue(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
+	lost := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			changed, err := a.queue.Epoch(ctx)
-			if err == nil && changed {
-				a.log.Warn("the queue lost its wakes; the store has them all, and the relay brings them back")
-				a.relay.Nudge()
-			}
+		}
+		changed, err := a.queue.Epoch(ctx)
+		if lost = lost || changed; err != nil || !lost {
+			continue
+		}
+		n, err := a.store.Requeue(ctx)
+		if err != nil {
+			continue // in a second again; the batches' own alarm clocks go on
+		}
+		lost = false
+		if n > 0 {
+			a.log.Warn("the queue lost its wakes; the relay brings them back from the store", "batches", n)
+			a.relay.Nudge()
 		}
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/queue"
 )
 
 // TestTwoProcesses: an orchestrator that only accepts and a worker that only delivers, over a real
@@ -65,5 +67,43 @@ func TestTwoProcesses(t *testing.T) {
 	}
 	if err := back.interrupt(); err != nil {
 		t.Errorf("back: %v", err)
+	}
+}
+
+// TestWipedQueue: wakes that a wiped Redis lost are back long before the alarm clocks behind them ring.
+// Nobody works here: they are to be found in the queue again.
+func TestWipedQueue(t *testing.T) {
+	t.Parallel()
+	redis := coretest.StartRedis(t)
+	file := writeConfig(t, startSandbox(t), fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), redis.Addr))
+	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
+	c := newCaller(t, front.base)
+	q, err := queue.Open(t.Context(), queue.Options{URL: "redis://" + redis.Addr + "/0", Routes: []string{"email"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = q.Close() })
+	waiting := func() (n int) {
+		ds, err := q.Depth(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range ds {
+			n += d.Pending
+		}
+		return n
+	}
+	began := time.Now()
+	for i := range 5 {
+		c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"email":"u%d@example.com"}],"content":{"title":"wiped"}}`, i), nil, http.StatusAccepted)
+	}
+	eventually(t, time.Minute, "five wakes in the queue", func() bool { return waiting() == 5 })
+	redis.FlushAll()
+	eventually(t, time.Minute, "five wakes in the queue again", func() bool { return waiting() == 5 })
+	if took := time.Since(began); took > core.DispatchTimeout {
+		t.Errorf("they were back after %v, by their alarm clocks", took)
+	}
+	if err := front.interrupt(); err != nil {
+		t.Errorf("front: %v", err)
 	}
 }

@@ -214,6 +214,19 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 	return rounds, nil
 }
 
+// Requeue makes every batch whose wake was handed to the queue due by its due time, or now if that is
+// over, rather than at the end of its dispatch timeout: the queue lost its wakes. It returns how many.
+func (s *Store) Requeue(ctx context.Context) (int, error) {
+	var n int64
+	err := s.write(ctx, "make queued batches due", func(t tx) (err error) {
+		now := micros(s.Now())
+		n, err = t.exec(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $1 THEN due_at ELSE $1 END
+			WHERE state = 2 AND state < 4 AND run_at > $1`, now)
+		return err
+	})
+	return int(n), err
+}
+
 // Stray moves the alarm clock of overdue batches on routes that are not in the list on by until, and
 // returns how many there are.
 func (s *Store) Stray(ctx context.Context, routes []string, until time.Duration) (int, error) {

@@ -137,6 +137,35 @@ func TestVoidQueued(t *testing.T) {
 	}
 }
 
+// TestRequeueLater: a wake due later that the queue lost comes back at its time, not before.
+func TestRequeueLater(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]string{"sqlite": sqliteURL(t), "postgres": coretest.Postgres(t)} {
+		s := open(t, store.Options{URL: url, Room: func(core.Wake) int { return 1 }})
+		a := acceptance(s, 1)
+		a.Notification.SendAt = s.Now().Add(time.Second)
+		if r, err := s.Record(t.Context(), a); err != nil || len(r.Wakes) != 1 {
+			t.Fatalf("%s: %+v %v", name, r, err)
+		}
+		if n, err := s.Requeue(t.Context()); n != 1 || err != nil {
+			t.Errorf("%s: %d %v", name, n, err)
+		}
+		for {
+			ws, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(ws) == 0 {
+				continue
+			}
+			if now := s.Now(); now.Before(a.Notification.SendAt) || ws[0].Fence != 2 {
+				t.Errorf("%s: %+v came back %v early", name, ws, a.Notification.SendAt.Sub(now))
+			}
+			break
+		}
+	}
+}
+
 func TestSharedBatchHasOneWake(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]string{"sqlite": sqliteURL(t), "postgres": coretest.Postgres(t)} {

@@ -115,3 +115,37 @@ func dueManyApps(t *testing.T, s *store.Store) {
 		t.Errorf("%d wakes", len(got))
 	}
 }
+
+// requeue: what was handed to the queue is due at once when the queue lost it, and what is due later at
+// its time; a round under way and what waits in the store are left alone.
+func requeue(t *testing.T, s *store.Store) {
+	some(t, s, "queued", 3)
+	if got := takeDue(t, s, 1, nil); len(got) != 1 { // one is claimed
+		t.Fatalf("took %v", got)
+	}
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil)
+	if err != nil || len(ws) != 2 {
+		t.Fatalf("%+v %v", ws, err)
+	}
+	record(t, s, ask{app: "pending", n: 1, in: time.Hour})
+	if n, err := s.Requeue(t.Context()); n != 2 || err != nil {
+		t.Errorf("%d were queued, %v", n, err)
+	}
+	again, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil)
+	if err != nil || len(again) != 2 {
+		t.Fatalf("%+v %v", again, err)
+	}
+	for _, w := range again {
+		if claim(t, s, w) == nil {
+			t.Errorf("the new wake %+v is not good", w)
+		}
+	}
+	for _, w := range ws {
+		if claim(t, s, w) != nil {
+			t.Errorf("the lost wake %+v is still good", w)
+		}
+	}
+	if n, err := s.Requeue(t.Context()); n != 0 || err != nil {
+		t.Errorf("nothing is queued, and yet %d, %v", n, err)
+	}
+}

@@ -34,6 +34,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"due takes turns between apps within their room", dueTurns},
 		{"due takes the longest overdue first", dueOldest},
 		{"due of more apps than it takes", dueManyApps},
+		{"what a wiped queue held is due", requeue},
 		{"strays", strays},
 		{"idempotency, a hundred at once", idempotency},
 		{"64 writers share batches", writers},
