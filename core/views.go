@@ -110,3 +110,16 @@ type Backlog struct {
 	Pending, Queued, Sending int       // batches
 	Oldest                   time.Time // due time of the longest overdue one; zero if none
 }
+
+// RouteReport is what a process that delivers over a route tells the others of it.
+type RouteReport struct {
+	Process string    `json:"-"` // host:pid
+	Route   string    `json:"-"`
+	At      time.Time `json:"-"` // by the database's clock
+	// State is the provider's health ("ok", "degraded", "down"), Reason says why it is not well, Circuit is
+	// the route's there ("closed", "open", "half_open").
+	State   string              `json:"state"`
+	Reason  string              `json:"reason,omitempty"`
+	Circuit string              `json:"circuit,omitempty"`
+	Pool    providers.PoolStats `json:"pool"`
+}

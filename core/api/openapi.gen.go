@@ -359,10 +359,13 @@ type RouteState struct {
 	Circuit  string   `json:"circuit,omitempty"`
 
 	// Isolation none: in the server's process; process: in one of its own
-	Isolation string       `json:"isolation,omitempty"`
-	Kind      string       `json:"kind"`
-	Name      string       `json:"name"`
-	Pool      PoolState    `json:"pool,omitempty"`
+	Isolation string    `json:"isolation,omitempty"`
+	Kind      string    `json:"kind"`
+	Name      string    `json:"name"`
+	Pool      PoolState `json:"pool,omitempty"`
+
+	// Processes how many processes deliver over it; the pool's figures are theirs, added up
+	Processes int          `json:"processes,omitempty"`
 	Queue     []QueueDepth `json:"queue"`
 	Rate      string       `json:"rate,omitempty"`
 	Reason    string       `json:"reason,omitempty"`

@@ -55,6 +55,7 @@ type App struct {
 	source  func() (config.Config, error) // reads the settings anew; nil: they do not change
 	role    Role
 	log     *slog.Logger
+	name    string // of this process: host:pid
 	key     string // the first API key, "" if it is not ours to show
 	kinds   *kinds
 	routes  routes
@@ -287,8 +288,9 @@ func (a *App) deliver(ctx context.Context) error {
 	a.gate = gate.New(a.routes.gates())
 	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
+	a.name = fmt.Sprintf("%s:%d", host, os.Getpid())
 	a.d = dispatch.New(dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log,
-		Worker: fmt.Sprintf("%s:%d", host, os.Getpid())})
+		Worker: a.name})
 	a.relay = dispatch.NewRelay(dispatch.RelayOptions{Overdue: a.store, Dispatcher: a.d, Routes: a.routes.names(), Logger: a.log})
 	a.closers = append(a.closers, a.stopRoutes)
 	for _, r := range a.routes.all() {
@@ -300,6 +302,9 @@ func (a *App) deliver(ctx context.Context) error {
 	a.running.Go(func() { a.relay.Run(background) })
 	a.running.Go(func() { a.sweep(background) })
 	a.running.Go(func() { a.mend(background) })
+	if !a.cfg.IsSQLite() {
+		a.running.Go(func() { a.report(background) })
+	}
 	if a.cfg.Queue.Reveal() != config.QueueEmbedded {
 		a.running.Go(func() { a.watchQueue(background) })
 	}

@@ -108,6 +108,7 @@ func lines(t *testing.T, ledger string) [][]string {
 type routeState struct {
 	Name, Kind, State, Reason, Circuit, Isolation string
 	Channels                                      []string
+	Processes                                     int
 	Pool                                          struct{ Max, Open int }
 }
 

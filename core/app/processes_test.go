@@ -57,6 +57,10 @@ func TestTwoProcesses(t *testing.T) {
 			return v.Counts.Sent == 2
 		})
 	}
+	eventually(t, 30*time.Second, "the front tells of the worker's pools", func() bool {
+		r := c.routes()["apns"]
+		return r.Processes == 1 && r.State == "ok" && r.Pool.Open > 0
+	})
 	for _, s := range serviceOf {
 		for id, copies := range world.Duplicates(s) {
 			t.Logf("%s received %s %d times", s, id, copies)

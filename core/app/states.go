@@ -26,10 +26,18 @@ func (a *App) RouteStates(ctx context.Context) ([]api.RouteState, error) {
 		return nil, fmt.Errorf("read what waits: %w", err)
 	}
 	all := a.routes.all()
+	others, err := a.others(ctx)
+	if err != nil {
+		return nil, err
+	}
 	by := channels(a.config(), all)
 	out := make([]api.RouteState, 0, len(all))
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		s := a.routeState(ctx, all[name])
+		merge(&s, others[name])
+		if s.Processes == 0 {
+			s.State, s.Reason = string(providers.HealthDown), "no process delivers over it: start a worker, or set workers to true"
+		}
 		for _, channel := range slices.Sorted(maps.Keys(by)) {
 			if slices.Contains(by[channel], name) {
 				s.Channels = append(s.Channels, channel)
@@ -57,8 +65,10 @@ func (a *App) routeState(ctx context.Context, r *route) api.RouteState {
 	if r.slot != nil {
 		h := r.slot.Health(ctx)
 		s.State, s.Reason = string(h.Status), h.Reason
-		s.Pool = api.PoolState{Max: h.Pool.Max, Open: h.Pool.Open, Idle: h.Pool.Idle, InUse: h.Pool.InUse, Waiting: h.Pool.Waiting,
-			Opened: int64(h.Pool.Opened), Closed: int64(h.Pool.Closed), Failed: int64(h.Pool.Failed), Reused: int64(h.Pool.Reused)}
+		addPool(&s.Pool, &h.Pool)
+	}
+	if r.workers != nil {
+		s.Processes = 1
 	}
 	if g, ok := a.gate.State(r.Name); ok {
 		s.Circuit = string(g.Circuit)
@@ -70,6 +80,91 @@ func (a *App) routeState(ctx context.Context, r *route) api.RouteState {
 		s.Reason = "the last reload could not be applied to it: " + why
 	}
 	return s
+}
+
+// Each process that delivers reports on its routes so often; what is older than three such times counts for
+// nothing, for the process is gone.
+const (
+	reportEvery = 5 * time.Second
+	reportAge   = 3 * reportEvery
+)
+
+// report tells the other processes how this one's routes are, until ctx ends.
+func (a *App) report(ctx context.Context) {
+	t := time.NewTicker(reportEvery)
+	defer t.Stop()
+	for {
+		var reports []core.RouteReport
+		for name, r := range a.routes.all() {
+			if r.workers == nil {
+				continue
+			}
+			h := r.slot.Health(ctx)
+			one := core.RouteReport{Route: name, State: string(h.Status), Reason: h.Reason, Pool: h.Pool}
+			if g, ok := a.gate.State(name); ok {
+				one.Circuit = string(g.Circuit)
+				if one.Reason == "" {
+					one.Reason = g.Reason
+				}
+			}
+			reports = append(reports, one)
+		}
+		if err := a.store.Report(ctx, a.name, reports); err != nil && ctx.Err() == nil {
+			a.log.Debug("the other processes could not be told how this one's routes are", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// others are the reports of other processes, by route.
+func (a *App) others(ctx context.Context) (map[string][]core.RouteReport, error) {
+	if a.cfg.IsSQLite() {
+		return nil, nil // there is no other
+	}
+	all, err := a.store.Reports(ctx, reportAge)
+	if err != nil {
+		return nil, fmt.Errorf("read how the other processes' routes are: %w", err)
+	}
+	out := map[string][]core.RouteReport{}
+	for _, r := range all {
+		if r.Process != a.name {
+			out[r.Route] = append(out[r.Route], r)
+		}
+	}
+	return out, nil
+}
+
+// merge adds other processes' reports to what this one knows of a route: pools add up, and the worst state
+// and circuit are shown, with their process.
+func merge(s *api.RouteState, reports []core.RouteReport) {
+	states := []string{string(providers.HealthOK), string(providers.HealthDegraded), string(providers.HealthDown)}
+	circuits := []string{string(gate.Closed), string(gate.HalfOpen), string(gate.Open)}
+	for i := range reports {
+		r := &reports[i]
+		s.Processes++
+		addPool(&s.Pool, &r.Pool)
+		worse := slices.Index(states, r.State) > slices.Index(states, s.State)
+		if worse {
+			s.State = r.State
+		}
+		if slices.Index(circuits, r.Circuit) > slices.Index(circuits, s.Circuit) {
+			s.Circuit, worse = r.Circuit, true
+		}
+		if worse && r.Reason != "" {
+			s.Reason = r.Process + ": " + r.Reason
+		}
+	}
+}
+
+func addPool(to *api.PoolState, p *providers.PoolStats) {
+	to.Max, to.Open, to.Idle = to.Max+p.Max, to.Open+p.Open, to.Idle+p.Idle
+	to.InUse, to.Waiting = to.InUse+p.InUse, to.Waiting+p.Waiting
+	to.Opened, to.Closed = to.Opened+int64(p.Opened), to.Closed+int64(p.Closed)
+	to.Failed, to.Reused = to.Failed+int64(p.Failed), to.Reused+int64(p.Reused)
 }
 
 // depths is what waits for a route in each lane, in batches.

@@ -386,3 +386,34 @@ func dead(t *testing.T, s *store.Store) {
 		t.Errorf("pages %v and %v, cursors %q and %q", first, rest, next, end)
 	}
 }
+
+// reports: each process's newest report of a route is there for a while, and what it stopped to tell of is not.
+func reports(t *testing.T, s *store.Store) {
+	pool := providers.PoolStats{Max: 4, Open: 2}
+	tell := func(process string, rs ...core.RouteReport) {
+		t.Helper()
+		if err := s.Report(t.Context(), process, rs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell("a:1", core.RouteReport{Route: "x", State: "ok"}, core.RouteReport{Route: "y", State: "ok"})
+	tell("b:2", core.RouteReport{Route: "x", State: "down", Reason: "why", Circuit: "open"})
+	tell("a:1", core.RouteReport{Route: "x", State: "ok", Pool: pool})
+	got, err := s.Reports(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		if d := s.Now().Sub(got[i].At); d < 0 || d > time.Minute {
+			t.Errorf("report %d is of %s ago", i, d)
+		}
+		got[i].At = time.Time{}
+	}
+	want := []core.RouteReport{{Process: "a:1", Route: "x", State: "ok", Pool: pool}, {Process: "b:2", Route: "x", State: "down", Reason: "why", Circuit: "open"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := s.Reports(t.Context(), -time.Minute); len(got) > 0 || err != nil {
+		t.Errorf("what is too old: %v %v", got, err)
+	}
+}

@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"gone endpoints", gone},
 		{"receipts", receipts},
 		{"early receipts", earlyReceipts},
+		{"reports", reports},
 		{"recipients", recipients},
 		{"erasing a recipient", erase},
 		{"templates and keys", templatesAndKeys},
