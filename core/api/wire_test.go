@@ -77,7 +77,7 @@ func overTheWire(t *testing.T, url string) {
 		status int
 	}{
 		"half a body":            {head + "Content-Length: 1000\r\n\r\n" + simple, http.StatusBadRequest},
-		"no chunks":              {head + "Transfer-Encoding: chunked\r\n\r\nnone", http.StatusBadRequest},
+		"no chunk":               {head + "Transfer-Encoding: chunked\r\n\r\nnone\r\n", http.StatusBadRequest},
 		"half a chunk":           {head + "Transfer-Encoding: chunked\r\n\r\nff\r\n{", http.StatusBadRequest},
 		"two lengths":            {head + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", http.StatusBadRequest},
 		"a length and chunks":    {head + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", http.StatusBadRequest},
@@ -91,7 +91,7 @@ func overTheWire(t *testing.T, url string) {
 		"a NUL in a path":        {"PUT /v1/recipients/a%00b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + sendKey + "\r\nContent-Length: 2\r\n\r\n{}", http.StatusBadRequest},
 		"broken UTF-8 in a path": {"PUT /v1/recipients/%ff HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + sendKey + "\r\nContent-Length: 2\r\n\r\n{}", http.StatusBadRequest},
 		"broken UTF-8 to find":   {"GET /v1/notifications?recipient=%ff&cursor=%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + readKey + "\r\n\r\n", http.StatusBadRequest},
-		"half an escape":         {"GET /v1/notifications?recipient=%f HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + readKey + "\r\n\r\n", http.StatusBadRequest},
+		"an escape cut short":    {"GET /v1/notifications?recipient=%f HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + readKey + "\r\n\r\n", http.StatusBadRequest},
 		"no cursor":              {"GET /v1/notifications?cursor=x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer " + readKey + "\r\n\r\n", http.StatusUnprocessableEntity},
 		"a key beyond ASCII":     {head + "Idempotency-Key: \xff\r\nContent-Length: " + strconv.Itoa(len(simple)) + "\r\n\r\n" + simple, http.StatusUnprocessableEntity},
 	} {
@@ -105,8 +105,10 @@ func overTheWire(t *testing.T, url string) {
 			if _, err := io.WriteString(conn, c.raw); err != nil {
 				t.Fatal(err)
 			}
-			if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-				t.Fatal(err)
+			if strings.HasPrefix(name, "half a ") { // to the others an end would mean that the client has left
+				if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
 			}
 			a, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
