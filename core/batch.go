@@ -127,7 +127,7 @@ func later(a, b time.Time) time.Time {
 // Split decides what becomes of a batch after its round: deliveries that stay pending are grouped by
 // the second in which they are due; the largest group stays in the batch, each other one moves to a
 // batch of its own. Every group's due time is its latest member's, so that nothing goes too early.
-// The fence grows whatever happens. wake says whether the queue has room.
+// The fence grows whatever happens. What is split the same way gets the same ids. wake says whether the queue has room.
 func (s *Settlement) Split(now time.Time, wake bool) []Wake {
 	groups := map[int64][]*Verdict{}
 	for i := range s.Verdicts {
@@ -155,7 +155,7 @@ func (s *Settlement) Split(now time.Time, wake bool) []Wake {
 	for i, sec := range seconds {
 		b := s.Stay
 		if i > 0 {
-			b = Batch{ID: NewID(now), App: s.Batch.App, Route: s.Batch.Route, Lane: s.Batch.Lane, Fence: 1, Parent: s.Batch.ID}
+			b = Batch{ID: s.Batch.ID.Derived(now, s.Batch.Fence, i), App: s.Batch.App, Route: s.Batch.Route, Lane: s.Batch.Lane, Fence: 1, Parent: s.Batch.ID}
 		}
 		b.DueAt = time.Time{}
 		ids := make([]ID, 0, len(groups[sec]))

@@ -2,6 +2,7 @@ package core
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -36,6 +37,31 @@ func NewIDs(at time.Time, n int) []ID {
 		}
 	}
 	return ids
+}
+
+// Derived returns the n-th id that follows from id under a fence, of the given time. The same is made of
+// the same: a batch that is split under its fence splits into the same ones, whoever works it out.
+func (id ID) Derived(at time.Time, fence int64, n int) ID {
+	var from [32]byte
+	copy(from[:16], id[:])
+	binary.BigEndian.PutUint64(from[16:24], uint64(fence))
+	binary.BigEndian.PutUint64(from[24:], uint64(n))
+	sum := sha256.Sum256(from[:])
+	out := ID(sum[:16])
+	binary.BigEndian.PutUint64(out[:8], uint64(at.UnixMilli())<<16|0x7000|uint64(binary.BigEndian.Uint16(sum[6:8])&0x0fff))
+	out[8] = out[8]&0x3f | 0x80
+	return out
+}
+
+// Jitter returns a number in [0,1) for the n-th attempt at what the id names: as good as random from id
+// to id and from attempt to attempt, and the same whoever works it out.
+func (id ID) Jitter(n int) float64 {
+	// The finalizer of SplitMix64: ids of one request differ in few bits.
+	x := binary.BigEndian.Uint64(id[8:]) + uint64(n+1)*0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	x ^= x >> 31
+	return float64(x>>11) / (1 << 53)
 }
 
 // ParseID reads an id from its text form.

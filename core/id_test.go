@@ -109,3 +109,61 @@ func FuzzParseID(f *testing.F) {
 		}
 	})
 }
+
+// A derived id is a UUIDv7 of its time, the same for the same, and another for another parent, fence or
+// place.
+func TestDerivedIDs(t *testing.T) {
+	t.Parallel()
+	parents := core.NewIDs(t0, 20)
+	seen := map[core.ID]bool{}
+	for _, parent := range parents {
+		for fence := range int64(20) {
+			for n := range 20 {
+				id := parent.Derived(t0, fence, n)
+				if id != parent.Derived(t0, fence, n) {
+					t.Fatalf("%s, fence %d, %d: not the same twice", parent, fence, n)
+				}
+				if seen[id] {
+					t.Fatalf("%s was derived twice", id)
+				}
+				seen[id] = true
+				u, err := uuid.Parse(id.String())
+				if err != nil || u.Version() != 7 || u.Variant() != uuid.RFC4122 || !bytes.Equal(id[:6], parent[:6]) {
+					t.Fatalf("%s of %s: version %d, variant %s, %v", id, t0, u.Version(), u.Variant(), err)
+				}
+			}
+		}
+	}
+}
+
+// Jitter spreads evenly over [0,1), from id to id of one request and from attempt to attempt, and does
+// not hang together from one to the next.
+func TestJitter(t *testing.T) {
+	t.Parallel()
+	const n, parts = 20_000, 10
+	ids := core.NewIDs(t0, n)
+	for name, jitter := range map[string]func(i int) float64{
+		"ids":      func(i int) float64 { return ids[i].Jitter(3) },
+		"attempts": func(i int) float64 { return ids[0].Jitter(i) },
+	} {
+		var counts [parts]int
+		product, last := 0.0, 0.5
+		for i := range n {
+			j := jitter(i)
+			if j < 0 || j >= 1 || j != jitter(i) {
+				t.Fatalf("%s: jitter %v, then %v", name, j, jitter(i))
+			}
+			counts[int(j*parts)]++
+			product += (j - 0.5) * (last - 0.5)
+			last = j
+		}
+		for part, got := range counts {
+			if want := n / parts; got < want*9/10 || got > want*11/10 { // 4.7 standard deviations
+				t.Errorf("%s: %d of %d fall into part %d, want about %d: %v", name, got, n, part, want, ids[0])
+			}
+		}
+		if correlation := 12 * product / n; correlation < -0.05 || correlation > 0.05 { // 7 standard deviations
+			t.Errorf("%s: one jitter tells of the next, by %.3f: %v", name, correlation, ids[0])
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -156,10 +155,10 @@ func (r *round) holdPaused() {
 
 // expire takes out what ran out of time.
 func (r *round) expire() {
-	now := r.clock.now()
+	now, latest := r.clock.now(), r.clock.latest()
 	kept := r.todo[:0:len(r.todo)]
 	for _, d := range r.todo {
-		if d.ExpiresAt.After(now) {
+		if d.ExpiresAt.After(latest) {
 			kept = append(kept, d)
 			continue
 		}
@@ -211,7 +210,7 @@ func (r *round) judge(believeGone bool) {
 			// So many dead addresses at once are our mistake, not theirs: hold, drop nothing.
 			res.Outcome, res.Reason = providers.Denied, "too many addresses of this route are reported gone at once; is it the right environment?"
 		}
-		r.add(d.Apply(res, r.policy, now, rand.Float64()), &res)
+		r.add(d.Apply(res, r.policy, now, d.ID.Jitter(d.Attempts+d.Unknowns)), &res)
 	}
 	r.todo = nil
 }

@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -24,6 +25,13 @@ type mishap struct {
 	diesAfter     bool
 }
 
+func (f mishap) String() string {
+	if f.refused {
+		return "refused"
+	}
+	return "the worker died"
+}
+
 // memory keeps batches and deliveries by the rules that core/store's SQL has, and looks after every
 // write whether DESIGN's rules hold.
 type memory struct {
@@ -32,7 +40,9 @@ type memory struct {
 	deliveries map[core.ID]*core.Delivery
 	claimed    map[core.ID][]core.ID // what a batch's current round consists of
 	cancelling map[core.ID]bool
-	paused     bool
+	paused     map[string]bool   // by route
+	quiet      map[core.ID]bool  // the batch's current round began while its route was paused
+	fences     map[core.ID]int64 // the greatest that a batch has had
 	settled    []core.Settlement
 	late       int
 	strays     int
@@ -40,13 +50,14 @@ type memory struct {
 	idle       chan struct{} // closed when nothing is open any more
 	end        chan struct{} // closed when the test is over: dead workers are let go
 	mishap     func(op string, batch core.ID) mishap
+	note       func(format string, args ...any) // writes a step down; batches in args are named for people
 	violation  func(format string, args ...any)
 }
 
 func newMemory(violation func(string, ...any)) *memory {
 	return &memory{batches: map[core.ID]*core.Batch{}, deliveries: map[core.ID]*core.Delivery{}, claimed: map[core.ID][]core.ID{},
-		cancelling: map[core.ID]bool{}, idle: make(chan struct{}), end: make(chan struct{}), violation: violation,
-		mishap: func(string, core.ID) mishap { return mishap{} }}
+		cancelling: map[core.ID]bool{}, paused: map[string]bool{}, quiet: map[core.ID]bool{}, fences: map[core.ID]int64{}, idle: make(chan struct{}), end: make(chan struct{}),
+		violation: violation, note: func(string, ...any) {}, mishap: func(string, core.ID) mishap { return mishap{} }}
 }
 
 // put records batches and their deliveries.
@@ -66,21 +77,21 @@ func (m *memory) put(ds []core.Delivery, bs ...core.Batch) {
 func (m *memory) call(op string, batch core.ID, tx func(now time.Time)) error {
 	f := m.mishap(op, batch)
 	m.pause(f.before)
-	if f.refused {
+	if f.refused || f.diesBefore { // who died goes on with nothing; a relay that did is begun again
+		m.note("%s %v: nothing was committed (%s)", op, batch, f)
 		return errDown
-	}
-	if f.diesBefore {
-		return errDown // who died goes on with nothing; a relay that did is begun again
 	}
 	m.mu.Lock()
 	tx(time.Now())
 	m.look()
 	m.mu.Unlock()
 	if f.diesAfter {
-		return errDown // who died goes on with nothing; a relay that did is begun again
+		m.note("%s %v: committed, and the worker died", op, batch)
+		return errDown
 	}
 	m.pause(f.after)
 	if f.lost {
+		m.note("%s %v: committed, and the reply was lost", op, batch)
 		return errDown
 	}
 	return nil
@@ -96,8 +107,14 @@ func (m *memory) pause(d time.Duration) {
 }
 
 // look checks what must hold after every write: each delivery that is not terminal is in one batch
-// that is not done and has an alarm clock within reach.
+// that is not done and has an alarm clock within reach; fences only grow.
 func (m *memory) look() {
+	for id, b := range m.batches {
+		if b.Fence < m.fences[id] {
+			m.violation("the fence of %s went from %d to %d", id, m.fences[id], b.Fence)
+		}
+		m.fences[id] = b.Fence
+	}
 	open := 0
 	for id, d := range m.deliveries {
 		if d.State != core.Pending {
@@ -112,6 +129,7 @@ func (m *memory) look() {
 		}
 	}
 	if open == 0 && m.open > 0 {
+		m.note("nothing is left to do")
 		close(m.idle)
 	}
 	if open > m.open {
@@ -131,6 +149,8 @@ func (m *memory) pending(batch core.ID) []core.Delivery {
 	return ds
 }
 
+var batchStates = [...]string{"", "pending", "queued", "sending", "done"}
+
 func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time.Duration) (r *core.Round, err error) {
 	err = m.call("claim", w.Batch, func(now time.Time) {
 		b := m.batches[w.Batch]
@@ -139,10 +159,12 @@ func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time
 			return
 		}
 		if b.Fence != w.Fence || b.State > core.BatchQueued || b.DueAt.After(now.Add(core.EarlyWake)) {
+			m.note("claim %v with fence %d: it is at %d, %s, due in %s", b.ID, w.Fence, b.Fence, batchStates[b.State], b.DueAt.Sub(now))
 			return
 		}
 		b.State, b.RunAt = core.BatchSending, now.Add(lease)
 		r = m.round(b, now)
+		m.note("claim %v with fence %d: %d deliveries, paused %t", b.ID, w.Fence, len(m.claimed[b.ID]), m.paused[b.Route])
 	})
 	if err != nil {
 		return nil, err
@@ -153,24 +175,28 @@ func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time
 // round begins one for what is pending in a batch; without anything the batch is closed.
 func (m *memory) round(b *core.Batch, now time.Time) *core.Round {
 	ds := m.pending(b.ID)
+	m.claimed[b.ID], m.quiet[b.ID] = nil, m.paused[b.Route]
 	if len(ds) == 0 {
 		b.State = core.BatchDone
 		b.Fence++
 		return nil
 	}
-	m.claimed[b.ID] = nil
 	for i := range ds {
 		m.claimed[b.ID] = append(m.claimed[b.ID], ds[i].ID)
 	}
-	return &core.Round{Batch: *b, Now: now, LeaseEnd: b.RunAt, Paused: m.paused, Deliveries: ds, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}
+	return &core.Round{Batch: *b, Now: now, LeaseEnd: b.RunAt, Paused: m.quiet[b.ID], Deliveries: ds, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}
 }
 
 func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err error) {
 	err = m.call("settle", s.Batch.ID, func(time.Time) {
 		b := m.batches[s.Batch.ID]
 		if stale = b.Fence != s.Batch.Fence || b.State != core.BatchSending; stale {
+			m.note("settle %v with fence %d: stale, it is at %d", b.ID, s.Batch.Fence, b.Fence)
 			m.late += len(s.Results)
 			return
+		}
+		if s.Stay.Fence <= s.Batch.Fence {
+			m.violation("a settlement under fence %d leaves the batch at %d", s.Batch.Fence, s.Stay.Fence)
 		}
 		*b = s.Stay
 		for i := range s.Moves {
@@ -196,6 +222,9 @@ func (m *memory) verdicts(s *core.Settlement) {
 		if old.State != core.Pending {
 			m.violation("delivery %s was %s and is settled again as %s", old.ID, old.State, v.Delivery.State)
 		}
+		if i < len(s.Results) {
+			m.burnt(old, &v.Delivery, &s.Results[i])
+		}
 		if v.Held && m.batches[v.Delivery.Batch].DueAt.Before(v.DueAt) {
 			m.violation("delivery %s is held till %s in a batch due at %s", old.ID, v.DueAt, m.batches[v.Delivery.Batch].DueAt)
 		}
@@ -204,6 +233,7 @@ func (m *memory) verdicts(s *core.Settlement) {
 			d.State = core.Cancelled
 		}
 		m.deliveries[d.ID] = &d
+		m.note("settle %v: %v is %s %s, %d attempts, %d unknown, due at %s in %v", s.Batch.ID, d.ID, d.State, d.Code, d.Attempts, d.Unknowns, since(v.DueAt), d.Batch)
 	}
 	sort := func(a, b core.ID) int { return cmp.Compare(a.String(), b.String()) }
 	slices.SortFunc(ids, sort)
@@ -215,6 +245,28 @@ func (m *memory) verdicts(s *core.Settlement) {
 	}
 }
 
+// since is a time of a simulation, whose clock begins with the year 2000; zero stays so.
+func since(at time.Time) time.Duration {
+	if at.IsZero() {
+		return 0
+	}
+	return at.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+// burnt checks that an attempt costs what its outcome says, and nothing without one.
+func (m *memory) burnt(old, now *core.Delivery, a *core.Attempt) {
+	attempts, unknowns := 1, 0
+	switch {
+	case a.None, a.Outcome == providers.Throttled, a.Outcome == providers.Denied:
+		attempts = 0
+	case a.Outcome == providers.Unknown, a.Outcome > providers.Denied:
+		attempts, unknowns = 0, 1
+	}
+	if now.Attempts != old.Attempts+attempts || now.Unknowns != old.Unknowns+unknowns {
+		m.violation("%s after an attempt (none: %t): %d attempts and %d unknown became %d and %d", a.Outcome, a.None, old.Attempts, old.Unknowns, now.Attempts, now.Unknowns)
+	}
+}
+
 // cancel does what core/store does: now what waits, at its settlement what is in a round.
 func (m *memory) cancel(id core.ID) {
 	m.mu.Lock()
@@ -223,11 +275,21 @@ func (m *memory) cancel(id core.ID) {
 	switch {
 	case d.State != core.Pending:
 	case m.batches[d.Batch].State == core.BatchSending:
+		m.note("cancel %v: it is in a round", id)
 		m.cancelling[id] = true
 	default:
+		m.note("cancel %v", id)
 		d.State = core.Cancelled
 		m.look()
 	}
+}
+
+// pauseRoute pauses a route or lets it go on, for the rounds that begin from then on.
+func (m *memory) pauseRoute(route string, paused bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note("route %s is paused: %t", route, paused)
+	m.paused[route] = paused
 }
 
 func (m *memory) Overdue(context.Context) (found bool, err error) {
@@ -247,7 +309,9 @@ func (m *memory) overdue(now time.Time, limit int, want func(*core.Batch) bool) 
 			bs = append(bs, b)
 		}
 	}
-	slices.SortFunc(bs, func(a, b *core.Batch) int { return a.RunAt.Compare(b.RunAt) })
+	slices.SortFunc(bs, func(a, b *core.Batch) int {
+		return cmp.Or(a.RunAt.Compare(b.RunAt), bytes.Compare(a.ID[:], b.ID[:])) // a map has no order of its own
+	})
 	return bs[:min(limit, len(bs))]
 }
 
@@ -256,7 +320,7 @@ func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int,
 		return nil, fmt.Errorf("Due was asked for %d", limit)
 	}
 	err = m.call("due", core.ID{}, func(now time.Time) {
-		if m.paused {
+		if m.paused[route] {
 			return
 		}
 		left := map[string]int{}
@@ -270,6 +334,7 @@ func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int,
 			left[b.App]--
 			b.Fence++
 			b.State, b.RunAt = core.BatchQueued, now.Add(core.DispatchTimeout)
+			m.note("due %v: fence %d", b.ID, b.Fence)
 			wakes = append(wakes, core.Wake{Batch: b.ID, Fence: b.Fence, App: b.App, Route: b.Route, Lane: b.Lane, At: b.DueAt})
 		}
 	})
@@ -281,6 +346,7 @@ func (m *memory) Lapsed(_ context.Context, _ string, limit int, lease time.Durat
 		for _, b := range m.overdue(now, limit, func(b *core.Batch) bool { return b.State == core.BatchSending }) {
 			b.Fence++
 			b.RunAt = now.Add(lease)
+			m.note("lapsed %v: fence %d", b.ID, b.Fence)
 			if r := m.round(b, now); r != nil {
 				rounds = append(rounds, r)
 			}
@@ -305,16 +371,34 @@ func (m *memory) Stray(_ context.Context, routes []string, until time.Duration) 
 	return n, err
 }
 
-// inRound reports whether a delivery's batch is in a round that is on record and whose lease holds.
-func (m *memory) inRound(id string) bool {
+// sending holds a message that is handed to a provider against what is on record: it is in a round that
+// is committed and whose lease holds, it may still go and is due, and it is of the attempt that it says.
+// It returns the batch as that round claimed it.
+func (m *memory) sending(msg *providers.Message) core.Batch {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	parsed, err := core.ParseID(id)
-	if err != nil || m.deliveries[parsed] == nil {
-		return false
+	id, err := core.ParseID(msg.ID)
+	d := m.deliveries[id]
+	if err != nil || d == nil {
+		m.violation("a message was sent that is no delivery's")
+		return core.Batch{}
 	}
-	b := m.batches[m.deliveries[parsed].Batch]
-	return b.State == core.BatchSending && time.Now().Before(b.RunAt) && slices.Contains(m.claimed[b.ID], parsed)
+	b, now := m.batches[d.Batch], time.Now()
+	switch {
+	case b.State != core.BatchSending || !now.Before(b.RunAt) || !slices.Contains(m.claimed[b.ID], id):
+		m.violation("delivery %s was sent outside of a round on record: %+v", id, b)
+	case d.State != core.Pending:
+		m.violation("delivery %s was sent though it is %s", id, d.State)
+	case m.quiet[b.ID]:
+		m.violation("delivery %s was sent in a round that began while its route was paused", id)
+	case now.Before(b.DueAt):
+		m.violation("delivery %s was sent %s early", id, b.DueAt.Sub(now))
+	case !now.Before(msg.ExpiresAt):
+		m.violation("delivery %s was sent %s after it had expired", id, now.Sub(msg.ExpiresAt))
+	case msg.Attempt != d.Attempts+d.Unknowns+1:
+		m.violation("delivery %s: attempt %d after %d and %d unknown", id, msg.Attempt, d.Attempts, d.Unknowns)
+	}
+	return *b
 }
 
 // states counts the deliveries by state.

@@ -129,8 +129,12 @@ func (c *clock) set(now time.Time) { c.base, c.based = now, time.Now() }
 
 func (c *clock) elapsed() time.Duration { return time.Since(c.started) }
 
-// now is the database's time.
+// now is the database's time, or behind it by as much as the claim's reply took: nothing goes early.
 func (c *clock) now() time.Time { return c.base.Add(time.Since(c.based)) }
+
+// latest is the database's time, or ahead of it by as much as the claim's request took: nothing goes
+// when it has expired.
+func (c *clock) latest() time.Time { return c.base.Add(time.Since(c.started)) }
 
 // until returns a context that ends a margin before the lease does.
 func (c *clock) until(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
