@@ -98,7 +98,7 @@ func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) 
 		}
 	}
 	var listener net.Listener
-	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.describeRoutes, a.openQueue, a.openStore, a.openRoutes, a.deliver}
+	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.describeRoutes, a.openQueue, a.openStore, a.openRoutes, a.deliver, a.serveMetrics}
 	if role == Orchestrator {
 		// The port first: that it is in use is the commonest mistake, and costs nothing to find out.
 		if listener, err = listen(cfg.Listen); err != nil {
@@ -340,6 +340,35 @@ func (a *App) sweep(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// serveMetrics serves the counters, and whether the process is well, on an address of their own.
+func (a *App) serveMetrics(context.Context) error {
+	if a.cfg.MetricsListen == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", a.cfg.MetricsListen)
+	if err != nil {
+		return fmt.Errorf("serve the metrics: %w; set metrics_listen to another address, or leave it empty", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.metrics.Handler())
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := a.ready(r.Context()); err != nil {
+			http.Error(w, "the store does not answer", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	server := api.Server(mux)
+	go func() {
+		if err := server.Serve(l); ignoreClosed(err) != nil {
+			a.failed <- fmt.Errorf("serve the metrics: %w", err)
+		}
+	}()
+	a.closers = append(a.closers, func(ctx context.Context) error { return ignoreClosed(server.Shutdown(ctx)) })
+	return nil
 }
 
 // serve starts the edges: REST, console, gateway, sandbox pages, metrics.

@@ -2,7 +2,10 @@ package app_test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +14,17 @@ import (
 	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/core/queue"
 )
+
+// freeAddress is one that nobody listens on at the moment.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
 
 // TestTwoProcesses: an orchestrator that only accepts and a worker that only delivers, over a real
 // Redis and a real PostgreSQL; the worker is killed on the way, Redis wiped.
@@ -21,7 +35,8 @@ func TestTwoProcesses(t *testing.T) {
 	world := startSandbox(t)
 	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), dsn, redis.Addr))
 	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
-	back := startProcess(t, "worker", []string{"-config", file}, nil)
+	metrics := freeAddress(t)
+	back := startProcess(t, "worker", []string{"-config", file}, []string{"CARILLON_METRICS_LISTEN=" + metrics})
 	c := newCaller(t, front.base)
 	const n = 300
 	var mu sync.Mutex
@@ -38,7 +53,7 @@ func TestTwoProcesses(t *testing.T) {
 		switch i {
 		case n / 3:
 			back.kill()
-			back = startProcess(t, "worker", []string{"-config", file}, nil)
+			back = startProcess(t, "worker", []string{"-config", file}, []string{"CARILLON_METRICS_LISTEN=" + metrics})
 		case 2 * n / 3:
 			redis.FlushAll()
 		}
@@ -61,6 +76,17 @@ func TestTwoProcesses(t *testing.T) {
 		r := c.routes()["apns"]
 		return r.Processes == 1 && r.State == "ok" && r.Pool.Open > 0
 	})
+	for path, want := range map[string]string{"/metrics": `carillon_pool_open{route="apns"} `, "/livez": "ok", "/readyz": "ok"} {
+		resp, err := http.Get("http://" + metrics + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(text), want) {
+			t.Errorf("the worker's %s answered %d: %v", path, resp.StatusCode, err)
+		}
+	}
 	for _, s := range serviceOf {
 		for id, copies := range world.Duplicates(s) {
 			t.Logf("%s received %s %d times", s, id, copies)

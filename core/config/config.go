@@ -16,18 +16,21 @@ import (
 
 // Config is every setting. Its zero value is not usable; start from Default or Load.
 type Config struct {
-	Listen    string              `koanf:"listen"`
-	APIKey    Secret              `koanf:"api_key"`
-	Data      string              `koanf:"data"`
-	Store     Secret              `koanf:"store"` // a URL may hold a password
-	Queue     Secret              `koanf:"queue"`
-	Workers   bool                `koanf:"workers"`
-	Sandbox   string              `koanf:"sandbox"`
-	LogLevel  string              `koanf:"log_level"`
-	Routes    map[string]Route    `koanf:"routes"`
-	Channels  map[string][]string `koanf:"channels"`
-	Plugins   Dir                 `koanf:"plugins"`
-	Templates Dir                 `koanf:"templates"`
+	Listen   string `koanf:"listen"`
+	APIKey   Secret `koanf:"api_key"`
+	Data     string `koanf:"data"`
+	Store    Secret `koanf:"store"` // a URL may hold a password
+	Queue    Secret `koanf:"queue"`
+	Workers  bool   `koanf:"workers"`
+	Sandbox  string `koanf:"sandbox"`
+	LogLevel string `koanf:"log_level"`
+	// MetricsListen is where /metrics, /livez and /readyz are served besides, host:port; "" is nowhere. It is
+	// the only place where a worker serves them.
+	MetricsListen string              `koanf:"metrics_listen"`
+	Routes        map[string]Route    `koanf:"routes"`
+	Channels      map[string][]string `koanf:"channels"`
+	Plugins       Dir                 `koanf:"plugins"`
+	Templates     Dir                 `koanf:"templates"`
 }
 
 // Dir is a directory of the user's files.
@@ -165,6 +168,9 @@ func (c *Config) Check() error {
 	add := func(format string, args ...any) { f = append(f, fmt.Sprintf(format, args...)) }
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		add("listen: %q is no host:port such as 127.0.0.1:8080", c.Listen)
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
+		add("metrics_listen: %q is no host:port such as 127.0.0.1:9090", c.MetricsListen)
 	}
 	if !c.IsSQLite() && !hasScheme(c.Store, "postgres", "postgresql") {
 		add("store: must be %q or a URL such as postgres://user:pass@host/db", StoreSQLite)
