@@ -59,7 +59,8 @@ type App struct {
 	key     string // the first API key, "" if it is not ours to show
 	kinds   *kinds
 	routes  routes
-	intake  *intake.Intake // nil in a worker
+	intake  *intake.Intake     // nil in a worker
+	catalog *templates.Catalog // nil in a worker
 	d       *dispatch.Dispatcher
 	sandbox *sandbox.Sandbox
 	// sandboxRoutes lead to the sandbox while none is configured.
@@ -388,6 +389,7 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 	if err := catalog.Reload(); err != nil {
 		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
+	a.catalog = catalog
 	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Logger: a.log})
 	mux, err := a.edges(catalog)
 	if err != nil {

@@ -113,6 +113,8 @@ func (k *kinds) of(ctx context.Context, name string, rc config.Route, plugins []
 	spec := host.Spec{Name: name, Command: rc.Command, SHA256: rc.SHA256, Memory: memory, Logger: k.log}
 	kind, builtIn := builtInKind(rc.Kind)
 	switch {
+	case builtIn && rc.SHA256 != "":
+		return choice{fault: fmt.Sprintf("routes.%s.sha256: is of a plugin's file; %s is built in", name, kind.Name)}, nil
 	case builtIn && rc.Isolation != config.IsolationProcess:
 		if memory > 0 {
 			return choice{fault: fmt.Sprintf("routes.%s.memory: bounds a process of its own; set isolation to process", name)}, nil
@@ -132,7 +134,10 @@ func (k *kinds) of(ctx context.Context, name string, rc config.Route, plugins []
 		if rc.Isolation == config.IsolationNone {
 			return choice{fault: fmt.Sprintf("routes.%s.isolation: a plugin is a process of its own; leave isolation out", name)}, nil
 		}
-		spec.Command, spec.SHA256 = plugins[i].Path, plugins[i].SHA256
+		spec.Command = plugins[i].Path
+		if spec.SHA256 == "" {
+			spec.SHA256 = plugins[i].SHA256
+		}
 	}
 	c = choice{isolation: config.IsolationProcess}
 	if c.digest, err = host.Digest(spec.Command); err != nil {

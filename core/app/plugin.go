@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -92,6 +93,9 @@ func listPlugins(ctx context.Context, cfg *config.Config, k *kinds, out io.Write
 }
 
 func inspectPlugin(ctx context.Context, path string, log *slog.Logger, out io.Writer) error {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, "plugin") // as in the plugins directory
+	}
 	digest, err := host.Digest(path)
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ func (a *App) readFrom(source func() (config.Config, error)) {
 	a.source = source
 }
 
-// Reload reads the settings anew, looks into the plugins directory, and brings the routes to what they
+// Reload reads the settings and the template files anew, looks into the plugins directory, and brings the routes to what they
 // say: a route's provider is exchanged while the route is in use, and no message is lost by it. What is
 // wrong with the settings is an error, and changes nothing; a route that cannot be had as it is written
 // now goes on as it was and is told of. Settings other than routes and channels need a restart.
@@ -69,6 +69,11 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 		}
 		if err := a.secretsOf(c.Routes); err != nil {
 			return api.Reloaded{}, err
+		}
+	}
+	if a.catalog != nil {
+		if err := a.catalog.Reload(); err != nil {
+			a.log.Warn("template files have faults; those are not offered", "error", err)
 		}
 	}
 	out, err := a.apply(ctx, &c)
@@ -104,11 +109,13 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 		case is && now.print == want[name].print:
 			continue
 		case is:
-			out.Changed = append(out.Changed, name)
-			err = a.change(ctx, c, now, want[name])
+			if err = a.change(ctx, c, now, want[name]); err == nil {
+				out.Changed = append(out.Changed, name)
+			}
 		default:
-			out.Added = append(out.Added, name)
-			err = a.add(ctx, c, want[name])
+			if err = a.add(ctx, c, want[name]); err == nil {
+				out.Added = append(out.Added, name)
+			}
 		}
 		if err != nil {
 			faults[name] = err.Error()

@@ -226,9 +226,6 @@ func (r *Route) check(at string) []string {
 	if r.Command != "" && r.Isolation == IsolationNone {
 		add("isolation", "a command is a process of its own; leave isolation out")
 	}
-	if r.SHA256 != "" && r.Command == "" {
-		add("sha256", "is of a command's file; a built-in kind has none")
-	}
 	if _, err := ParseSize(r.Memory); err != nil {
 		add("memory", "%s", err)
 	} else if r.Memory != "" && r.Isolation == IsolationNone {

@@ -165,7 +165,7 @@ func TestFaults(t *testing.T) {
 			{Kind: "email", Address: "a@example.com", Pointer: "/email", Data: raw(`{"order":7}`)}, {Kind: "email", Address: "b@example.com", Pointer: "/email", Data: raw(`{"name":5}`)},
 			{Kind: "email", Address: "c@example.com", Pointer: "/email", Data: raw(`"no object"`)}}},
 			map[string]string{"/data/order": "content", "/to/1/data/name": "content", "/to/2/data": "invalid"}},
-		"a template's block": {intake.Request{To: []intake.Target{at("apns", token)}, Template: "block"}, map[string]string{"/template/apns/headers/x": "content"}},
+		"a template's block": {intake.Request{To: []intake.Target{at("apns", token)}, Template: "block"}, map[string]string{"/template": "content"}},
 		"blocks": {intake.Request{To: mail, Content: &intake.Content{Channels: map[string]json.RawMessage{
 			"email": raw(`{"subject":5,"cc":"x","bcc":"y","headers":{"a b":"c"},"text":""}`), "pager": raw(`{}`), "sms": raw(`{}`), "in_app": raw(`[`), "a/b~c": raw(`{}`)}}},
 			map[string]string{"/content/email/subject": "content", "/content/email/cc": "content", "/content/email/bcc": "content", "/content/email/headers/a b": "content", "/content/pager": "unknown",

@@ -131,12 +131,23 @@ func (r *renderer) covers(i int, rec *core.Recipient, channel string) bool {
 		return covered
 	}
 	block := c.Channels[channel]
-	if r.inline == nil && !r.routing.channels[channel].checkBlock(block, "/template", r.f) {
+	if r.inline == nil && !r.checkRendered(channel, block) {
 		r.broken[at] = true // an inline block was checked as it came in
 	}
 	covered = !r.broken[at] && (c.Title != "" || c.Body != "" || len(block) > 0)
 	r.covered[at] = covered
 	return covered
+}
+
+// checkRendered checks the block that a template made for a channel. The request has no such member to point
+// at: the fault is the template's, and says where in it.
+func (r *renderer) checkRendered(channel string, block json.RawMessage) bool {
+	var found faults
+	ok := r.routing.channels[channel].checkBlock(block, "", &found)
+	for _, fault := range found.list {
+		r.f.add("/template", fault.Code, "%s: %s", channel+strings.ReplaceAll(fault.Pointer, "/", "."), fault.Detail)
+	}
+	return ok
 }
 
 // failed reports whether entry i has nothing for a channel because of a fault that is on record.

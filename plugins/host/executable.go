@@ -117,7 +117,7 @@ func digested(spec *Spec, path string) (string, *os.File, error) {
 		return "", nil, errors.Join(fmt.Errorf("read the plugin's file: %w", err), f.Close())
 	}
 	if got := h.Sum(nil); !bytes.Equal(got, want) {
-		return "", nil, errors.Join(fmt.Errorf("%w: %s has %x; if you trust that file, put this into the configuration", ErrDigest, spec.Command, got), f.Close())
+		return "", nil, errors.Join(fmt.Errorf("%w: %s has %x; if you trust that file, put this where the other one is written: the route's sha256 or the file beside it", ErrDigest, spec.Command, got), f.Close())
 	}
 	if runtime.GOOS != "linux" || !bytes.Equal(start, []byte("\x7fELF")) {
 		return path, nil, f.Close() // an interpreter opens a script by its name
