@@ -58,6 +58,12 @@ func TestLedger(t *testing.T) {
 			if diff := cmp.Diff(map[string]int{"a": 2}, s.Duplicates(sandbox.SMTP)); diff != "" {
 				t.Error(diff)
 			}
+			if a, x := s.Taken(sandbox.SMTP, "a"), s.Taken(sandbox.SMTP, "x"); a != 2 || x != 0 {
+				t.Errorf("taken: a %d times, x %d times", a, x)
+			}
+			if n, other := s.Connections(sandbox.SMTP), s.Connections(sandbox.APNs); n != 1 || other != 0 {
+				t.Errorf("%d connections to SMTP, %d to APNs", n, other)
+			}
 			want := sandbox.Counts{Requests: 5, Taken: 5, Distinct: 4, Duplicates: 1, Conns: 1, Answers: map[string]uint64{"250": 5}}
 			if diff := cmp.Diff(want, s.Counts(sandbox.SMTP)); diff != "" {
 				t.Error(diff)

@@ -275,6 +275,25 @@ func (s *Sandbox) Counts(service Service) Counts {
 	return Counts{Answers: map[string]uint64{}}
 }
 
+// Taken returns how often a service took the message with an id.
+func (s *Sandbox) Taken(service Service, id string) int {
+	if b := s.ledger.books[service]; b != nil {
+		return b.copiesOf(id)
+	}
+	return 0
+}
+
+// Connections returns how many connections a service has open.
+func (s *Sandbox) Connections(service Service) int {
+	l := s.listeners[service]
+	if l == nil {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)
+}
+
 // Duplicates returns the ids that a service took more than once, with how often.
 func (s *Sandbox) Duplicates(service Service) map[string]int { return s.idsOf(service, 2) }
 
