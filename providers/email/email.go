@@ -4,6 +4,7 @@
 package email
 
 import (
+	"bytes"
 	"context"
 	"crypto/rsa"
 	"crypto/tls"
@@ -11,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -119,8 +121,13 @@ type dkimSettings struct {
 func open(_ context.Context, raw []byte) (providers.Provider, error) {
 	s := settings{Pool: poolDefaults(), MaxMessages: defaultMessages, TLS: modeStartTLS, Auth: "auto"}
 	if len(raw) > 0 {
-		if err := json.Unmarshal(raw, &s); err != nil {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&s); err != nil {
 			return nil, fmt.Errorf("read the settings: %w", err)
+		}
+		if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			return nil, errors.New("read the settings: more than one JSON value")
 		}
 	}
 	if s.MaxMessages < 1 || s.MaxMessages > maxMessages {

@@ -4,6 +4,7 @@
 package fcm
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -99,8 +100,13 @@ type settings struct {
 func open(_ context.Context, raw []byte) (providers.Provider, error) {
 	s := settings{Pool: poolDefaults()}
 	if len(raw) > 0 {
-		if err := json.Unmarshal(raw, &s); err != nil {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&s); err != nil {
 			return nil, fmt.Errorf("read the settings: %w", err)
+		}
+		if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			return nil, errors.New("read the settings: more than one JSON value")
 		}
 	}
 	if s.Pool.Streams == 0 {
@@ -134,6 +140,7 @@ func open(_ context.Context, raw []byte) (providers.Provider, error) {
 		return nil, err
 	}
 	p := &provider{timeout: timeout}
+	p.life, p.end = context.WithCancel(context.Background())
 	p.pool = pool.NewShared(s.Pool, dialer(endpoint, roots, s.Pool), func(l *link) { _ = l.Close() })
 	if p.sdk, err = client(&wire{pool: p.pool}, endpoint.String(), project); err != nil {
 		return nil, fmt.Errorf("make the FCM client: %w", err)
@@ -144,10 +151,10 @@ func open(_ context.Context, raw []byte) (providers.Provider, error) {
 			Proxy:             http.ProxyFromEnvironment,
 			TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 			ForceAttemptHTTP2: true,
-			IdleConnTimeout:   30 * time.Second, // a token is fetched once an hour
+			DisableKeepAlives: true, // a token is fetched once an hour, and Close should find no connection
 		},
 	}
-	p.tokens = newTokens(conf, p.oauth)
+	p.tokens = newTokens(p.life, conf, p.oauth)
 	return p, nil
 }
 

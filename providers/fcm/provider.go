@@ -23,6 +23,8 @@ type provider struct {
 	pool    *pool.Shared[*link]
 	oauth   *http.Client
 	timeout time.Duration
+	life    context.Context // ends with Close
+	end     context.CancelFunc
 	trouble atomic.Pointer[providers.Health] // nil: none known
 }
 
@@ -139,9 +141,14 @@ func unsent(err error) providers.Result {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		res.Reason = "there was no connection to FCM free in time"
 	case errors.Is(err, pool.ErrClosed):
-		res.Reason = "the provider is closed"
+		res = closed()
 	}
 	return res
+}
+
+// closed is for a message that comes to a provider that is closed.
+func closed() providers.Result {
+	return providers.Result{Outcome: providers.Deferred, Code: "closed", Reason: "the provider is closed"}
 }
 
 // untrusted says whether a peer showed a certificate that we do not trust: that needs a person.
@@ -177,7 +184,7 @@ func (p *provider) Health(context.Context) providers.Health {
 // Close implements providers.Provider.
 func (p *provider) Close(ctx context.Context) error {
 	err := p.pool.Close(ctx)
-	p.oauth.CloseIdleConnections()
+	p.end() // what still waits for an access token learns that it is over
 	if err != nil {
 		return fmt.Errorf("close the connections to FCM: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/oauth2/jwt"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/pool"
 )
 
 const (
@@ -41,6 +42,7 @@ func account(credentials []byte) (*jwt.Config, error) {
 // whom waits no longer than its own context.
 type tokens struct {
 	fetch func() (*oauth2.Token, error)
+	life  context.Context // nothing is fetched after its end
 
 	mu      sync.Mutex
 	token   *oauth2.Token
@@ -54,10 +56,11 @@ type fetching struct {
 	err   error
 }
 
-func newTokens(conf *jwt.Config, hc *http.Client) *tokens {
-	return &tokens{fetch: func() (*oauth2.Token, error) {
+func newTokens(life context.Context, conf *jwt.Config, hc *http.Client) *tokens {
+	return &tokens{life: life, fetch: func() (*oauth2.Token, error) {
 		// The library puts a transport's error into words alone, so it is kept on the way.
-		line := &observed{rt: hc.Transport}
+		line := &observed{rt: hc.Transport, life: life}
+		defer line.done()
 		own := &http.Client{Transport: line, Timeout: hc.Timeout}
 		token, err := conf.TokenSource(context.WithValue(context.Background(), oauth2.HTTPClient, own)).Token()
 		if err != nil && line.err != nil {
@@ -67,20 +70,36 @@ func newTokens(conf *jwt.Config, hc *http.Client) *tokens {
 	}}
 }
 
-// observed is an http.RoundTripper for one exchange that remembers why it failed.
+// observed is an http.RoundTripper for one exchange that ends with a life, of which the library knows
+// nothing, and remembers why it failed.
 type observed struct {
-	rt  http.RoundTripper
-	err error
+	rt   http.RoundTripper
+	life context.Context
+	err  error
+	free []func()
 }
 
 func (o *observed) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := o.rt.RoundTrip(req)
+	ctx, cancel := context.WithCancel(req.Context())
+	stop := context.AfterFunc(o.life, cancel)
+	o.free = append(o.free, func() { stop(); cancel() })
+	resp, err := o.rt.RoundTrip(req.WithContext(ctx))
 	o.err = err
 	return resp, err
 }
 
+// done lets go of what the exchange held. Its answer is read by then.
+func (o *observed) done() {
+	for _, f := range o.free {
+		f()
+	}
+}
+
 // get gives a token that is good for a while.
 func (t *tokens) get(ctx context.Context) (string, error) {
+	if t.life.Err() != nil {
+		return "", pool.ErrClosed
+	}
 	t.mu.Lock()
 	left := time.Duration(0)
 	if t.token != nil {
@@ -98,6 +117,8 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 	t.mu.Unlock()
 	select {
 	case <-f.done:
+	case <-t.life.Done():
+		return "", pool.ErrClosed
 	case <-ctx.Done():
 		return "", fmt.Errorf("wait for an access token: %w", ctx.Err())
 	}
@@ -138,6 +159,9 @@ func (t *tokens) drop(access string) {
 // tokenResult says what it means for a message that there is no access token. Nothing was sent. Only
 // a refusal (RFC 6749, 5.2) needs a person.
 func tokenResult(err error) providers.Result {
+	if errors.Is(err, pool.ErrClosed) {
+		return closed()
+	}
 	res := providers.Result{Outcome: providers.Deferred, Code: "token", Reason: "the token endpoint of the service account cannot be reached"}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		res.Reason = "there was no access token in time"
