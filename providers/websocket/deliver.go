@@ -3,6 +3,7 @@ package websocket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -23,7 +24,11 @@ const (
 // Deliver implements providers.Provider. A message for which a connection was live when it was published
 // is Accepted, one for which none was is Absent; either is in the recipient's history.
 func (g *Gateway) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
-	l := g.running(ctx)
+	var l *live
+	if g.calls.TryRLock() { // else it is closing
+		defer g.calls.RUnlock()
+		l = g.running(ctx)
+	}
 	if l == nil {
 		for i := range batch {
 			report(providers.Result{ID: batch[i].ID, Outcome: providers.Deferred, Code: codeUnavailable, Reason: "the gateway is not connected to its Redis, or closed"})
@@ -31,8 +36,7 @@ func (g *Gateway) Deliver(ctx context.Context, batch []providers.Message, report
 		return nil
 	}
 	if l.shard != nil {
-		g.deliverThroughRedis(ctx, l, batch, report)
-		return nil
+		return g.deliverThroughRedis(ctx, l, batch, report)
 	}
 	for i := range batch { // publishing in memory is all CPU: more goroutines would gain nothing
 		if ctx.Err() != nil {
@@ -50,8 +54,8 @@ func notHandedOver(id string) providers.Result {
 
 // deliverThroughRedis publishes the recipients of a batch side by side, for the client pipelines what is
 // asked at once, and each recipient's messages in their order. It does not outlast ctx: Redis commands
-// cannot be cancelled, so what is on its way then is left without a report.
-func (g *Gateway) deliverThroughRedis(ctx context.Context, l *live, batch []providers.Message, report func(providers.Result)) {
+// cannot be cancelled, so what is on its way then is left without a report, of which the error tells.
+func (g *Gateway) deliverThroughRedis(ctx context.Context, l *live, batch []providers.Message, report func(providers.Result)) error {
 	batch = slices.Clone(batch) // for a publication that outlasts the call
 	lines := make(map[string][]int, len(batch))
 	for i := range batch {
@@ -69,7 +73,7 @@ func (g *Gateway) deliverThroughRedis(ctx context.Context, l *live, batch []prov
 			}
 		}()
 	}
-	for range batch {
+	for left := len(batch); left > 0; left-- {
 		select {
 		case r := <-results:
 			report(r)
@@ -77,14 +81,19 @@ func (g *Gateway) deliverThroughRedis(ctx context.Context, l *live, batch []prov
 			for i := range batch {
 				if handedOver[i].CompareAndSwap(false, true) {
 					report(notHandedOver(batch[i].ID))
+					left--
 				}
 			}
-			for len(results) > 0 {
+			for ; len(results) > 0; left-- {
 				report(<-results)
 			}
-			return
+			if left > 0 {
+				return fmt.Errorf("%d of %d messages were on their way to Redis: %w", left, len(batch), ctx.Err())
+			}
+			return nil
 		}
 	}
+	return nil
 }
 
 // deliver publishes one message.

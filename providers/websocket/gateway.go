@@ -41,9 +41,13 @@ type Gateway struct {
 	log      *slog.Logger
 
 	live  atomic.Pointer[live] // nil until started and after Close
+	calls sync.RWMutex         // held for reading by each Deliver, and taken for good by Close
 	tried chan struct{}        // closed once the first start was tried
 	stop  context.CancelFunc
 	done  chan struct{} // closed once nothing starts any more
+
+	closing sync.Once
+	quiet   chan struct{} // closed once no Deliver is under way any more
 
 	receipts receipts
 	ackSlots chan struct{}
@@ -80,6 +84,7 @@ func New(s Settings) (*Gateway, error) {
 		log:      slog.Default().With("provider", "websocket"),
 		tried:    make(chan struct{}),
 		done:     make(chan struct{}),
+		quiet:    make(chan struct{}),
 		ackSlots: make(chan struct{}, maxAcks),
 		publish: [2]centrifuge.PublishOption{
 			centrifuge.WithHistory(s.HistorySize, time.Duration(s.HistoryTTL), time.Duration(s.HistoryTTL)+historyMeta),
@@ -261,22 +266,38 @@ func (g *Gateway) inTrouble(err error) {
 }
 
 // Close implements providers.Provider. Clients are told to reconnect (disconnect code 3001), here or to
-// another gateway, and recover there what they miss meanwhile when the gateways share a Redis.
+// another gateway, and recover there what they miss meanwhile when the gateways share a Redis. What is
+// being delivered is waited for, for whoever it is for would be gone.
 func (g *Gateway) Close(ctx context.Context) error {
 	g.stop()
+	g.closing.Do(func() {
+		go func() {
+			g.calls.Lock()
+			close(g.quiet)
+		}()
+	})
+	ended := make(chan error, 1)
+	go func() { // a Redis that does not answer is waited for by the library, and not by us
+		select {
+		case <-g.quiet:
+		case <-ctx.Done():
+		}
+		<-g.done
+		if l := g.live.Swap(nil); l != nil {
+			ended <- l.shutdown(ctx)
+			return
+		}
+		ended <- nil
+	}()
 	select {
-	case <-g.done:
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("close websocket gateway: %w", err)
+		}
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("close websocket gateway: %w", ctx.Err())
 	}
-	l := g.live.Swap(nil)
-	if l == nil {
-		return nil
-	}
-	if err := l.shutdown(ctx); err != nil {
-		return fmt.Errorf("close websocket gateway: %w", err)
-	}
-	return nil
 }
 
 var errAlreadyReceiving = errors.New("websocket gateway: Receive is already running")

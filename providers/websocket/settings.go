@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"reflect"
 	"strings"
 	"time"
 
@@ -20,14 +21,31 @@ type Duration time.Duration
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	var s string
 	if err := json.Unmarshal(b, &s); err != nil {
-		return errors.New(`a duration is written like "90s"`)
+		return errNoDuration()
 	}
 	v, err := time.ParseDuration(s)
 	if err != nil {
-		return errors.New(`a duration is written like "90s"`)
+		return errNoDuration()
 	}
 	*d = Duration(v)
 	return nil
+}
+
+// errNoDuration is of a type in which encoding/json names the member.
+func errNoDuration() error {
+	return &json.UnmarshalTypeError{Value: "value", Type: reflect.TypeFor[Duration]()}
+}
+
+// settingsError says which member has the wrong type, without its value, which may be a secret.
+func settingsError(err error) error {
+	wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
+	switch {
+	case !ok:
+		return fmt.Errorf("read websocket settings: %w", err)
+	case wrong.Type == reflect.TypeFor[Duration]():
+		return fmt.Errorf(`websocket settings: %s: must be a duration in a string, such as "90s"`, wrong.Field)
+	}
+	return fmt.Errorf("websocket settings: %s: must be a %s", wrong.Field, wrong.Type)
 }
 
 // Settings are a gateway's settings; Kind documents each. Start from DefaultSettings.
@@ -85,7 +103,7 @@ func ParseSettings(raw []byte) (Settings, error) {
 		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&s); err != nil {
-			return Settings{}, fmt.Errorf("read websocket settings: %w", err)
+			return Settings{}, settingsError(err)
 		}
 		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 			return Settings{}, errors.New("read websocket settings: more than one JSON value")
