@@ -171,8 +171,13 @@ func TestContextEnds(t *testing.T) {
 func TestTimeoutSetting(t *testing.T) {
 	t.Parallel()
 	g := startGoogle(t)
+	p := g.open(map[string]any{"timeout": "1s"})
+	// The token and the connection, so that the time is spent on the answer.
+	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+		t.Fatal(err)
+	}
 	g.answers(func(_ http.ResponseWriter, r request) { <-r.ctx.Done() })
-	results, err := deliver(t.Context(), t, g.open(map[string]any{"timeout": "200ms"}), batchOf(1)...)
+	results, err := deliver(t.Context(), t, p, batchOf(1)...)
 	if len(results) != 0 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("results %v, error %v", results, err)
 	}
