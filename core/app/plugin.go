@@ -54,6 +54,7 @@ func pluginCommand(file *string, out io.Writer) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return inspectPlugin(cmd.Context(), args[0], log(), out)
 		}})
+	cmd.AddCommand(testPluginCommand(out))
 	return cmd
 }
 

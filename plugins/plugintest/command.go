@@ -43,7 +43,7 @@ func Command(ctx context.Context, trial Trial, w io.Writer) error {
 	}
 	if trial.Address != "" {
 		e.Message = func(int) providers.Message {
-			return providers.Message{Address: trial.Address, Title: "Carillon", Body: "A test message that nobody should get."}
+			return providers.Message{Address: trial.Address, Title: "Carillon", Body: "This is a test."}
 		}
 	}
 	s := newSitting(&e, &tally{}, inOwnProcess)

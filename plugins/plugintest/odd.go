@@ -73,6 +73,10 @@ func checkMessages(t testing.TB, s *sitting) {
 	}
 	for _, m := range s.plainMessages(3) {
 		if err := s.checkOne(t, "a message of the exam", m); err != nil {
+			if s.gentle { // which nobody who knows the kind has made
+				t.Logf("Check refuses a message like anybody's: %v", err)
+				break
+			}
 			t.Errorf("Check refuses a message of the exam: %v", err)
 		}
 	}
