@@ -136,11 +136,11 @@ func (p *Process) Deliver(ctx context.Context, batch []providers.Message, report
 
 // deliver has one process deliver. The call is counted in.
 func (p *Process) deliver(ctx context.Context, i *instance, batch []providers.Message, report func(providers.Result)) error {
-	ctx, enough := context.WithCancel(ctx)
-	defer enough()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	n := p.calls.begin(batch)
 	defer p.calls.end(n)
-	v := newVerifier(batch, p.scrub, enough, report)
+	v := newVerifier(batch, p.scrub, func() { end(wire.ErrEnough) }, report)
 	err := i.rpc.Deliver(ctx, batch, v.take)
 	hung := i.leave(errors.Is(err, wire.ErrCut))
 	if errors.Is(err, wire.ErrNotSent) {

@@ -50,6 +50,7 @@ func Serve(kind providers.Kind) {
 	if err := guardStdout(); err != nil {
 		slog.Warn("the standard output is not guarded: what is printed before the handshake may break it", "error", err)
 	}
+	defer holdHeapFloor()()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  wire.Handshake,
 		VersionedPlugins: wire.Versions(wire.NewServer(kind, listen)),

@@ -33,6 +33,10 @@ var ErrNotSent = errors.New("nothing was handed to the plugin")
 // ErrCut says that a call had to be cut off: the plugin did not end it in time.
 var ErrCut = errors.New("the plugin did not end the call in time")
 
+// ErrEnough is the cause of a context that ends because the plugin's answers are of no use: its call is cut
+// off at once, without waiting for more.
+var ErrEnough = errors.New("the plugin's answers are of no use")
+
 // ProviderError is what the provider itself said; any other error of a Client speaks of the connection.
 type ProviderError struct {
 	Text    string
@@ -82,7 +86,7 @@ func (c *Client) Open(ctx context.Context, settings []byte) (http string, err er
 
 // Check has the plugin look at a rendered message. A *ProviderError says why it will not do.
 func (c *Client) Check(ctx context.Context, m *providers.Message) error {
-	resp, err := c.rpc.Check(ctx, &providerv1.CheckRequest{Message: messageTo(&providerv1.Message{}, m)})
+	resp, err := c.rpc.Check(ctx, &providerv1.CheckRequest{Message: messageTo(&envelope{}, m)})
 	if err != nil {
 		return fmt.Errorf("have the plugin check a message: %w", err)
 	}
@@ -104,7 +108,13 @@ func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report 
 	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	// Should the plugin not end the call, or not even take the batch, this does.
-	stuck := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
+	stuck := context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), ErrEnough) {
+			cancel()
+			return
+		}
+		time.AfterFunc(grace, cancel)
+	})
 	defer stuck()
 	stream, err := c.rpc.Deliver(call)
 	if err != nil {
@@ -147,7 +157,7 @@ func (c *Client) ended(ctx, call context.Context, err error) error {
 
 // sendBatch sends the messages in requests of a bounded size.
 func sendBatch(ctx context.Context, stream providerv1.Provider_DeliverClient, batch []providers.Message) error {
-	messages := make([]providerv1.Message, len(batch))
+	messages := make([]envelope, len(batch))
 	req := &providerv1.DeliverRequest{Messages: make([]*providerv1.Message, 0, len(batch))}
 	if deadline, ok := ctx.Deadline(); ok {
 		req.Timeout = durationpb.New(max(time.Until(deadline), time.Millisecond))

@@ -84,13 +84,20 @@ func kindFrom(k *providerv1.Kind) providers.Kind {
 	return out
 }
 
-// messageTo makes the texts valid UTF-8: protobuf refuses to write others, and with one message its whole
-// batch.
-func messageTo(out *providerv1.Message, m *providers.Message) *providerv1.Message {
+// envelope is a message and its times in one piece of memory.
+type envelope struct {
+	message          providerv1.Message
+	created, expires timestamppb.Timestamp
+}
+
+// messageTo fills e. It makes the texts valid UTF-8: protobuf refuses to write others, and with one message
+// its whole batch.
+func messageTo(e *envelope, m *providers.Message) *providerv1.Message {
+	out := &e.message
 	out.Id, out.App, out.Address, out.Name = valid(m.ID), valid(m.App), valid(m.Address), valid(m.Name)
 	out.Title, out.Body, out.Url, out.Data, out.Content = valid(m.Title), valid(m.Body), valid(m.URL), m.Data, m.Content
 	out.Category, out.Unsubscribe, out.Priority, out.CollapseKey = valid(m.Category), valid(m.Unsubscribe), valid(string(m.Priority)), valid(m.CollapseKey)
-	out.CreatedAt, out.ExpiresAt = stamp(m.CreatedAt), stamp(m.ExpiresAt)
+	out.CreatedAt, out.ExpiresAt = stampTo(&e.created, m.CreatedAt), stampTo(&e.expires, m.ExpiresAt)
 	out.Attempt, out.Test = int32(m.Attempt), m.Test
 	return out
 }
@@ -171,6 +178,15 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+// stampTo is stamp without the allocation.
+func stampTo(to *timestamppb.Timestamp, t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	to.Seconds, to.Nanos = t.Unix(), int32(t.Nanosecond())
+	return to
 }
 
 // at takes an unset or impossible time for the zero time.

@@ -138,7 +138,7 @@ func (s *Server) Deliver(stream providerv1.Provider_DeliverServer) error {
 			}
 		}
 	}()
-	out := newSender(stream)
+	out := newSender(stream, len(batch))
 	err = deliver(ctx, p, batch, out.report)
 	return out.finish(err)
 }
@@ -173,21 +173,30 @@ func readBatch(stream providerv1.Provider_DeliverServer) ([]providers.Message, t
 	}
 }
 
-// sender streams results. Those that come while others are being sent go together.
+// How long results wait for others to go with them: the first of a call, and those after it. A call's end
+// waits for nothing.
+const (
+	firstWait = 250 * time.Microsecond
+	nextWait  = 2 * time.Millisecond
+)
+
+// sender streams results. Those that come close together go together: a message of gRPC costs as much as
+// a dozen results.
 type sender struct {
 	stream providerv1.Provider_DeliverServer
 	done   chan struct{}
+	wake   chan struct{} // there is a result where there was none
+	ending chan struct{} // closed by finish
 
 	mu     sync.Mutex
-	more   *sync.Cond
 	queue  []*providerv1.Result
 	closed bool
-	failed error
+	failed error // set before done is closed
 }
 
-func newSender(stream providerv1.Provider_DeliverServer) *sender {
-	s := &sender{stream: stream, done: make(chan struct{})}
-	s.more = sync.NewCond(&s.mu)
+func newSender(stream providerv1.Provider_DeliverServer, size int) *sender {
+	s := &sender{stream: stream, done: make(chan struct{}), wake: make(chan struct{}, 1), ending: make(chan struct{}),
+		queue: make([]*providerv1.Result, 0, size)}
 	go s.run()
 	return s
 }
@@ -195,33 +204,43 @@ func newSender(stream providerv1.Provider_DeliverServer) *sender {
 func (s *sender) report(r providers.Result) {
 	out := resultTo(&r)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
+		s.mu.Unlock()
 		return
 	}
 	s.queue = append(s.queue, out)
-	s.more.Signal()
+	first := len(s.queue) == 1
+	s.mu.Unlock()
+	if first {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
 }
 
-// run sends what is there until the sender is closed; what is left then is finish's.
+// run sends what is there until the call ends; what is left then is finish's.
 func (s *sender) run() {
 	defer close(s.done)
-	for {
-		s.mu.Lock()
-		for len(s.queue) == 0 && !s.closed {
-			s.more.Wait()
-		}
-		if s.closed || s.failed != nil {
-			s.mu.Unlock()
+	t := time.NewTimer(firstWait)
+	defer t.Stop()
+	for wait := firstWait; ; wait = nextWait {
+		select {
+		case <-s.wake:
+		case <-s.ending:
 			return
 		}
+		t.Reset(wait)
+		select {
+		case <-t.C:
+		case <-s.ending:
+			return
+		}
+		s.mu.Lock()
 		batch := s.queue
 		s.queue = nil
 		s.mu.Unlock()
-		if err := s.stream.Send(&providerv1.DeliverResponse{Results: batch}); err != nil {
-			s.mu.Lock()
-			s.failed = err
-			s.mu.Unlock()
+		if s.failed = s.stream.Send(&providerv1.DeliverResponse{Results: batch}); s.failed != nil {
 			return
 		}
 	}
@@ -231,8 +250,8 @@ func (s *sender) run() {
 func (s *sender) finish(callErr error) error {
 	s.mu.Lock()
 	s.closed = true
-	s.more.Signal()
 	s.mu.Unlock()
+	close(s.ending)
 	<-s.done
 	if s.failed != nil {
 		return s.failed
