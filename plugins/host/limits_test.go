@@ -105,6 +105,42 @@ func TestLongLine(t *testing.T) {
 	}
 }
 
+// TestStream has a plugin print over go-plugin's own stream.
+func TestStream(t *testing.T) {
+	t.Parallel()
+	s := spec(t, "raw", "prints")
+	l := newLog(t)
+	s.Logger = l.logger()
+	p := open(t, s, `{}`)
+	if got, err := deliver(t, p, patient, messages("misbehave")); err != nil || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	eventually(t, "it is logged", func() bool { return len(l.find("the plugin wrote")) == 2 })
+	for _, r := range l.find("the plugin wrote") {
+		want := "a line on the standard output"
+		if attr(r, "stream") == "stderr" {
+			want = strings.Repeat("z", 8<<10)
+		}
+		if attr(r, "text") != want {
+			t.Errorf("logged: %.200s", attrs(r))
+		}
+	}
+	s = spec(t, "raw", "prints-much")
+	l = newLog(t)
+	s.Logger = l.logger()
+	p = open(t, s, `{}`)
+	if got, err := deliver(t, p, patient, messages("misbehave")); err != nil || len(got) != 1 {
+		t.Errorf("%v, %v", got, err)
+	}
+	eventually(t, "much is logged", func() bool { return len(l.find("the plugin wrote")) >= 500 })
+	if err := p.Close(t.Context()); err != nil && err.Error() != "close the plugin raw: I will not" {
+		t.Error(err)
+	}
+	if n := len(l.find("the plugin wrote")); n > 2000 || len(l.find("the plugin wrote faster than it is logged")) == 0 {
+		t.Errorf("%d of 5001 lines are logged", n)
+	}
+}
+
 // TestGrandchild has plugins leave processes behind that hold their output, in their group and out of it.
 func TestGrandchild(t *testing.T) {
 	t.Parallel()

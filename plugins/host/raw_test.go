@@ -174,6 +174,14 @@ func (r *raw) misbehave(stream providerv1.Provider_DeliverServer, ids []string) 
 		return err
 	}
 	switch r.what {
+	case "prints": // over go-plugin's stream, which the SDK does without
+		fmt.Println("a line on the standard output")
+		fmt.Fprint(os.Stderr, strings.Repeat("z", 300_000), "\n")
+	case "prints-much":
+		for range 5000 {
+			fmt.Println("one of many")
+		}
+		fmt.Print("without an end: " + strings.Repeat("z", 300_000))
 	case "strange-ids":
 		return send(accepted("nobody"), accepted(""), accepted(ids[1]))
 	case "twice":

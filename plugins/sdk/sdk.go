@@ -12,6 +12,7 @@
 package sdk
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -47,9 +49,11 @@ func Serve(kind providers.Kind) {
 	}
 	stderr := os.Stderr // go-plugin puts a pipe in its place
 	slog.SetDefault(slog.New(Handler(stderr)))
-	if err := guardStdout(); err != nil {
+	stdout, err := guardStdout()
+	if err != nil {
 		slog.Warn("the standard output is not guarded: what is printed before the handshake may break it", "error", err)
 	}
+	kind.Open = printing(kind.Open, stdout, stderr)
 	defer holdHeapFloor()()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  wire.Handshake,
@@ -60,6 +64,18 @@ func Serve(kind providers.Kind) {
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: stderr, JSONFormat: true}),
 	})
 }
+
+// printing has what the provider prints from Open on go straight to the host. go-plugin would have it in
+// pieces of a kilobyte, each a message of gRPC, and not at all when the process ends.
+func printing(open openFunc, stdout, stderr *os.File) openFunc {
+	var once sync.Once // Open is called again when it failed
+	return func(ctx context.Context, settings []byte) (providers.Provider, error) {
+		once.Do(func() { os.Stdout, os.Stderr = stdout, stderr })
+		return open(ctx, settings)
+	}
+}
+
+type openFunc = func(ctx context.Context, settings []byte) (providers.Provider, error)
 
 // Handler returns a slog.Handler that writes what the host understands: JSON lines as hclog writes them.
 // Serve makes it the default logger's; it is for programs that make loggers of their own.

@@ -2,5 +2,7 @@
 
 package sdk
 
+import "os"
+
 // guardStdout does nothing where descriptors cannot be led elsewhere.
-func guardStdout() error { return nil }
+func guardStdout() (*os.File, error) { return os.Stdout, nil }

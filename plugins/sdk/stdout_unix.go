@@ -11,20 +11,17 @@ import (
 
 // guardStdout keeps the file descriptor of the standard output for go-plugin's one line, and lets whatever
 // else writes to descriptor 1 (a C library, a child) write to the standard error: nobody reads beyond
-// that line for the plugin's sake.
-func guardStdout() error {
+// that line for the plugin's sake. It returns the file of descriptor 1, which must be held: it would be
+// closed when it is collected, and whatever is opened next would get what is printed.
+func guardStdout() (*os.File, error) {
 	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return fmt.Errorf("keep the standard output: %w", err)
+		return os.Stdout, fmt.Errorf("keep the standard output: %w", err)
 	}
 	if err := unix.Dup2(2, 1); err != nil {
-		return fmt.Errorf("lead the standard output to the standard error: %w", err)
+		return os.Stdout, fmt.Errorf("lead the standard output to the standard error: %w", err)
 	}
-	keep = os.Stdout
+	stdout := os.Stdout
 	os.Stdout = os.NewFile(uintptr(fd), "handshake")
-	return nil
+	return stdout, nil
 }
-
-// keep holds the file of descriptor 1, which would be closed with it when it is collected: whatever is
-// opened next would have its number, and get what is printed.
-var keep *os.File //nolint:unused // to be held is its use
