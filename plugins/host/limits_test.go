@@ -122,7 +122,7 @@ func TestStream(t *testing.T) {
 			want = strings.Repeat("z", 8<<10)
 		}
 		if attr(r, "text") != want {
-			t.Errorf("logged: %.200s", attrs(r))
+			t.Errorf("logged %d bytes of %s: %.60s", len(attr(r, "text").(string)), attr(r, "stream"), attr(r, "text"))
 		}
 	}
 	s = spec(t, "raw", "prints-much")

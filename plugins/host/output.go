@@ -213,13 +213,13 @@ func (w *lineWriter) Write(b []byte) (int, error) {
 	for {
 		i := bytes.IndexByte(b, '\n')
 		if i < 0 {
-			w.rest = append(w.rest, b[:min(len(b), maxLine-min(len(w.rest), maxLine))]...)
+			w.rest = append(w.rest, b[:min(len(b), maxLine-len(w.rest))]...)
 			return n, nil
 		}
 		if !w.o.allow() {
 			i = bytes.LastIndexByte(b, '\n')
 			w.o.drop(bytes.Count(b[:i], []byte{'\n'}))
-		} else if line := append(w.rest, b[:min(i, maxLine)]...); len(line) > 0 {
+		} else if line := append(w.rest, b[:min(i, maxLine-len(w.rest))]...); len(line) > 0 {
 			w.o.line(w.stream, line)
 		}
 		w.rest, b = w.rest[:0], b[i+1:]
