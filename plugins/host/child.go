@@ -26,7 +26,7 @@ import (
 const drainAfter = 200 * time.Millisecond
 
 // settleAfter is how long to wait for a process whose connection broke to be seen to have ended.
-const settleAfter = 200 * time.Millisecond
+const settleAfter = time.Second
 
 // child is a process, its pipes, its process group and its private directory. It implements go-plugin's
 // runner.Runner, which reads nothing of it but the one line of the handshake.
@@ -262,8 +262,14 @@ func (c *child) settle() {
 	}
 }
 
-// itself reports whether the process has ended, and not because it was killed for anything but its memory.
+// itself reports whether the process has ended by its own doing, be it that it was killed for its memory.
 func (c *child) itself() bool {
+	c.mu.Lock()
+	excess := c.excess
+	c.mu.Unlock()
+	if excess != "" {
+		return true
+	}
 	select {
 	case <-c.exited:
 		return !c.murdered
@@ -315,7 +321,7 @@ func (c *child) HostToPlugin(network, address string) (string, string, error) {
 	return network, address, nil
 }
 
-// ending says how the process ended; it has.
+// ending says how the process ended, where itself is true.
 func (c *child) ending() string {
 	c.mu.Lock()
 	excess := c.excess
