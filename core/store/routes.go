@@ -7,14 +7,19 @@ import (
 )
 
 // PauseRoute pauses a route or lets it go on. Rounds that begin afterwards know of it. Resuming makes
-// what waits on the route due again by its own alarm clock.
+// what was held because of the pause due at once; what waits for other reasons goes on waiting.
 func (s *Store) PauseRoute(ctx context.Context, route string, paused bool) error {
-	at := int64(0)
+	now, at := micros(s.Now()), int64(0)
 	if paused {
-		at = micros(s.Now())
+		at = now
 	}
 	return s.write(ctx, "pause a route", func(t tx) error {
 		_, err := t.exec(ctx, `INSERT INTO routes (name, paused_at) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at`, route, at)
+		if err != nil || paused {
+			return err
+		}
+		_, err = t.exec(ctx, `UPDATE batches SET due_at = $2, run_at = $2 WHERE id IN (SELECT b.id FROM batches b WHERE b.route = $1 AND b.state < 3 AND b.due_at > $2
+			AND EXISTS (SELECT 1 FROM deliveries d WHERE d.batch_id = b.id AND d.state = 1 AND d.code = $3) ORDER BY b.id`+t.forUpdate()+`)`, route, now, core.CodePaused)
 		return err
 	})
 }

@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"due takes the longest overdue first", dueOldest},
 		{"due of more apps than it takes", dueManyApps},
 		{"what a wiped queue held is due", requeue},
+		{"resuming a route", resuming},
 		{"strays", strays},
 		{"idempotency, a hundred at once", idempotency},
 		{"64 writers share batches", writers},
