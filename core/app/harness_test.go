@@ -201,6 +201,7 @@ type process struct {
 	done chan struct{}
 	err  error
 	log  *bytes.Buffer
+	out  bytes.Buffer // what it printed, by whole lines
 	mu   sync.Mutex
 }
 
@@ -239,6 +240,9 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *process {
 	go func() {
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
+			p.mu.Lock()
+			p.out.WriteString(lines.Text() + "\n")
+			p.mu.Unlock()
 			if _, rest, ok := strings.Cut(lines.Text(), "API       "); ok {
 				url, _, _ := strings.Cut(rest, "/v1")
 				up <- url
@@ -269,6 +273,13 @@ func (p *process) said() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.log.String()
+}
+
+// printed returns what the program wrote to its standard output so far.
+func (p *process) printed() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
 }
 
 // kill is SIGKILL: nothing of the process gets to say goodbye.

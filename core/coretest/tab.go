@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-const tabWait = 20 * time.Second // for a condition of a page
+const tabWait = 30 * time.Second // for a condition of a page
 
 // Tab is a browser's tab. Its methods fail the test where the page does not do what was asked.
 type Tab struct {
