@@ -115,7 +115,7 @@ func TestNotification(t *testing.T) {
 	wants(t, "the head", shown(t, page, "state"), "processing", acc.Notification.ID.String(), "2 pending 1 sent", `{"trace":"abc"}`, "order-7", "sent once at most", "Cancel what is pending")
 	wants(t, "deliveries", shown(t, page, "deliveries"), "a***@example.com sent 1 250", "b***@example.com pending 1 451 greylisted", "e***@example.com pending 0, and 1 unknown outcome_unknown", "1 u_9 push no endpoint")
 	wants(t, "the timeline", shown(t, page, "timeline"), "accepted", "skipped push no_endpoint", "resolved email a***@example.com route mail-eu", "started route mail-eu", "by worker-1",
-		"attempt email b***@example.com deferred 451 greylisted pending again at", "unknown")
+		"attempt email b***@example.com deferred 451 greylisted pending · again at", "unknown")
 	wants(t, "the content", shown(t, page, ""), "Your order", "It is on its way", "https://example.com/7", `"order": 7`, `"html": "<p>x</p>"`)
 	for _, address := range []string{"ann@", "bob@", "eve@"} {
 		if strings.Contains(page, address) {

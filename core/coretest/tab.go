@@ -25,14 +25,14 @@ type Tab struct {
 	session string
 
 	mu       sync.Mutex
-	loaded   chan struct{} // closed by the next load event
+	loaded   map[string]chan struct{} // by navigation; closed as its page is loaded
 	problems []string
 	asked    []string
 }
 
 func openTab(t testing.TB, b *browser) *Tab {
 	t.Helper()
-	p := &Tab{t: t, b: b, loaded: make(chan struct{})}
+	p := &Tab{t: t, b: b, loaded: map[string]chan struct{}{}}
 	var own struct {
 		ID string `json:"browserContextId"`
 	}
@@ -57,6 +57,7 @@ func openTab(t testing.TB, b *browser) *Tab {
 	for _, domain := range []string{"Page", "Runtime", "Log", "Network"} {
 		p.do(domain+".enable", nil, nil)
 	}
+	p.do("Page.setLifecycleEventsEnabled", map[string]any{"enabled": true}, nil)
 	p.Screen(1280, 800, false)
 	return p
 }
@@ -89,6 +90,8 @@ func (p *Tab) event(method string, params json.RawMessage) {
 		}
 		ErrorText string
 		Canceled  bool
+
+		LoaderID, Name string // of a navigation
 	}
 	if json.Unmarshal(params, &e) != nil {
 		return
@@ -96,9 +99,14 @@ func (p *Tab) event(method string, params json.RawMessage) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch method {
-	case "Page.loadEventFired":
-		close(p.loaded)
-		p.loaded = make(chan struct{})
+	case "Page.lifecycleEvent":
+		if done := p.navigation(e.LoaderID); e.Name == "load" {
+			select {
+			case <-done: // another frame of the page
+			default:
+				close(done)
+			}
+		}
 	case "Page.javascriptDialogOpening":
 		p.problems = append(p.problems, "a dialog: "+e.Message)
 		_, _ = p.b.send(p.session, "Page.handleJavaScriptDialog", map[string]any{"accept": true})
@@ -123,12 +131,17 @@ func (p *Tab) event(method string, params json.RawMessage) {
 	}
 }
 
+// navigation is what tells that the page of a navigation is loaded; p.mu is held.
+func (p *Tab) navigation(id string) chan struct{} {
+	if p.loaded[id] == nil {
+		p.loaded[id] = make(chan struct{})
+	}
+	return p.loaded[id]
+}
+
 // Go opens a page and waits until it is loaded.
 func (p *Tab) Go(address string) {
 	p.t.Helper()
-	p.mu.Lock()
-	loaded := p.loaded
-	p.mu.Unlock()
 	var went struct{ ErrorText, LoaderID string }
 	p.do("Page.navigate", map[string]any{"url": address}, &went)
 	if went.ErrorText != "" {
@@ -137,6 +150,9 @@ func (p *Tab) Go(address string) {
 	if went.LoaderID == "" {
 		return // within the page
 	}
+	p.mu.Lock()
+	loaded := p.navigation(went.LoaderID)
+	p.mu.Unlock()
 	select {
 	case <-loaded:
 	case <-time.After(tabWait):
