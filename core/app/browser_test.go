@@ -94,7 +94,8 @@ func TestBrowserOperator(t *testing.T) {
 	p.WaitText("#routes", "500/s")
 	p.WaitText("#recent", "Nothing was sent yet")
 	p.Click("#pause-apns")
-	p.WaitText("#routes", "paused")
+	p.WaitText("#routes .warm", "paused")
+	p.Wait(`document.querySelector("#resume-apns")`)
 	var got accepted
 	c.must(http.MethodPost, "/v1/notifications", everyKind(`{"title":"Hello","body":"Your first notification"}`), &got, http.StatusAccepted)
 	short := got.ID[len(got.ID)-8:]
