@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 const token = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
@@ -33,19 +34,7 @@ func batch(n int) []providers.Message {
 // after Deliver returned.
 func deliver(t testing.TB, ctx context.Context, p providers.Provider, b []providers.Message) (map[string]providers.Result, error) {
 	t.Helper()
-	var mu sync.Mutex
-	got, done := map[string]providers.Result{}, false
-	err := p.Deliver(ctx, b, func(r providers.Result) {
-		mu.Lock()
-		defer mu.Unlock()
-		if _, twice := got[r.ID]; twice || done {
-			t.Errorf("%s was reported twice, or after Deliver returned", r.ID)
-		}
-		got[r.ID] = r
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	done = true
+	got, err := sandboxtest.Deliver(ctx, t, p, b...)
 	if err != nil && strings.Contains(err.Error(), token) {
 		t.Errorf("the error holds the device token: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/email"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 // at answers s at the n-th time of a phase, and as usual else.
@@ -46,7 +47,7 @@ func TestDeliver(t *testing.T) {
 			r := startRelay(t, configure)
 			p := r.provider(nil)
 			batch := batchOf(20)
-			results, err := deliver(t.Context(), t, p, batch...)
+			results, err := sandboxtest.Deliver(t.Context(), t, p, batch...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +90,7 @@ func TestPipelining(t *testing.T) {
 			return ""
 		}
 	})
-	if _, err := deliver(t.Context(), t, r.provider(map[string]any{"pool": map[string]any{"max": 1}}), batchOf(3)...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, r.provider(map[string]any{"pool": map[string]any{"max": 1}}), batchOf(3)...); err != nil {
 		t.Fatal(err)
 	}
 	<-first
@@ -119,7 +120,7 @@ func TestAnswersOverTheWire(t *testing.T) {
 				p := r.provider(map[string]any{"pool": map[string]any{"max": 1}})
 				r.replies(at(row.phase, 2, fmt.Sprintf("%d %s", row.code, row.text)))
 				batch := batchOf(3)
-				results, err := deliver(t.Context(), t, p, batch...)
+				results, err := sandboxtest.Deliver(t.Context(), t, p, batch...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -180,7 +181,7 @@ func TestConnectionBreaks(t *testing.T) {
 				r.replies(at(tt.phase, 1, tt.reply))
 				p := r.provider(map[string]any{"timeout": "500ms"})
 				m := batchOf(1)[0]
-				results, err := deliver(t.Context(), t, p, m)
+				results, err := sandboxtest.Deliver(t.Context(), t, p, m)
 				res, reported := results[m.ID]
 				if reported != tt.reported || res.Outcome != tt.want || (err != nil) == tt.reported {
 					t.Errorf("reported %v: %+v, error %v", reported, res, err)
@@ -194,7 +195,7 @@ func TestConnectionBreaks(t *testing.T) {
 				if s := p.Health(t.Context()).Pool; s.Idle != 0 && s.Open != 0 {
 					t.Errorf("the broken session is kept: %+v", s)
 				}
-				results, err = deliver(t.Context(), t, p, m)
+				results, err = sandboxtest.Deliver(t.Context(), t, p, m)
 				if err != nil || results[m.ID].Outcome != providers.Accepted {
 					t.Errorf("the next attempt: %v, %v", results, err)
 				}
@@ -221,7 +222,7 @@ func TestContextEnds(t *testing.T) {
 				return ""
 			})
 			start := time.Now()
-			results, err := deliver(ctx, t, r.provider(map[string]any{"pool": map[string]any{"max": 1}}), batchOf(4)...)
+			results, err := sandboxtest.Deliver(ctx, t, r.provider(map[string]any{"pool": map[string]any{"max": 1}}), batchOf(4)...)
 			if len(results) != tt.reported || (err != nil) != (tt.reported == 3) {
 				t.Errorf("%d results, error %v", len(results), err)
 			}
@@ -244,7 +245,7 @@ func TestNoEmptyMail(t *testing.T) {
 	p := r.provider(map[string]any{"pool": map[string]any{"max": 1}})
 	r.replies(at("MAIL", 2, "451 4.3.0 later"))
 	batch := batchOf(3)
-	results, err := deliver(t.Context(), t, p, batch...)
+	results, err := sandboxtest.Deliver(t.Context(), t, p, batch...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +267,7 @@ func TestServersLimits(t *testing.T) {
 	batch := batchOf(3)
 	batch[0].Address = "用户@例え.jp"
 	batch[1].Body = strings.Repeat("x", 2000)
-	results, err := deliver(t.Context(), t, r.provider(nil), batch...)
+	results, err := sandboxtest.Deliver(t.Context(), t, r.provider(nil), batch...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +281,7 @@ func TestServersLimits(t *testing.T) {
 		}
 	}
 	r = startRelay(t, nil)
-	if _, err := deliver(t.Context(), t, r.provider(nil), batch[0]); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, r.provider(nil), batch[0]); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.got(); len(got) != 1 || !strings.HasSuffix(got[0].from, " BODY=8BITMIME SMTPUTF8") || got[0].to != "RCPT TO:<用户@xn--r8jz45g.jp>" {
@@ -294,7 +295,7 @@ func TestTestMessagesStayHere(t *testing.T) {
 	batch := batchOf(3)
 	batch[0].Test, batch[1].Test = true, true
 	batch[1].Title = "a\nb"
-	results, err := deliver(t.Context(), t, r.provider(nil), batch...)
+	results, err := sandboxtest.Deliver(t.Context(), t, r.provider(nil), batch...)
 	if err != nil || len(r.got()) != 1 {
 		t.Fatalf("%d mails, error %v", len(r.got()), err)
 	}
@@ -312,7 +313,7 @@ func TestUnbuildableIsRejected(t *testing.T) {
 	batch := batchOf(3)
 	batch[0].Content = json.RawMessage(`{"headers":{"Bcc":"x@example.com"}}`)
 	batch[2].Address = "a@b.example> ORCPT=x"
-	results, err := deliver(t.Context(), t, r.provider(nil), batch...)
+	results, err := sandboxtest.Deliver(t.Context(), t, r.provider(nil), batch...)
 	if err != nil || len(r.got()) != 1 {
 		t.Fatalf("%d mails, error %v", len(r.got()), err)
 	}
@@ -330,13 +331,13 @@ func TestClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	results, err := deliver(t.Context(), t, p, batchOf(2)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(2)...)
 	if err != nil || len(results) != 2 {
 		t.Fatalf("%d results, error %v", len(results), err)
 	}

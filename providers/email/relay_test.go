@@ -2,7 +2,6 @@ package email_test
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/email"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 // relay is an SMTP server whose every reply can be said, for what no well-behaved server answers.
@@ -49,7 +49,7 @@ type relay struct {
 	lines []string // commands, in order
 	mails []mailed
 	conns int
-	open  []net.Conn
+	open  map[net.Conn]bool // whether it carried a message
 }
 
 type mailed struct{ from, to, data string }
@@ -63,7 +63,7 @@ const (
 )
 
 func startRelay(t testing.TB, configure func(*relay)) *relay {
-	r := &relay{t: t, dir: t.TempDir(), seen: map[string]int{}, extension: []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 10485760"}, auth: "PLAIN LOGIN"}
+	r := &relay{t: t, dir: t.TempDir(), open: map[net.Conn]bool{}, seen: map[string]int{}, extension: []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 10485760"}, auth: "PLAIN LOGIN"}
 	if configure != nil {
 		configure(r)
 	}
@@ -83,23 +83,25 @@ func startRelay(t testing.TB, configure func(*relay)) *relay {
 			}
 			r.mu.Lock()
 			r.conns++
-			r.open = append(r.open, c)
+			r.open[c] = false
 			r.mu.Unlock()
 			go r.serve(c)
 		}
 	}()
-	t.Cleanup(func() { _ = ln.Close(); <-done; r.drop() })
+	t.Cleanup(func() { _ = ln.Close(); <-done; r.drop(false) })
 	return r
 }
 
-// drop closes every connection.
-func (r *relay) drop() {
+// drop closes every connection, or those alone that carried a message.
+func (r *relay) drop(used bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range r.open {
-		_ = c.Close()
+	for c, carried := range r.open {
+		if carried || !used {
+			_ = c.Close()
+			delete(r.open, c)
+		}
 	}
-	r.open = nil
 }
 
 func (r *relay) certificate() {
@@ -142,12 +144,13 @@ func (r *relay) says(ph, line, usual string) string {
 
 type relayConn struct {
 	net.Conn
+	raw    net.Conn
 	in     *bufio.Reader
 	secure bool
 }
 
 func (r *relay) serve(raw net.Conn) {
-	c := &relayConn{Conn: raw}
+	c := &relayConn{Conn: raw, raw: raw}
 	defer func() { _ = c.Close() }()
 	if r.implicit {
 		c.Conn, c.secure = tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{r.cert}}), true
@@ -218,6 +221,9 @@ func (r *relay) command(c *relayConn, m *mailed, line string) bool {
 	case "AUTH":
 		return r.login(c, line)
 	case "MAIL":
+		r.mu.Lock()
+		r.open[c.raw] = true
+		r.mu.Unlock()
 		s := r.says("MAIL", line, "250 2.1.0 ok")
 		if *m = (mailed{}); strings.HasPrefix(s, "250") {
 			m.from = line
@@ -354,18 +360,7 @@ func (r *relay) provider(with map[string]any) providers.Provider {
 
 func openWith(t testing.TB, settings []byte) providers.Provider {
 	t.Helper()
-	p, err := email.Kind().Open(t.Context(), settings)
-	if err != nil {
-		t.Fatalf("open: %v", err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := p.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return p
+	return sandboxtest.Open(t, email.Kind(), settings)
 }
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
@@ -394,23 +389,4 @@ func batchOf(n int) []providers.Message {
 		})
 	}
 	return out
-}
-
-// deliver collects the results by id and fails the test for one that comes twice or late.
-func deliver(ctx context.Context, t testing.TB, p providers.Provider, batch ...providers.Message) (map[string]providers.Result, error) {
-	t.Helper()
-	var mu sync.Mutex
-	results, over := map[string]providers.Result{}, false
-	err := p.Deliver(ctx, batch, func(r providers.Result) {
-		mu.Lock()
-		defer mu.Unlock()
-		if _, twice := results[r.ID]; twice || over {
-			t.Errorf("%s was reported twice or too late", r.ID)
-		}
-		results[r.ID] = r
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	over = true
-	return results, err
 }

@@ -1,37 +1,19 @@
 package email_test
 
 import (
-	"context"
 	"fmt"
-	"math/rand/v2"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/sandbox"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
-
-func startSandbox(t testing.TB) *sandbox.Sandbox {
-	t.Helper()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	s, err := sandbox.Start(sandbox.Options{Dir: t.TempDir(), Seed: seed, Capacity: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
 
 func openSandbox(t testing.TB, s *sandbox.Sandbox, more string) providers.Provider {
 	t.Helper()
-	raw, ok := s.Settings("email")
-	if !ok {
-		t.Fatal("the sandbox has no settings for email")
-	}
-	return openWith(t, append(raw[:len(raw)-1], more+"}"...))
+	return openWith(t, sandboxtest.Settings(t, s, "email", more))
 }
 
 // Each fault of a whole service: what is reported, and how many transactions that took.
@@ -59,7 +41,7 @@ func TestSandboxFaults(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := startSandbox(t)
+			s := sandboxtest.Start(t)
 			if err := s.Script(sandbox.SMTP, tt.script); err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +49,7 @@ func TestSandboxFaults(t *testing.T) {
 			if tt.address != "" {
 				m.Address = tt.address
 			}
-			results, err := deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"500ms"`), m)
+			results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"500ms"`), m)
 			r, reported := results[m.ID]
 			if reported == tt.silent || (err != nil) != tt.silent || r.Outcome != tt.want || !strings.HasPrefix(r.Code, tt.code) {
 				t.Errorf("reported %v: %+v, error %v", reported, r, err)
@@ -93,129 +75,45 @@ func TestNothingIsLostAtAFaultyService(t *testing.T) {
 func nothingIsLost(t *testing.T, more string) {
 	t.Helper()
 	const messages, size = 1500, 20
-	s := startSandbox(t)
+	s := sandboxtest.Start(t)
 	if err := s.Script(sandbox.SMTP, sandbox.Script{
 		Errors:     map[string]float64{"451 4.7.1 greylisted": 0.05, "452 4.2.2": 0.02, "421": 0.01, "550 5.7.1": 0.02},
 		DropBefore: 0.01, DropAfter: 0.01, Stall: 0.0005, GoAwayEvery: 100,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	p := openSandbox(t, s, more)
-	left := batchOf(messages)
-	for i := range left {
+	all := batchOf(messages)
+	for i := range all {
 		if i%50 == 0 {
-			left[i].Address = fmt.Sprintf("dead%d@example.org", i)
+			all[i].Address = fmt.Sprintf("dead%d@example.org", i)
 		}
 	}
-	all := tally{ended: map[string]providers.Outcome{}, unknown: map[string]int{}}
-	for round := 0; len(left) > 0; round++ {
-		if round == 40 {
-			t.Fatalf("%d messages left after %d rounds", len(left), round)
-		}
-		left = all.deliver(t, p, left, size)
-	}
-	count := map[providers.Outcome]int{}
-	taken := s.IDs(sandbox.SMTP)
-	for id, o := range all.ended {
-		count[o]++
-		if (o == providers.Accepted) != (taken[id] > 0) && all.unknown[id] == 0 {
-			t.Errorf("%s is %v and arrived %d times", id, o, taken[id])
-		}
-	}
-	if count[providers.Gone] != messages/50 || count[providers.Accepted]+count[providers.Gone]+count[providers.Rejected] != messages {
+	count := sandboxtest.Trial{Sandbox: s, Service: sandbox.SMTP, Provider: openSandbox(t, s, more), Size: size}.Deliver(t, all).Counts
+	if count[providers.Gone] != messages/50 {
 		t.Errorf("ended %v of %d", count, messages)
 	}
-	duplicates := s.Duplicates(sandbox.SMTP)
-	for id, n := range duplicates {
-		if n > 1+all.unknown[id] {
-			t.Errorf("%s arrived %d times and was unknown %d times", id, n, all.unknown[id])
-		}
-	}
-	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(all.unknown), len(duplicates), p.Health(t.Context()).Pool)
-}
-
-// tally is what became of messages, by id.
-type tally struct {
-	ended   map[string]providers.Outcome
-	unknown map[string]int // attempts
-}
-
-// deliver delivers messages in batches side by side and returns those that are to be tried again.
-func (y *tally) deliver(t *testing.T, p providers.Provider, all []providers.Message, size int) []providers.Message {
-	t.Helper()
-	var mu sync.Mutex
-	var again []providers.Message
-	var wg sync.WaitGroup
-	limit := make(chan struct{}, 8)
-	for len(all) > 0 {
-		b := all[:min(size, len(all))]
-		all = all[len(b):]
-		limit <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-limit }()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
-			got, _ := deliver(ctx, t, p, b...)
-			mu.Lock()
-			defer mu.Unlock()
-			for _, m := range b {
-				switch r := got[m.ID]; r.Outcome {
-				case providers.Accepted, providers.Gone, providers.Rejected:
-					if _, twice := y.ended[m.ID]; twice {
-						t.Errorf("%s ended twice", m.ID)
-					}
-					y.ended[m.ID] = r.Outcome
-				case providers.Unknown:
-					y.unknown[m.ID]++
-					again = append(again, m)
-				case providers.Denied:
-					t.Errorf("denied: %+v", r)
-				default:
-					again = append(again, m)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return again
 }
 
 func TestIdleSessionsAreReleased(t *testing.T) {
 	t.Parallel()
-	s := startSandbox(t)
+	s := sandboxtest.Start(t)
 	p := openSandbox(t, s, `,"pool":{"idle":0,"idle_timeout":"20ms"}`)
-	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { st := p.Health(t.Context()).Pool; return st.Open == 0 && st.Closed == st.Opened })
-	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+	sandboxtest.Eventually(t, func() bool { st := p.Health(t.Context()).Pool; return st.Open == 0 && st.Closed == st.Opened })
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// eventually waits for a condition that nothing announces.
-func eventually(t *testing.T, is func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-ctx.Done():
-			t.Fatal("it did not happen")
-		case <-tick.C:
-		}
 	}
 }
 
 func TestSandboxSeesTheMessage(t *testing.T) {
 	t.Parallel()
-	s := startSandbox(t)
+	s := sandboxtest.Start(t)
 	batch := batchOf(2)
 	batch[1].Body = ".\n..\n.hidden\nend"
 	batch[1].Content = block(t, map[string]any{"html": html, "attachments": []any{map[string]any{"filename": "a.bin", "content": strings.Repeat("AAAA", 20_000)}}})
-	if _, err := deliver(t.Context(), t, openSandbox(t, s, ""), batch...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, ""), batch...); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range batch {

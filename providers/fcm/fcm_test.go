@@ -17,6 +17,7 @@ import (
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/fcm"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 func TestDeliver(t *testing.T) {
@@ -24,7 +25,7 @@ func TestDeliver(t *testing.T) {
 	g := startGoogle(t)
 	p := g.open(nil)
 	batch := batchOf(100)
-	results, err := deliver(t.Context(), t, p, batch...)
+	results, err := sandboxtest.Deliver(t.Context(), t, p, batch...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func TestOneRequestEach(t *testing.T) {
 			})
 			batch := batchOf(2)
 			start := time.Now()
-			results, err := deliver(t.Context(), t, g.open(nil), batch...)
+			results, err := sandboxtest.Deliver(t.Context(), t, g.open(nil), batch...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +109,7 @@ func TestLostAnswerIsUnknown(t *testing.T) {
 			g.answers(answer)
 			p := g.open(nil)
 			m := batchOf(1)[0]
-			results, err := deliver(t.Context(), t, p, m)
+			results, err := sandboxtest.Deliver(t.Context(), t, p, m)
 			if err == nil || len(results) != 0 {
 				t.Fatalf("results %v, error %v; want none and one", results, err)
 			}
@@ -119,7 +120,7 @@ func TestLostAnswerIsUnknown(t *testing.T) {
 				t.Fatalf("%d requests arrived, want 1", n)
 			}
 			g.answers(func(w http.ResponseWriter, _ request) { fmt.Fprint(w, `{"name":"n"}`) })
-			results, err = deliver(t.Context(), t, p, m)
+			results, err = sandboxtest.Deliver(t.Context(), t, p, m)
 			if err != nil || results[m.ID].Outcome != providers.Accepted {
 				t.Errorf("the next attempt: %v, %v", results, err)
 			}
@@ -136,7 +137,7 @@ func TestManyLostAnswersAreCounted(t *testing.T) {
 		}
 		fmt.Fprint(w, `{}`)
 	})
-	results, err := deliver(t.Context(), t, g.open(nil), batchOf(10)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, g.open(nil), batchOf(10)...)
 	if len(results) != 5 || err == nil || !strings.Contains(err.Error(), "5 of 10") {
 		t.Errorf("%d results, error %v", len(results), err)
 	}
@@ -152,12 +153,12 @@ func TestContextEnds(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
-	results, err := deliver(ctx, t, g.open(nil), batchOf(1)...)
+	results, err := sandboxtest.Deliver(ctx, t, g.open(nil), batchOf(1)...)
 	if len(results) != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("handed over and not answered: results %v, error %v", results, err)
 	}
 	// Nothing can be handed over any more.
-	results, err = deliver(ctx, t, g.open(nil), batchOf(3)...)
+	results, err = sandboxtest.Deliver(ctx, t, g.open(nil), batchOf(3)...)
 	if err != nil || len(results) != 3 {
 		t.Errorf("%d results, error %v", len(results), err)
 	}
@@ -173,11 +174,11 @@ func TestTimeoutSetting(t *testing.T) {
 	g := startGoogle(t)
 	p := g.open(map[string]any{"timeout": "1s"})
 	// The token and the connection, so that the time is spent on the answer.
-	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 		t.Fatal(err)
 	}
 	g.answers(func(_ http.ResponseWriter, r request) { <-r.ctx.Done() })
-	results, err := deliver(t.Context(), t, p, batchOf(1)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...)
 	if len(results) != 0 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("results %v, error %v", results, err)
 	}
@@ -192,7 +193,7 @@ func TestNobodyThere(t *testing.T) {
 	}
 	_ = dead.Close()
 	p := g.open(map[string]any{"endpoint": "https://" + dead.Addr().String()})
-	results, err := deliver(t.Context(), t, p, batchOf(3)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(3)...)
 	if err != nil || len(results) != 3 {
 		t.Fatalf("%d results, error %v", len(results), err)
 	}
@@ -211,7 +212,7 @@ func TestDryRun(t *testing.T) {
 	g := startGoogle(t)
 	m := batchOf(1)[0]
 	m.Test = true
-	if _, err := deliver(t.Context(), t, g.open(nil), m); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, g.open(nil), m); err != nil {
 		t.Fatal(err)
 	}
 	if got := g.got(); len(got) != 1 || !got[0].dryRun {
@@ -225,7 +226,7 @@ func TestUnbuildableIsRejected(t *testing.T) {
 	batch := batchOf(3)
 	batch[0].Content = json.RawMessage(`{"fcm":{"topic":"all"}}`)
 	batch[1].Content = json.RawMessage(`{"fcm":{"android":{"priority":"secret words"}}}`)
-	results, err := deliver(t.Context(), t, g.open(nil), batch...)
+	results, err := sandboxtest.Deliver(t.Context(), t, g.open(nil), batch...)
 	if err != nil || len(g.got()) != 1 {
 		t.Fatalf("%d requests, error %v", len(g.got()), err)
 	}
@@ -250,7 +251,7 @@ func TestConnectionsByLoad(t *testing.T) {
 		fmt.Fprint(w, `{}`)
 	})
 	p := g.open(map[string]any{"pool": map[string]any{"max": 4, "streams": 10}})
-	results, err := deliver(t.Context(), t, p, batchOf(44)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(44)...)
 	if err != nil || len(results) != 44 {
 		t.Fatalf("%d results, error %v", len(results), err)
 	}
@@ -267,7 +268,7 @@ func TestPeersStreamLimit(t *testing.T) {
 			g := startGoogleWith(t, func(s *http.Server) { s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: limit} })
 			p := g.open(map[string]any{"pool": map[string]any{"max": 2}})
 			for range 3 {
-				results, err := deliver(t.Context(), t, p, batchOf(100)...)
+				results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(100)...)
 				if err != nil || len(results) != 100 {
 					t.Fatalf("%d results, error %v", len(results), err)
 				}
@@ -300,12 +301,12 @@ func TestCloseWaitsForAnswers(t *testing.T) {
 	closed, delivered := make(chan error, 1), make(chan error, 1)
 	m := batchOf(1)[0]
 	go func() {
-		_, err := deliver(t.Context(), t, p, m)
+		_, err := sandboxtest.Deliver(t.Context(), t, p, m)
 		delivered <- err
 	}()
 	<-arrived
 	go func() { closed <- p.Close(t.Context()) }()
-	eventually(t, func() bool { return isClosed(t, p) })
+	sandboxtest.Eventually(t, func() bool { return isClosed(t, p) })
 	select {
 	case err := <-closed:
 		t.Errorf("closed (%v) before the answer came", err)
@@ -343,7 +344,7 @@ func TestGoAway(t *testing.T) {
 	p := g.open(nil)
 	for range 5 {
 		batch := batchOf(100)
-		results, err := deliver(t.Context(), t, p, batch...)
+		results, err := sandboxtest.Deliver(t.Context(), t, p, batch...)
 		if err != nil {
 			t.Fatal(err)
 		}

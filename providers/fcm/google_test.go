@@ -24,6 +24,7 @@ import (
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/fcm"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 // google is FCM and its token endpoint on one HTTP/2 server, for answers that have to be exact to the
@@ -188,18 +189,8 @@ func (g *google) open(with map[string]any) providers.Provider {
 }
 
 func openWith(t testing.TB, settings []byte) providers.Provider {
-	p, err := fcm.Kind().Open(t.Context(), settings)
-	if err != nil {
-		t.Fatalf("open: %v", err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := p.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return p
+	t.Helper()
+	return sandboxtest.Open(t, fcm.Kind(), settings)
 }
 
 // batchOf makes n live messages.
@@ -214,23 +205,4 @@ func batchOf(n int) []providers.Message {
 		})
 	}
 	return out
-}
-
-// deliver collects the results by id and fails the test for one that comes twice or late.
-func deliver(ctx context.Context, t testing.TB, p providers.Provider, batch ...providers.Message) (map[string]providers.Result, error) {
-	t.Helper()
-	var mu sync.Mutex
-	results, over := map[string]providers.Result{}, false
-	err := p.Deliver(ctx, batch, func(r providers.Result) {
-		mu.Lock()
-		defer mu.Unlock()
-		if _, twice := results[r.ID]; twice || over {
-			t.Errorf("%s was reported twice or too late", r.ID)
-		}
-		results[r.ID] = r
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	over = true
-	return results, err
 }

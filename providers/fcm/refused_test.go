@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 // A stream that the peer refuses was not looked at (RFC 9113, 8.7): the message goes again, at once and
@@ -29,7 +30,7 @@ func TestRefusedStream(t *testing.T) {
 			g := startGoogle(t)
 			r := startResetter(t, g, tt.code, 2)
 			m := batchOf(1)[0]
-			results, err := deliver(t.Context(), t, g.open(map[string]any{"endpoint": "https://" + r.ln.Addr().String()}), m)
+			results, err := sandboxtest.Deliver(t.Context(), t, g.open(map[string]any{"endpoint": "https://" + r.ln.Addr().String()}), m)
 			if got := results[m.ID].Outcome == providers.Accepted; got != tt.accepted || (err == nil) != tt.accepted {
 				t.Errorf("results %v, error %v", results, err)
 			}

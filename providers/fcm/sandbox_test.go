@@ -1,37 +1,19 @@
 package fcm_test
 
 import (
-	"context"
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/sandbox"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
-
-func startSandbox(t testing.TB) *sandbox.Sandbox {
-	t.Helper()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	s, err := sandbox.Start(sandbox.Options{Dir: t.TempDir(), Seed: seed, Capacity: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
 
 func openSandbox(t testing.TB, s *sandbox.Sandbox, more string) providers.Provider {
 	t.Helper()
-	raw, ok := s.Settings("fcm")
-	if !ok {
-		t.Fatal("the sandbox has no settings for fcm")
-	}
-	return openWith(t, append(raw[:len(raw)-1], more+"}"...))
+	return openWith(t, sandboxtest.Settings(t, s, "fcm", more))
 }
 
 // Each fault of a whole service: what is reported, and how many requests that took.
@@ -58,12 +40,12 @@ func TestSandboxFaults(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := startSandbox(t)
+			s := sandboxtest.Start(t)
 			if err := s.Script(sandbox.FCM, tt.script); err != nil {
 				t.Fatal(err)
 			}
 			m := batchOf(1)[0]
-			results, err := deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"300ms"`), m)
+			results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"300ms"`), m)
 			r, reported := results[m.ID]
 			if reported == tt.silent || (err != nil) != tt.silent || r.Outcome != tt.want {
 				t.Errorf("reported %v: %+v, error %v", reported, r, err)
@@ -97,125 +79,41 @@ func TestNothingIsLostAtAFaultyService(t *testing.T) {
 func nothingIsLost(t *testing.T, script sandbox.Script) {
 	t.Helper()
 	const messages, size = 1500, 100
-	s := startSandbox(t)
+	s := sandboxtest.Start(t)
 	if err := s.Script(sandbox.FCM, script); err != nil {
 		t.Fatal(err)
 	}
-	p := openSandbox(t, s, `,"timeout":"1s"`)
-	left := batchOf(messages)
-	for i := range left {
+	all := batchOf(messages)
+	for i := range all {
 		if i%50 == 0 {
-			left[i].Address = fmt.Sprintf("dead-token-%d", i)
+			all[i].Address = fmt.Sprintf("dead-token-%d", i)
 		}
 	}
-	all := tally{ended: map[string]providers.Outcome{}, unknown: map[string]int{}}
-	for round := 0; len(left) > 0; round++ {
-		if round == 40 {
-			t.Fatalf("%d messages left after %d rounds", len(left), round)
-		}
-		left = all.deliver(t, p, left, size)
-	}
-	count := map[providers.Outcome]int{}
-	taken := s.IDs(sandbox.FCM)
-	for id, o := range all.ended {
-		count[o]++
-		if o == providers.Accepted && taken[id] == 0 {
-			t.Errorf("%s is accepted and never arrived", id)
-		}
-	}
-	if count[providers.Gone] != messages/50 || count[providers.Accepted]+count[providers.Gone] != messages {
+	count := sandboxtest.Trial{Sandbox: s, Service: sandbox.FCM, Provider: openSandbox(t, s, `,"timeout":"1s"`), Size: size}.Deliver(t, all).Counts
+	if count[providers.Gone] != messages/50 || count[providers.Rejected] != 0 {
 		t.Errorf("ended %v of %d", count, messages)
 	}
-	duplicates := s.Duplicates(sandbox.FCM)
-	for id, n := range duplicates {
-		if n > 1+all.unknown[id] {
-			t.Errorf("%s arrived %d times and was unknown %d times", id, n, all.unknown[id])
-		}
-	}
-	t.Logf("%v, %d ids unknown once or more, %d duplicates, pool %+v", count, len(all.unknown), len(duplicates), p.Health(t.Context()).Pool)
-}
-
-// tally is what became of messages, by id.
-type tally struct {
-	ended   map[string]providers.Outcome
-	unknown map[string]int // attempts
-}
-
-// deliver delivers messages in batches side by side and returns those that are to be tried again.
-func (y *tally) deliver(t *testing.T, p providers.Provider, all []providers.Message, size int) []providers.Message {
-	t.Helper()
-	var mu sync.Mutex
-	var again []providers.Message
-	var wg sync.WaitGroup
-	limit := make(chan struct{}, 8)
-	for len(all) > 0 {
-		b := all[:min(size, len(all))]
-		all = all[len(b):]
-		limit <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-limit }()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			got, _ := deliver(ctx, t, p, b...)
-			mu.Lock()
-			defer mu.Unlock()
-			for _, m := range b {
-				switch r := got[m.ID]; r.Outcome {
-				case providers.Accepted, providers.Gone, providers.Rejected:
-					if _, twice := y.ended[m.ID]; twice {
-						t.Errorf("%s ended twice", m.ID)
-					}
-					y.ended[m.ID] = r.Outcome
-				case providers.Unknown:
-					y.unknown[m.ID]++
-					again = append(again, m)
-				case providers.Denied:
-					t.Errorf("denied: %+v", r)
-				default:
-					again = append(again, m)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return again
 }
 
 func TestIdleConnectionsAreReleased(t *testing.T) {
 	t.Parallel()
-	s := startSandbox(t)
+	s := sandboxtest.Start(t)
 	p := openSandbox(t, s, `,"pool":{"idle":0,"idle_timeout":"20ms"}`)
-	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool { st := p.Health(t.Context()).Pool; return st.Open == 0 && st.Closed == st.Opened })
-	if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+	sandboxtest.Eventually(t, func() bool { st := p.Health(t.Context()).Pool; return st.Open == 0 && st.Closed == st.Opened })
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// eventually waits for a condition that nothing announces.
-func eventually(t *testing.T, is func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !is() {
-		select {
-		case <-ctx.Done():
-			t.Fatal("it did not happen")
-		case <-tick.C:
-		}
 	}
 }
 
 func TestSandboxSeesTheMessage(t *testing.T) {
 	t.Parallel()
-	s := startSandbox(t)
+	s := sandboxtest.Start(t)
 	m := batchOf(1)[0]
 	m.Data = []byte(`{"screen":"order","n":7}`)
-	if _, err := deliver(t.Context(), t, openSandbox(t, s, ""), m); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, ""), m); err != nil {
 		t.Fatal(err)
 	}
 	got := s.Messages(sandbox.Filter{Service: sandbox.FCM})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/carillon-notify/carillon/providers/fcm"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 func TestSettings(t *testing.T) {
@@ -116,7 +117,7 @@ func TestLibraryIsTheOneWeKnow(t *testing.T) {
 		t.Error("another version of the FCM library: look at internal.MessagingConfig, at the retries in internal/http_client.go, and at sdkVersion")
 	}
 	g := startGoogle(t)
-	if _, err := deliver(t.Context(), t, g.open(nil), batchOf(1)...); err != nil {
+	if _, err := sandboxtest.Deliver(t.Context(), t, g.open(nil), batchOf(1)...); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range g.got() {

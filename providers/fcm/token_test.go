@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 func TestUntrustedCertificate(t *testing.T) {
 	t.Parallel()
 	g := startGoogle(t)
-	results, err := deliver(t.Context(), t, g.open(map[string]any{"ca_file": ""}), batchOf(1)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, g.open(map[string]any{"ca_file": ""}), batchOf(1)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func TestAccessToken(t *testing.T) {
 			g := startGoogle(t)
 			g.grant = tt.grant
 			p := g.open(nil)
-			results, err := deliver(t.Context(), t, p, batchOf(20)...)
+			results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(20)...)
 			if err != nil || len(results) != 20 {
 				t.Fatalf("%d results, error %v", len(results), err)
 			}
@@ -79,7 +80,7 @@ func TestDeadAccessTokenIsReplaced(t *testing.T) {
 		}
 		fmt.Fprint(w, `{}`)
 	})
-	results, err := deliver(t.Context(), t, g.open(nil), batchOf(30)...)
+	results, err := sandboxtest.Deliver(t.Context(), t, g.open(nil), batchOf(30)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +101,7 @@ func TestTokenEndpointStalls(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	ctx, cancel := context.WithCancel(t.Context())
 	g.grant = func(http.ResponseWriter, int) { cancel(); <-release }
-	results, err := deliver(ctx, t, g.open(nil), batchOf(1)...)
+	results, err := sandboxtest.Deliver(ctx, t, g.open(nil), batchOf(1)...)
 	if err != nil || len(results) != 1 {
 		t.Fatalf("results %v, error %v", results, err)
 	}
@@ -136,7 +137,7 @@ func TestAccessTokenIsReplacedInTime(t *testing.T) {
 			}
 			p := g.open(nil)
 			for i := range 2 {
-				if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+				if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 					t.Fatal(err)
 				}
 				if i == 0 && g.granted() != 1 {
@@ -144,7 +145,7 @@ func TestAccessTokenIsReplacedInTime(t *testing.T) {
 				}
 			}
 			last := func() string {
-				if _, err := deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+				if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
 					t.Fatal(err)
 				}
 				got := g.got()
@@ -155,7 +156,7 @@ func TestAccessTokenIsReplacedInTime(t *testing.T) {
 					t.Errorf("the third message has %q", got)
 				}
 			} else {
-				eventually(t, func() bool { return last() == tt.atLast })
+				sandboxtest.Eventually(t, func() bool { return last() == tt.atLast })
 			}
 			if got := g.got()[1].header.Get("Authorization"); got != tt.second {
 				t.Errorf("the second message has %q, want %q", got, tt.second)

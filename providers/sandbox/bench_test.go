@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/carillon-notify/carillon/providers/sandbox"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 // rawPusher is the cheapest client that HTTP/2 allows: one goroutine that writes, one that reads, a
@@ -110,14 +110,6 @@ func (p *rawPusher) answers(n int) error {
 }
 
 // cpu is what the process has used of the processors.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 func report(b *testing.B, name string, used time.Duration) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), name+"/s")
 	b.ReportMetric(float64(used.Microseconds())/float64(b.N), "cpu-µs/"+name)
@@ -140,7 +132,7 @@ func BenchmarkAPNs(b *testing.B) {
 			for i := range pushers {
 				pushers[i] = dialRaw(b, s, token, 500)
 			}
-			before := cpu()
+			before := sandboxtest.CPU()
 			b.ResetTimer()
 			var wg sync.WaitGroup
 			for i, p := range pushers {
@@ -160,7 +152,7 @@ func BenchmarkAPNs(b *testing.B) {
 				})
 			}
 			wg.Wait()
-			report(b, "push", cpu()-before)
+			report(b, "push", sandboxtest.CPU()-before)
 			if got := s.Counts(sandbox.APNs).Distinct; got != uint64(b.N) {
 				b.Errorf("%d of %d arrived", got, b.N)
 			}
@@ -185,7 +177,7 @@ func run(b *testing.B, name string, callers int, once func() error) {
 	if err := once(); err != nil { // connections and tokens
 		b.Fatal(err)
 	}
-	before := cpu()
+	before := sandboxtest.CPU()
 	b.ResetTimer()
 	var wg sync.WaitGroup
 	var n atomic.Int64
@@ -200,7 +192,7 @@ func run(b *testing.B, name string, callers int, once func() error) {
 		})
 	}
 	wg.Wait()
-	report(b, name, cpu()-before)
+	report(b, name, sandboxtest.CPU()-before)
 }
 
 // BenchmarkFCM sends over net/http's client, its cost included.
