@@ -122,6 +122,7 @@ func TestBrowserOperator(t *testing.T) {
 	p.Go(a.URL() + "/console/notifications?status=scheduled")
 	p.Click("#list a")
 	p.Click("#state summary")
+	p.Wait(`document.querySelector("#state details[open]")`)
 	p.Click("#cancel")
 	p.WaitText("#state", "1 cancelled")
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"email":"dead@example.com"}],"content":{"title":"x"}}`, &got, http.StatusAccepted)

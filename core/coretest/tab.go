@@ -234,7 +234,8 @@ func (p *Tab) Text(selector string) string {
 // over it gets the click instead.
 func (p *Tab) Click(selector string) {
 	p.t.Helper()
-	p.Wait(fmt.Sprintf("document.querySelector(%q)", selector))
+	// Before its style is there a page is laid out otherwise, and the element would move away.
+	p.Wait(fmt.Sprintf(`document.readyState === "complete" && document.querySelector(%q)`, selector))
 	var at struct{ X, Y float64 }
 	p.Eval(fmt.Sprintf(`(() => { const e = document.querySelector(%q); e.scrollIntoView({block: "center", behavior: "instant"});
 		const r = e.getBoundingClientRect(); return {x: r.x + r.width / 2, y: r.y + r.height / 2}; })()`, selector), &at)
