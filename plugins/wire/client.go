@@ -198,11 +198,17 @@ func Large(batch []providers.Message) bool {
 // Receive takes in what the provider hears back until ctx ends (then it returns nil) or the plugin ends
 // it. report is called from several goroutines, and not any more once Receive has returned.
 func (c *Client) Receive(ctx context.Context, report func(providers.Receipt) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+	// The plugin is told of no deadline: it would end the call a moment before we see ctx end.
+	call, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var keeping sync.WaitGroup
 	defer keeping.Wait()
 	defer cancel()
-	stream, err := c.rpc.Receive(ctx)
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
+	stream, err := c.rpc.Receive(call)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("listen for receipts: %w", err)
 	}
