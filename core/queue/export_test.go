@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/carillon-notify/carillon/core"
@@ -46,6 +48,9 @@ func (q *Queue) Known(route string, lane core.Lane) (pending, scheduled int) {
 	p := q.window.place(name(route, lane))
 	return p.now.depth, p.later.depth
 }
+
+// NewLogger is what asynq's servers log to.
+func NewLogger(log *slog.Logger) asynq.Logger { return &logger{log: log} }
 
 // Bell is one doorbell by itself.
 type Bell struct{ b *bell }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -115,6 +116,32 @@ func calls(t *testing.T, c *redis.Client) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestComplaints tells that asynq may say each kind of thing once a minute: what it repeats in between
+// goes to the debug log.
+func TestComplaints(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		l := queue.NewLogger(log.logger()) // from info on
+		for minute := 1; minute <= 3; minute++ {
+			for i := range 100 {
+				l.Error(fmt.Sprintf("Failed to forward scheduled tasks: %d", i))
+				l.Warn(fmt.Sprintf("Retry exhausted for task id=%d", i))
+				l.Debug("All queues are empty")
+			}
+			for _, kind := range []string{"level=ERROR msg=\"asynq: Failed to forward", "level=WARN msg=\"asynq: Retry exhausted"} {
+				if n := len(log.with(kind)); n != minute {
+					t.Errorf("%q was said %d times in %d minutes", kind, n, minute)
+				}
+			}
+			time.Sleep(61 * time.Second)
+		}
+		if n := len(log.with("")); n != 6 {
+			t.Errorf("%d lines", n)
+		}
+	})
 }
 
 // TestFlush tells that each process learns once that Redis was wiped, that the queues are named again

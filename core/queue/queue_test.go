@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/coretest"
@@ -87,6 +88,31 @@ func TestDue(t *testing.T) {
 			}
 			if late := a.at.Sub(at); at.After(now) && late > 10*time.Second {
 				t.Errorf("the one due after %v came %v late", at.Sub(now), late)
+			}
+		}
+	})
+}
+
+// TestDueScore tells what asynq is told of a due time: never a second that begins as much as
+// core.EarlyWake before it, with a bit to spare for clocks that differ, and none after it.
+func TestDueScore(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, url string) {
+		q := open(t, queue.Options{URL: url})
+		c := q.ConnOpt().MakeRedisClient().(redis.UniversalClient)
+		t.Cleanup(func() { _ = c.Close() })
+		base := time.Now().Add(time.Minute).Truncate(time.Second)
+		for i := range 100 {
+			w := wake()
+			w.At = base.Add(time.Duration(i) * 10 * time.Millisecond)
+			enqueue(t, q, w)
+			score, err := c.ZScore(t.Context(), "asynq:{a.normal}:scheduled", fmt.Sprintf("%s:1", w.Batch)).Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			early := w.At.Sub(time.Unix(int64(score), 0))
+			if early > core.EarlyWake-50*time.Millisecond || early < -core.EarlyWake/2 {
+				t.Errorf("due at .%02d s, it may come %v early", i, early)
 			}
 		}
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // patience is how long one dial, read or write may take. A command is never tried twice: a dequeue
@@ -117,6 +118,8 @@ func parse(rawURL string) (*remote, error) {
 	r := &remote{scheme: scheme, options: redis.UniversalOptions{
 		Username: u.User.Username(), DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
 		ContextTimeoutEnabled: true, MaxRetries: once, DialerRetries: 1,
+		// They cost a look-up in DNS for each client, and are Redis Enterprise's alone.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}}
 	o, query, port := &r.options, u.Query(), "6379"
 	o.Password, _ = u.User.Password()
