@@ -40,7 +40,7 @@ CREATE TABLE batches (
   id BYTEA PRIMARY KEY, app TEXT NOT NULL, route TEXT NOT NULL, lane BIGINT NOT NULL, state BIGINT NOT NULL,
   fence BIGINT NOT NULL, due_at BIGINT NOT NULL, run_at BIGINT NOT NULL, parent BYTEA, rounds BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 75);
-CREATE INDEX batches_alarm ON batches (state, run_at) WHERE state < 4;
+CREATE INDEX batches_alarm ON batches (run_at) WHERE state < 4;
 CREATE INDEX batches_due ON batches (route, lane, app, run_at) WHERE state < 3;
 CREATE TABLE rounds (
   batch_id BYTEA NOT NULL, fence BIGINT NOT NULL, attempt BIGINT NOT NULL, worker TEXT NOT NULL, started_at BIGINT NOT NULL,
