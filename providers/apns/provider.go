@@ -12,6 +12,7 @@ import (
 	"github.com/sideshow/apns2"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/h2"
 	"github.com/carillon-notify/carillon/providers/pool"
 )
 
@@ -120,7 +121,7 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 		return r, nil
 	}
 	var asked follow // what was already done about an answer, to do it once
-	last := errUnusable
+	last := h2.ErrEnded
 	for range maxTries {
 		number, err := d.bearer.ready()
 		if err != nil {
@@ -132,7 +133,6 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 		}
 		l := slot.Value()
 		a := l.ask(ctx, n, d.cfg.timeout)
-		l.used(a.err)
 		slot.Release()
 		switch {
 		case a.err != nil && !a.taken:
@@ -222,7 +222,7 @@ type reply struct {
 	taken      bool  // with err: APNs may have taken the message
 }
 
-// ask makes one request. A message counts as handed over when its body was read to be written.
+// ask makes one request.
 func (l *link) ask(ctx context.Context, n *apns2.Notification, timeout time.Duration) reply {
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -241,7 +241,7 @@ func (l *link) ask(ctx context.Context, n *apns2.Notification, timeout time.Dura
 		return reply{status: c.status, retryAfter: c.retryAfter}
 	}
 	err = bare(err)
-	return reply{err: err, taken: judge(c, err) == ambiguous}
+	return reply{err: err, taken: !errors.Is(err, h2.ErrUnprocessed)}
 }
 
 // Health implements providers.Provider.
