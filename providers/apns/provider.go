@@ -39,6 +39,7 @@ type provider struct {
 	cfg    *config
 	bearer bearer
 	links  *pool.Shared[*link]
+	crew   *crew
 
 	lastDial atomic.Pointer[string] // why the last opening failed; nil when it did not
 	denied   atomic.Pointer[string] // why credentials were refused last; nil when they were not
@@ -49,7 +50,7 @@ func open(raw []byte) (*provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &provider{cfg: cfg}
+	p := &provider{cfg: cfg, crew: newCrew()}
 	p.bearer.token = cfg.token
 	if _, err := p.bearer.ready(); err != nil {
 		return nil, err
@@ -76,12 +77,15 @@ func (p *provider) Deliver(ctx context.Context, batch []providers.Message, repor
 	} else {
 		var next atomic.Int64
 		var wg sync.WaitGroup
+		work := func() {
+			defer wg.Done()
+			for i := next.Add(1) - 1; int(i) < len(batch); i = next.Add(1) - 1 {
+				d.one(ctx, &batch[i])
+			}
+		}
 		for range min(len(batch), maxBatch, p.cfg.pool.Max*p.cfg.pool.Streams) {
-			wg.Go(func() {
-				for i := next.Add(1) - 1; int(i) < len(batch); i = next.Add(1) - 1 {
-					d.one(ctx, &batch[i])
-				}
-			})
+			wg.Add(1)
+			p.crew.do(work)
 		}
 		wg.Wait()
 	}
@@ -267,6 +271,7 @@ func (p *provider) Health(context.Context) providers.Health {
 
 // Close implements providers.Provider.
 func (p *provider) Close(ctx context.Context) error {
+	defer p.crew.disband()
 	if err := p.links.Close(ctx); err != nil {
 		return fmt.Errorf("close apns: %w", err)
 	}

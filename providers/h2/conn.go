@@ -84,12 +84,12 @@ type Conn struct {
 	wake  chan struct{} // the writer has something to do
 	ended chan struct{} // closed when the connection broke or was closed
 
-	mu      sync.Mutex
-	out     []byte // frames that wait to be written
-	queued  int64  // bytes put into out so far
-	written int64  // of them, given to the network
-	enc     *hpack.Encoder
-	block   blockBuffer
+	mu     sync.Mutex
+	out    []byte // frames that wait to be written
+	queued int64  // bytes put into out so far
+	handed int64  // of them, given to the network, or being so
+	enc    *hpack.Encoder
+	block  blockBuffer
 
 	next    uint32 // the next stream's id
 	streams map[uint32]*stream
@@ -123,7 +123,6 @@ type stream struct {
 	header http.Header
 	body   []byte
 	err    error
-	size   int // of the headers
 }
 
 // New begins HTTP/2 on a connection, on which TLS has agreed on it. The caller must Close it.
@@ -210,7 +209,7 @@ func (c *Conn) fail(err error) {
 // broken is the error of a stream whose connection broke: what never left this machine whole was not
 // processed.
 func (c *Conn) broken(s *stream, err error) error {
-	if s.sent == 0 || s.sent > c.written {
+	if s.sent == 0 || s.sent > c.handed {
 		return fmt.Errorf("%w: %w", ErrUnprocessed, err)
 	}
 	return err

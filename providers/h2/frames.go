@@ -150,6 +150,7 @@ func (c *Conn) write() {
 			c.mu.Lock()
 			full := c.out
 			c.out = spare[:0]
+			c.handed = c.queued // before the write: the server may answer before it returns
 			c.mu.Unlock()
 			if len(full) == 0 {
 				spare = full
@@ -159,10 +160,10 @@ func (c *Conn) write() {
 				_ = c.nc.SetWriteDeadline(time.Now().Add(c.o.WriteTimeout)) // a connection that has none is closed: the write tells
 			}
 			n, err := c.nc.Write(full)
-			c.mu.Lock()
-			c.written += int64(n)
-			c.mu.Unlock()
 			if err != nil {
+				c.mu.Lock()
+				c.handed -= int64(len(full) - n)
+				c.mu.Unlock()
 				c.fail(fmt.Errorf("write: %w", err))
 				return
 			}
