@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"google.golang.org/grpc"
@@ -164,6 +165,39 @@ func TestProxyWebsocket(t *testing.T) {
 	}
 	if _, resp, err := websocket.Dial(ctx, url+"/connection/websocket", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"https://elsewhere.test"}}}); err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
 		t.Errorf("another origin: %v", err)
+	}
+}
+
+// TestProxyUpgradeEnds closes a client's connection whole when its process is gone, though the client does
+// not close its side: it would hold the connection for ever.
+func TestProxyUpgradeEnds(t *testing.T) {
+	t.Parallel()
+	p := open(t, spec(t, "server"), `{}`)
+	served := make(chan struct{})
+	handler := p.(providers.Server).Handler()
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(served)
+		handler.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprint(conn, "GET /connection/websocket HTTP/1.1\r\nHost: front\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	kill(t, pidOf(t, p), syscall.SIGKILL)
+	select {
+	case <-served:
+	case <-time.After(patient):
+		t.Error("the connection is held open")
 	}
 }
 

@@ -163,9 +163,12 @@ func TestCancelled(t *testing.T) {
 	if _, err := host.Isolate(obedientKind(), spec(t, "obedient")).Open(ctx, []byte(`{}`)); !errors.Is(err, context.Canceled) {
 		t.Errorf("opened: %v", err)
 	}
+	began := time.Now()
+	if _, err := host.Describe(ctx, spec(t, "mute")); !errors.Is(err, context.Canceled) { // it would never say anything
+		t.Errorf("described: %v", err)
+	}
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	began := time.Now()
 	if _, err := host.Describe(ctx, spec(t, "mute")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("described: %v", err)
 	}
