@@ -191,6 +191,7 @@ type service struct {
 	*httptest.Server
 	posts chan post
 	conns atomic.Int64 // opened so far
+	sent  sync.Map     // *atomic.Int64 by Idempotency-Key: messages that were answered 2xx
 }
 
 func serve(t testing.TB, secure bool) *service {
@@ -239,8 +240,36 @@ func (s *service) answer(w http.ResponseWriter, r *http.Request) {
 	if after != "" {
 		w.Header().Set("Retry-After", after)
 	}
+	if code/100 == 2 {
+		n, _ := s.sent.LoadOrStore(r.Header.Get("Idempotency-Key"), new(atomic.Int64))
+		n.(*atomic.Int64).Add(1)
+	}
 	w.WriteHeader(code)
 	_, _ = io.WriteString(w, word)
+}
+
+// taken says how often the service took the message with this id.
+func (s *service) taken(id string) int {
+	n, ok := s.sent.Load(id)
+	if !ok {
+		return 0
+	}
+	return int(n.(*atomic.Int64).Load())
+}
+
+// discard lets go of posts that nobody looks at, until the test ends.
+func (s *service) discard(t testing.TB) {
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		for {
+			select {
+			case <-s.posts:
+			case <-done:
+				return
+			}
+		}
+	}()
 }
 
 // special are answers that a path cannot say.
