@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"os"
@@ -459,7 +460,7 @@ func BenchmarkDeliver(b *testing.B) {
 	p, _ := open(b, s.hooks(), nil)
 	var batch []providers.Message
 	for i := range 100 {
-		batch = append(batch, message(string(rune('a'+i)), "200"))
+		batch = append(batch, message(fmt.Sprintf("id-%d", i), "200"))
 	}
 	for b.Loop() {
 		if got, err := deliver(b, p, waiting, batch...); err != nil || len(got) != 100 {
