@@ -145,6 +145,7 @@ func overTheWire(t *testing.T, url string) {
 		go func() {
 			_, _ = io.WriteString(in, simple[:20])
 			cancel()
+			_ = in.CloseWithError(io.ErrUnexpectedEOF) // net/http waits for whoever reads the body
 		}()
 		if a, err := post(ctx, t, url+"/v1/notifications?gone", body); err == nil {
 			a.Body.Close()
