@@ -269,6 +269,9 @@ func check(m *providers.Message) error {
 	if a := msg.Android; a != nil && a.TTL != nil && (*a.TTL < 0 || *a.TTL > maxTTL) {
 		return fmt.Errorf("fcm.android.ttl: must be from 0s to %ds", maxTTL/time.Second)
 	}
+	if size := least(msg); size > maxPayload {
+		return tooBig(size) // and it is not worth the library's time, which grows with it
+	}
 	sdk, err := dry()
 	if err != nil {
 		return fmt.Errorf("make the FCM client: %w", err)
@@ -279,7 +282,26 @@ func check(m *providers.Message) error {
 	}
 	size := len(sheet) - len(`{"message":{"token":"",}}`) - len(msg.Token)
 	if size > maxPayload {
-		return fmt.Errorf("the FCM message has %d bytes; FCM takes %d of title, body, data and options together: shorten them", size, maxPayload)
+		return tooBig(size)
 	}
 	return nil
+}
+
+func tooBig(size int) error {
+	return fmt.Errorf("the FCM message has %d bytes or more; FCM takes %d of title, body, data and options together: shorten them", size, maxPayload)
+}
+
+// least is a lower bound of the message's size on the wire: its longest texts, which JSON never shortens.
+func least(m *messaging.Message) int {
+	n := 0
+	if m.Notification != nil {
+		n += len(m.Notification.Title) + len(m.Notification.Body)
+	}
+	if m.Android != nil {
+		n += len(m.Android.CollapseKey)
+	}
+	for k, v := range m.Data {
+		n += len(k) + len(v)
+	}
+	return n
 }
