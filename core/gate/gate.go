@@ -41,7 +41,8 @@ const (
 	goneWindow = 5 * time.Minute
 )
 
-// probes is how many messages a half-open circuit lets through at a time.
+// probes is how many messages a half-open circuit lets through at a time, and how many answers it is
+// judged by.
 const probes = 5
 
 // Circuit is the state of a route's breaker.
@@ -181,7 +182,10 @@ func (r *guard) passCircuit(n int) (granted int, wait time.Duration, code string
 	if wait := r.until.Sub(now); r.circuit == Open && wait > 0 {
 		return 0, spread(wait), core.CodeCircuitOpen
 	}
-	r.circuit = HalfOpen
+	if r.circuit == Open {
+		r.circuit = HalfOpen
+		r.results.clear() // what was under way when it opened is no probe
+	}
 	if now.After(r.probeBy) {
 		r.probing = 0 // a worker was lost, or its messages expired
 	}
@@ -272,9 +276,12 @@ func (g *Gate) Report(route string, results []providers.Result) (believeGone boo
 	case r.suspect && gone > 0:
 		r.open(now, r.reason)
 		return false
-	case r.circuit == HalfOpen && failed > 0:
+	case r.circuit == HalfOpen && all < probes:
+		// Too little to judge by: one failure in five is no outage, and would keep a service that fails
+		// now and then shut for minutes.
+	case r.circuit == HalfOpen && float64(bad) >= b.Ratio*float64(all):
 		r.open(now, r.reason)
-	case r.circuit == HalfOpen && passed > 0:
+	case r.circuit == HalfOpen:
 		r.circuit, r.reason, r.opened, r.probing, r.suspect = Closed, "", 0, 0, false
 		r.results.clear()
 		r.gone.clear()

@@ -77,6 +77,38 @@ func TestSuspect(t *testing.T) {
 	})
 }
 
+// TestHalfOpen: five probes are judged together, by the ratio that opened the circuit.
+func TestHalfOpen(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		reports [][2]int // how many, how many of them failed
+		want    gate.Circuit
+	}{
+		"one good":             {[][2]int{{1, 0}}, gate.HalfOpen},
+		"one bad":              {[][2]int{{1, 1}}, gate.HalfOpen},
+		"one bad of five":      {[][2]int{{5, 1}}, gate.Closed},
+		"three bad of five":    {[][2]int{{5, 3}}, gate.Open},
+		"five bad, one a time": {[][2]int{{1, 1}, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, gate.Open},
+		"two bad, three good":  {[][2]int{{1, 1}, {1, 1}, {3, 0}}, gate.Closed},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := gate.New(map[string]gate.Config{"a": {}})
+			g.Report("a", results(100, 100, providers.Unknown))
+			g.Report("a", results(50, 50, providers.Unknown)) // under way when it opened
+			time.Sleep(6 * time.Second)                       // synctest's clock
+			if n, _, _ := g.Admit(t.Context(), "a", 10); n != 5 {
+				t.Errorf("%s: %d go, want 5", name, n)
+			}
+			for _, r := range c.reports {
+				g.Report("a", results(r[0], r[1], providers.Deferred))
+			}
+			if s, _ := g.State("a"); s.Circuit != c.want {
+				t.Errorf("%s: it is %s, want %s", name, s.Circuit, c.want)
+			}
+		})
+	}
+}
+
 func TestRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
