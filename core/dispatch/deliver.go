@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 	"github.com/carillon-notify/carillon/providers"
 )
 
@@ -58,6 +59,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	if !ok {
 		return nil // the relay reports strays
 	}
+	crash.At(crash.ClaimTaken)
 	lease := limits.Timeout + core.LeaseSlack
 	clock := newClock(lease)
 	batch, err := d.store.Claim(ctx, w, d.worker, lease)
@@ -86,12 +88,16 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	if call.Err() != nil {
 		r.holdBeyond(0, 0, core.CodeStopped) // claim or gate took what the call was to have
 	}
+	crash.At(crash.SendAdmitted)
 	returned := r.send(call, provider, limits.Timeout)
 	defer cancel()
+	crash.At(crash.SendReturned)
 	believe := r.waiting() == 0 || d.gate.Report(w.Route, r.outcomes())
 	r.judge(believe)
 
+	crash.At(crash.SettleJudged)
 	err = d.settle(ctx, r)
+	crash.At(crash.SettleWoken)
 	<-returned // a provider that overstays its context keeps its worker, not the batch
 	return err
 }
@@ -112,6 +118,7 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 		d.observer.Stale(r.Route)
 		return nil
 	}
+	crash.At(crash.SettleCommitted)
 	d.observer.Settled(r.Route, r.Lane, s, r.clock.elapsed())
 	if len(wakes) == 0 {
 		return nil

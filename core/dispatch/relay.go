@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 	"github.com/carillon-notify/carillon/providers"
 )
 
@@ -153,6 +154,9 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("take lapsed rounds: %w", err)
 	}
+	if len(rounds) > 0 {
+		crash.At(crash.RelayLapsed)
+	}
 	for _, b := range rounds {
 		policy := core.DefaultPolicy
 		if _, l, ok := r.d.routes.Provider(b.Route); ok {
@@ -196,6 +200,7 @@ func (r *Relay) refill(ctx context.Context, route string, lane core.Lane, f *fou
 	if len(wakes) == 0 {
 		return nil
 	}
+	crash.At(crash.RelayTaken)
 	f.page, f.some = f.page || page, true
 	r.d.observer.Repaired("due", len(wakes))
 	if err := r.d.queue.Wake(ctx, wakes...); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 	"github.com/carillon-notify/carillon/providers"
 )
 
@@ -35,6 +36,7 @@ func (c *collector) report(res providers.Result) {
 		res.After = 0
 	}
 	c.answers = append(c.answers, res)
+	crash.At(crash.SendAnswered)
 }
 
 func (c *collector) close() []providers.Result {

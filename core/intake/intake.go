@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 	"github.com/carillon-notify/carillon/templates"
 )
 
@@ -73,6 +74,7 @@ func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key)
 	if err != nil {
 		return nil, err
 	}
+	crash.At(crash.AcceptPlanned)
 	recorded, err := in.store.Record(ctx, acceptance)
 	if err != nil {
 		return nil, fmt.Errorf("record notification: %w", err)
@@ -80,7 +82,9 @@ func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key)
 	if recorded.Replayed {
 		return replay(recorded.Answer)
 	}
+	crash.At(crash.AcceptCommitted)
 	in.wake(ctx, recorded.Wakes)
+	crash.At(crash.AcceptWoken)
 	return answer, nil
 }
 

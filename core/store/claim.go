@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 )
 
 // claim is a wake on its way to becoming a round.
@@ -27,6 +28,7 @@ func (s *Store) Claim(ctx context.Context, w core.Wake, worker string, lease tim
 	if c.round == nil {
 		return nil, nil
 	}
+	crash.At(crash.ClaimCommitted)
 	if err := s.fillContents(ctx, c.round); err != nil {
 		return nil, err
 	}

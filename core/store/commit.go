@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 )
 
 // Bounds of one group.
@@ -159,14 +160,23 @@ func (s *Store) apply(ctx context.Context, t tx, group []*member) error {
 	if err := s.recordAll(ctx, t, now, records); err != nil {
 		return err
 	}
+	if len(records) > 0 {
+		crash.At(crash.AcceptWritten)
+	}
 	if err := t.lock(ctx, touched); err != nil {
 		return fmt.Errorf("lock batches: %w", err)
 	}
 	if err := settleAll(ctx, t, settles); err != nil {
 		return err
 	}
+	if len(settles) > 0 {
+		crash.At(crash.SettleWritten)
+	}
 	if err := claimAll(ctx, t, now, claims); err != nil {
 		return err
+	}
+	if len(claims) > 0 {
+		crash.At(crash.ClaimWritten)
 	}
 	for _, m := range group {
 		if m.run == nil {
