@@ -10,6 +10,8 @@ var (
 	ErrKeyReused = errors.New("this Idempotency-Key was used with another request body in the last 24 hours")
 	// ErrTooManyFailures: too many keys that are nobody's came from that address of late.
 	ErrTooManyFailures = errors.New("too many failed attempts from this address")
+	// ErrLeaseLost: somebody else has the lease by now, or it was given back. Nothing was changed.
+	ErrLeaseLost = errors.New("the lease is held by another process")
 	// ErrUnavailable: the store cannot answer now. Whether what was asked was kept is not known: ask
 	// again under the same idempotency key.
 	ErrUnavailable = errors.New("the store is not available")

@@ -23,6 +23,7 @@ import (
 	"github.com/carillon-notify/carillon/core/dispatch"
 	"github.com/carillon-notify/carillon/core/gate"
 	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/core/lead"
 	"github.com/carillon-notify/carillon/core/metrics"
 	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/core/store"
@@ -328,19 +329,23 @@ func (a *App) backlog() []core.Backlog {
 	return b
 }
 
+// sweep removes what is old while this process holds the lease for it.
 func (a *App) sweep(ctx context.Context) {
-	t := time.NewTicker(sweepTick)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			if _, _, err := a.store.Sweep(ctx, retention); err != nil && ctx.Err() == nil {
-				a.log.Warn("old notifications could not be removed", "error", err)
+	o := lead.Options{Leases: a.store, Name: "retention", Holder: a.name, Logger: a.log}
+	lead.Run(ctx, o, func(ctx context.Context, l core.Lease) {
+		t := time.NewTicker(sweepTick)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				if _, _, err := a.store.Sweep(ctx, l, retention); err != nil && ctx.Err() == nil {
+					a.log.Warn("old notifications could not be removed", "error", err)
+				}
 			}
 		}
-	}
+	})
 }
 
 // serveMetrics serves the counters, and whether the process is well, on an address of their own.

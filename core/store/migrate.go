@@ -13,7 +13,9 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrate brings the schema up to date.
+// migrate brings the schema up to date. Migrations are numbered by theme (00010 and on: operation, 00020:
+// recipients, 00030: campaigns), and each is run once in whichever order versions bring them; none may
+// need one of a higher number.
 func migrate(ctx context.Context, db *sql.DB, dialect string) error {
 	sub, err := fs.Sub(migrations, "migrations/"+dialect)
 	if err != nil {
@@ -23,7 +25,7 @@ func migrate(ctx context.Context, db *sql.DB, dialect string) error {
 	if dialect == "postgres" {
 		d = goose.DialectPostgres
 	}
-	p, err := goose.NewProvider(d, db, sub, goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(d, db, sub, goose.WithDisableGlobalRegistry(true), goose.WithAllowOutofOrder(true))
 	if err != nil {
 		return fmt.Errorf("read the migrations: %w", err)
 	}

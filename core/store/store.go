@@ -128,7 +128,7 @@ func (s *Store) fail(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, core.ErrNotFound), errors.Is(err, core.ErrKeyReused):
+	case errors.Is(err, core.ErrNotFound), errors.Is(err, core.ErrKeyReused), errors.Is(err, core.ErrLeaseLost):
 		return err
 	case !errors.Is(err, core.ErrUnavailable) && s.b.unavailable(err):
 		return fmt.Errorf("%s: %w: %w", what, core.ErrUnavailable, err)

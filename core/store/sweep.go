@@ -15,10 +15,14 @@ const pageSpan = 15 * time.Minute
 
 // Sweep removes idempotency keys past KeyLife and notifications accepted longer than retention ago that
 // have nothing pending, with all that belongs to them. It removes one page of each per call and reports
-// how many rows of both; less than a full page of either means that nothing is left to do.
-func (s *Store) Sweep(ctx context.Context, retention time.Duration) (keys, notifications int, err error) {
+// how many rows of both; less than a full page of either means that nothing is left to do. The error is
+// core.ErrLeaseLost if the lease is another's.
+func (s *Store) Sweep(ctx context.Context, l core.Lease, retention time.Duration) (keys, notifications int, err error) {
 	now := s.Now()
 	err = s.write(ctx, "sweep", func(t tx) error {
+		if err := holding(ctx, t, l); err != nil {
+			return err
+		}
 		n, err := t.exec(ctx, `DELETE FROM idempotency WHERE (app, key) IN
 			(SELECT app, key FROM idempotency WHERE created_at <= $1 ORDER BY created_at LIMIT $2)`, micros(now.Add(-KeyLife)), int64(sweepPage))
 		if keys = int(n); err != nil {

@@ -51,6 +51,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"lists", lists},
 		{"dead", dead},
 		{"sweep", sweep},
+		{"leases", leases},
+		{"a lease, many at once", leaseRace},
 		{"model", model},
 	} {
 		t.Run(c.name, func(t *testing.T) {
