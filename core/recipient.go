@@ -28,6 +28,12 @@ type Endpoint struct {
 	RegisteredAt time.Time
 }
 
+// TopicRecipient is a recipient of a topic.
+type TopicRecipient struct {
+	Recipient string
+	Since     time.Time // when it was put into the topic
+}
+
 // GoneEndpoint says that a service reported an address gone.
 type GoneEndpoint struct {
 	App, Kind, Address string

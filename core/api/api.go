@@ -51,6 +51,13 @@ type Recipients interface {
 	DeleteEndpoint(ctx context.Context, app, recipient, kind, address string) error
 }
 
+// Topics keeps who is in a topic.
+type Topics interface {
+	PutTopicRecipient(ctx context.Context, app, topic, recipient string) (added bool, err error)
+	DeleteTopicRecipient(ctx context.Context, app, topic, recipient string) error
+	TopicRecipients(ctx context.Context, app, topic string, p core.Page) ([]core.TopicRecipient, string, error)
+}
+
 // Inbox is what recipients find of their in-app messages.
 type Inbox interface {
 	Inbox(ctx context.Context, app, recipient string, p core.Page, archived bool) ([]core.InboxItem, string, error)
@@ -93,6 +100,7 @@ type Options struct {
 	Addresses     Addresses
 	Notifications Notifications
 	Recipients    Recipients
+	Topics        Topics
 	Inbox         Inbox
 	Stored        StoredTemplates
 	Catalog       *templates.Catalog
@@ -122,7 +130,7 @@ var _ StrictServerInterface = (*API)(nil)
 // New returns the handler of everything in openapi.yaml, and of /openapi.yaml and /docs. The error
 // names what is missing in the options.
 func New(o Options) (http.Handler, error) {
-	if o.Intake == nil || o.Addresses == nil || o.Notifications == nil || o.Recipients == nil || o.Inbox == nil ||
+	if o.Intake == nil || o.Addresses == nil || o.Notifications == nil || o.Recipients == nil || o.Topics == nil || o.Inbox == nil ||
 		o.Stored == nil || o.Catalog == nil || o.Keys == nil || o.Routes == nil {
 		return nil, errors.New("api: all of Options' interfaces but Tokens are required")
 	}

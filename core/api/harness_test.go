@@ -157,7 +157,7 @@ func newRig(t *testing.T, change func(*api.Options)) *rig {
 	quiet := slog.New(slog.DiscardHandler)
 	catalog := templates.New(nil, catalogStore{s})
 	in := intake.New(intake.Options{Store: s, Queue: noQueue{}, Templates: catalog, Routing: routing, Logger: quiet})
-	o := api.Options{Intake: in, Addresses: routing, Notifications: s, Recipients: s, Inbox: s, Stored: keptTemplates{s}, Catalog: catalog,
+	o := api.Options{Intake: in, Addresses: routing, Notifications: s, Recipients: s, Topics: s, Inbox: s, Stored: keptTemplates{s}, Catalog: catalog,
 		Keys: s, Routes: oneRoute{s}, Tokens: plainTokens{}, Refresh: true, Ready: s.Ping, Logger: quiet}
 	if change != nil {
 		change(&o)

@@ -452,6 +452,18 @@ type Token struct {
 	Token     string    `json:"token"`
 }
 
+// TopicRecipient defines model for TopicRecipient.
+type TopicRecipient struct {
+	Recipient string    `json:"recipient"`
+	Since     time.Time `json:"since"`
+}
+
+// TopicRecipientList defines model for TopicRecipientList.
+type TopicRecipientList struct {
+	Data       []TopicRecipient `json:"data"`
+	NextCursor string           `json:"next_cursor,omitempty"`
+}
+
 // Unread defines model for Unread.
 type Unread struct {
 	Unread int `json:"unread"`
@@ -474,6 +486,9 @@ type RecipientID = string
 
 // TemplateName defines model for TemplateName.
 type TemplateName = string
+
+// Topic defines model for Topic.
+type Topic = string
 
 // ListInboxParams defines parameters for ListInbox.
 type ListInboxParams struct {
@@ -533,6 +548,14 @@ type ListRecipientsParams struct {
 
 // ListTemplatesParams defines parameters for ListTemplates.
 type ListTemplatesParams struct {
+	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListTopicRecipientsParams defines parameters for ListTopicRecipients.
+type ListTopicRecipientsParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor The next_cursor of the page before.
@@ -655,6 +678,15 @@ type ServerInterface interface {
 	// RefreshToken A new token for one that is still valid
 	// (POST /v1/token/refresh)
 	RefreshToken(w http.ResponseWriter, r *http.Request)
+	// ListTopicRecipients The recipients of a topic
+	// (GET /v1/topics/{topic}/recipients)
+	ListTopicRecipients(w http.ResponseWriter, r *http.Request, topic Topic, params ListTopicRecipientsParams)
+	// DeleteTopicRecipient Take a recipient out of a topic
+	// (DELETE /v1/topics/{topic}/recipients/{id})
+	DeleteTopicRecipient(w http.ResponseWriter, r *http.Request, topic Topic, id RecipientID)
+	// PutTopicRecipient Put a recipient into a topic
+	// (PUT /v1/topics/{topic}/recipients/{id})
+	PutTopicRecipient(w http.ResponseWriter, r *http.Request, topic Topic, id RecipientID)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -1655,6 +1687,131 @@ func (siw *ServerInterfaceWrapper) RefreshToken(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListTopicRecipients operation middleware
+func (siw *ServerInterfaceWrapper) ListTopicRecipients(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "topic" -------------
+	var topic Topic
+
+	err = runtime.BindStyledParameterWithOptions("simple", "topic", r.PathValue("topic"), &topic, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "topic", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTopicRecipientsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListTopicRecipients(w, r, topic, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteTopicRecipient operation middleware
+func (siw *ServerInterfaceWrapper) DeleteTopicRecipient(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "topic" -------------
+	var topic Topic
+
+	err = runtime.BindStyledParameterWithOptions("simple", "topic", r.PathValue("topic"), &topic, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "topic", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id RecipientID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteTopicRecipient(w, r, topic, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutTopicRecipient operation middleware
+func (siw *ServerInterfaceWrapper) PutTopicRecipient(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "topic" -------------
+	var topic Topic
+
+	err = runtime.BindStyledParameterWithOptions("simple", "topic", r.PathValue("topic"), &topic, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "topic", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "id" -------------
+	var id RecipientID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutTopicRecipient(w, r, topic, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -1790,6 +1947,9 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/recipients/{id}", wrapper.PutRecipient)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/recipients/{id}/endpoints/{kind}/{address}", wrapper.DeleteEndpoint)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/recipients/{id}/endpoints/{kind}/{address}", wrapper.PutEndpoint)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/topics/{topic}/recipients", wrapper.ListTopicRecipients)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/topics/{topic}/recipients/{id}", wrapper.DeleteTopicRecipient)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/topics/{topic}/recipients/{id}", wrapper.PutTopicRecipient)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/recipients/{id}/token", wrapper.MintToken)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/token/refresh", wrapper.RefreshToken)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/inbox", wrapper.ListInbox)
@@ -3046,6 +3206,114 @@ func (response RefreshTokendefaultApplicationProblemPlusJSONResponse) VisitRefre
 	return err
 }
 
+type ListTopicRecipientsRequestObject struct {
+	Topic  Topic `json:"topic"`
+	Params ListTopicRecipientsParams
+}
+
+type ListTopicRecipientsResponseObject interface {
+	VisitListTopicRecipientsResponse(w http.ResponseWriter) error
+}
+
+type ListTopicRecipients200JSONResponse TopicRecipientList
+
+func (response ListTopicRecipients200JSONResponse) VisitListTopicRecipientsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTopicRecipientsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTopicRecipientsdefaultApplicationProblemPlusJSONResponse) VisitListTopicRecipientsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteTopicRecipientRequestObject struct {
+	Topic Topic       `json:"topic"`
+	Id    RecipientID `json:"id"`
+}
+
+type DeleteTopicRecipientResponseObject interface {
+	VisitDeleteTopicRecipientResponse(w http.ResponseWriter) error
+}
+
+type DeleteTopicRecipient204Response struct {
+}
+
+func (response DeleteTopicRecipient204Response) VisitDeleteTopicRecipientResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteTopicRecipientdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeleteTopicRecipientdefaultApplicationProblemPlusJSONResponse) VisitDeleteTopicRecipientResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutTopicRecipientRequestObject struct {
+	Topic Topic       `json:"topic"`
+	Id    RecipientID `json:"id"`
+}
+
+type PutTopicRecipientResponseObject interface {
+	VisitPutTopicRecipientResponse(w http.ResponseWriter) error
+}
+
+type PutTopicRecipient204Response struct {
+}
+
+func (response PutTopicRecipient204Response) VisitPutTopicRecipientResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type PutTopicRecipientdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PutTopicRecipientdefaultApplicationProblemPlusJSONResponse) VisitPutTopicRecipientResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// Live Is the process alive?
@@ -3141,6 +3409,15 @@ type StrictServerInterface interface {
 	// RefreshToken A new token for one that is still valid
 	// (POST /v1/token/refresh)
 	RefreshToken(ctx context.Context, request RefreshTokenRequestObject) (RefreshTokenResponseObject, error)
+	// ListTopicRecipients The recipients of a topic
+	// (GET /v1/topics/{topic}/recipients)
+	ListTopicRecipients(ctx context.Context, request ListTopicRecipientsRequestObject) (ListTopicRecipientsResponseObject, error)
+	// DeleteTopicRecipient Take a recipient out of a topic
+	// (DELETE /v1/topics/{topic}/recipients/{id})
+	DeleteTopicRecipient(ctx context.Context, request DeleteTopicRecipientRequestObject) (DeleteTopicRecipientResponseObject, error)
+	// PutTopicRecipient Put a recipient into a topic
+	// (PUT /v1/topics/{topic}/recipients/{id})
+	PutTopicRecipient(ctx context.Context, request PutTopicRecipientRequestObject) (PutTopicRecipientResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -4029,6 +4306,87 @@ func (sh *strictHandler) RefreshToken(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(RefreshTokenResponseObject); ok {
 		if err := validResponse.VisitRefreshTokenResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListTopicRecipients operation middleware
+func (sh *strictHandler) ListTopicRecipients(w http.ResponseWriter, r *http.Request, topic Topic, params ListTopicRecipientsParams) {
+	var request ListTopicRecipientsRequestObject
+
+	request.Topic = topic
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTopicRecipients(ctx, request.(ListTopicRecipientsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTopicRecipients")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListTopicRecipientsResponseObject); ok {
+		if err := validResponse.VisitListTopicRecipientsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteTopicRecipient operation middleware
+func (sh *strictHandler) DeleteTopicRecipient(w http.ResponseWriter, r *http.Request, topic Topic, id RecipientID) {
+	var request DeleteTopicRecipientRequestObject
+
+	request.Topic = topic
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteTopicRecipient(ctx, request.(DeleteTopicRecipientRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteTopicRecipient")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteTopicRecipientResponseObject); ok {
+		if err := validResponse.VisitDeleteTopicRecipientResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutTopicRecipient operation middleware
+func (sh *strictHandler) PutTopicRecipient(w http.ResponseWriter, r *http.Request, topic Topic, id RecipientID) {
+	var request PutTopicRecipientRequestObject
+
+	request.Topic = topic
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutTopicRecipient(ctx, request.(PutTopicRecipientRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutTopicRecipient")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutTopicRecipientResponseObject); ok {
+		if err := validResponse.VisitPutTopicRecipientResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -67,6 +67,9 @@ var operations = map[string]access{
 	"PUT /v1/recipients/{id}/endpoints/{kind}/{address}":    {"putEndpoint", "send"},
 	"DELETE /v1/recipients/{id}/endpoints/{kind}/{address}": {"deleteEndpoint", "send"},
 	"POST /v1/recipients/{id}/token":                        {"mintToken", "send"},
+	"GET /v1/topics/{topic}/recipients":                     {"listTopicRecipients", "read"},
+	"PUT /v1/topics/{topic}/recipients/{id}":                {"putTopicRecipient", "send"},
+	"DELETE /v1/topics/{topic}/recipients/{id}":             {"deleteTopicRecipient", "send"},
 	"POST /v1/token/refresh":                                {"refreshToken", recipientScope},
 	"GET /v1/inbox":                                         {"listInbox", recipientScope},
 	"GET /v1/inbox/unread":                                  {"countUnread", recipientScope},
@@ -139,7 +142,7 @@ func cleanURL(u *url.URL) bool {
 
 // later lists what later versions bring, so that it is told from a mistyped path.
 var later = []struct{ part, name string }{
-	{"/preferences", "preferences"}, {"/v1/topics", "topics"}, {"/v1/campaigns", "campaigns"},
+	{"/preferences", "preferences"}, {"/v1/campaigns", "campaigns"},
 	{"/v1/webhooks", "webhooks"}, {"/v1/dead", "dead letters"}, {"/v1/recipients/import", "import"},
 }
 

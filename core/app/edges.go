@@ -298,7 +298,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
-	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
+	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
 		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Channels: a.channelDocs, Ready: a.ready, Logger: a.log}
 	t, err := a.tokens()
 	if err != nil {

@@ -67,7 +67,7 @@ func serve(t *testing.T, between func(http.Handler) http.Handler) *client.Client
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	catalog := templates.New(nil, nil)
-	h, err := api.New(api.Options{Addresses: routing, Notifications: s, Recipients: s, Inbox: s, Stored: stored{s}, Catalog: catalog, Keys: s, Routes: noRoutes{},
+	h, err := api.New(api.Options{Addresses: routing, Notifications: s, Recipients: s, Topics: s, Inbox: s, Stored: stored{s}, Catalog: catalog, Keys: s, Routes: noRoutes{},
 		Intake: intake.New(intake.Options{Store: s, Queue: noQueue{}, Templates: catalog, Routing: routing, Logger: quiet}), Logger: quiet})
 	if err != nil {
 		t.Fatalf("make the API: %v", err)

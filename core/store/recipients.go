@@ -136,8 +136,7 @@ func (s *Store) UpdateRecipient(ctx context.Context, app, id string, change func
 		refused = nil
 		now := s.Now()
 		// The row first, whether it is there or not, so that two changes follow one another.
-		fresh, err := t.exec(ctx, `INSERT INTO recipients (app, id, locale, timezone, created_at, updated_at) VALUES ($1, $2, '', '', $3, $3)
-			ON CONFLICT (app, id) DO NOTHING`, app, id, micros(now))
+		fresh, err := t.exec(ctx, ensureRecipientSQL, app, id, micros(now))
 		if err != nil {
 			return err
 		}
@@ -236,7 +235,7 @@ func (s *Store) DeleteEndpoint(ctx context.Context, app, recipient, kind, addres
 	})
 }
 
-// DeleteRecipient erases a person: the recipient, its endpoints, and in its deliveries the recipient's
+// DeleteRecipient erases a person: the recipient, its endpoints, preferences and topics, and in its deliveries the recipient's
 // id, address, name and content; what was pending is cancelled. The deliveries' states and attempts stay,
 // so that accepted remains the sum of the states. Content shared with others stays in its page, without
 // a reference from here.
@@ -249,8 +248,10 @@ func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
 		if n == 0 {
 			return core.ErrNotFound
 		}
-		if _, err := t.exec(ctx, "DELETE FROM endpoints WHERE app = $1 AND recipient = $2", app, id); err != nil {
-			return err
+		for _, table := range []string{"endpoints", "topic_recipients"} {
+			if _, err := t.exec(ctx, "DELETE FROM "+table+" WHERE app = $1 AND recipient = $2", app, id); err != nil {
+				return err
+			}
 		}
 		if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2", app, id); err != nil {
 			return err

@@ -46,6 +46,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"reports", reports},
 		{"recipients", recipients},
 		{"erasing a recipient", erase},
+		{"topics", topics},
+		{"audience", audience},
 		{"templates and keys", templatesAndKeys},
 		{"inbox", inbox},
 		{"lists", lists},

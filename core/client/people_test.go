@@ -1,0 +1,31 @@
+package client_test
+
+import (
+	"testing"
+
+	"github.com/carillon-notify/carillon/core/client"
+)
+
+func TestTopics(t *testing.T) {
+	t.Parallel()
+	c, ctx := serve(t, nil), t.Context()
+	for _, id := range []string{"u 1", "u 2"} {
+		if err := c.PutTopicRecipient(ctx, "very important", id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, next, err := c.TopicRecipients(ctx, "very important", "", 1)
+	if err != nil || len(one) != 1 || one[0].Recipient != "u 1" || one[0].Since.IsZero() || next == "" {
+		t.Fatalf("first page %+v, next %q, %v", one, next, err)
+	}
+	two, next, err := c.TopicRecipients(ctx, "very important", next, 1)
+	if err != nil || len(two) != 1 || two[0].Recipient != "u 2" || next != "" {
+		t.Fatalf("second page %+v, next %q, %v", two, next, err)
+	}
+	if err := c.DeleteTopicRecipient(ctx, "very important", "u 1"); err != nil {
+		t.Error(err)
+	}
+	if err := c.DeleteTopicRecipient(ctx, "very important", "u 1"); !client.IsNotFound(err) {
+		t.Errorf("taken out twice: %v", err)
+	}
+}

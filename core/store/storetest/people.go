@@ -1,0 +1,157 @@
+package storetest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/store"
+)
+
+func join(t *testing.T, s *store.Store, topic, id string) bool {
+	t.Helper()
+	added, err := s.PutTopicRecipient(t.Context(), "shop", topic, id)
+	if err != nil {
+		t.Fatalf("put %s into %s: %v", id, topic, err)
+	}
+	return added
+}
+
+func members(t *testing.T, s *store.Store, topic string) (ids []string) {
+	t.Helper()
+	for cursor := ""; ; {
+		page, next, err := s.TopicRecipients(t.Context(), "shop", topic, core.Page{Cursor: cursor, Limit: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range page {
+			ids = append(ids, x.Recipient)
+		}
+		if cursor = next; next == "" {
+			return ids
+		}
+	}
+}
+
+func topics(t *testing.T, s *store.Store) {
+	put(t, s, "u1", "a@example.com")
+	for _, id := range []string{"u3", "u1", "u2"} {
+		if !join(t, s, "vip", id) {
+			t.Errorf("%s was in it already", id)
+		}
+	}
+	if join(t, s, "vip", "u1") {
+		t.Error("u1 was added twice")
+	}
+	if _, err := s.Recipient(t.Context(), "shop", "u3"); err != nil {
+		t.Errorf("u3 was not created: %v", err)
+	}
+	join(t, s, "news", "u1")
+	if diff := cmp.Diff([]string{"u1", "u2", "u3"}, members(t, s, "vip")); diff != "" {
+		t.Errorf("members: %s", diff)
+	}
+	if other, _, err := s.TopicRecipients(t.Context(), "other", "vip", core.Page{}); err != nil || len(other) != 0 {
+		t.Errorf("another app sees %v, %v", other, err)
+	}
+	if err := s.DeleteTopicRecipient(t.Context(), "shop", "vip", "u2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteTopicRecipient(t.Context(), "shop", "vip", "u2"); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("taken out twice: %v", err)
+	}
+	if err := s.DeleteRecipient(t.Context(), "shop", "u1"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"u3"}, members(t, s, "vip")); diff != "" {
+		t.Errorf("after one left and one was erased: %s", diff)
+	}
+	if got, err := s.Topics(t.Context(), "shop", "u1"); err != nil || len(got) != 0 {
+		t.Errorf("who was erased is in %v, %v", got, err)
+	}
+}
+
+// read pages through an audience and returns the ids, and each one's addresses.
+func read(t *testing.T, s *store.Store, a core.Audience, limit int) (ids, unknown []string, addresses map[string][]string) {
+	t.Helper()
+	addresses = map[string][]string{}
+	for cursor := ""; ; {
+		p, err := s.AudiencePage(t.Context(), a, cursor, limit)
+		if err != nil {
+			t.Fatalf("read a page of the audience: %v", err)
+		}
+		for _, x := range p.Recipients {
+			ids = append(ids, x.ID)
+			for _, e := range x.Endpoints {
+				addresses[x.ID] = append(addresses[x.ID], e.Address)
+			}
+		}
+		if unknown = append(unknown, p.Unknown...); p.Next == "" {
+			return ids, unknown, addresses
+		}
+		if p.Next <= cursor {
+			t.Fatalf("the cursor goes from %q back to %q", cursor, p.Next)
+		}
+		cursor = p.Next
+	}
+}
+
+func audience(t *testing.T, s *store.Store) {
+	var everybody []string
+	want := map[string][]string{}
+	for i := range 23 {
+		id := fmt.Sprintf("u%02d", i)
+		everybody = append(everybody, id)
+		for j := range i % 3 {
+			want[id] = append(want[id], fmt.Sprintf("%s-%d@example.com", id, j))
+		}
+		put(t, s, id, want[id]...)
+		if i%2 == 0 {
+			join(t, s, "even", id)
+		}
+	}
+	if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "other", ID: "u99"}); err != nil {
+		t.Fatal(err)
+	}
+	even := slices.DeleteFunc(slices.Clone(everybody), func(id string) bool { return (id[2]-'0')%2 == 1 })
+	start := s.Now()
+	until(t, "the clock to go on", func() bool { return s.Now().After(start) })
+	late := func(id string) {
+		t.Helper()
+		put(t, s, id, "late@example.com")
+		join(t, s, "even", id)
+	}
+	late("u05b")
+	late("u00a")
+	join(t, s, "even", "u01") // was there at the start, but not in the topic
+	for _, limit := range []int{1, 4, 23, 100} {
+		ids, _, addresses := read(t, s, core.Audience{App: "shop", Until: start}, limit)
+		if diff := cmp.Diff(everybody, ids); diff != "" {
+			t.Errorf("everybody by %d: %s", limit, diff)
+		}
+		if diff := cmp.Diff(want, addresses); diff != "" {
+			t.Errorf("addresses of everybody by %d: %s", limit, diff)
+		}
+		ids, _, _ = read(t, s, core.Audience{App: "shop", Topic: "even", Until: start}, limit)
+		if diff := cmp.Diff(even, ids); diff != "" {
+			t.Errorf("the topic by %d: %s", limit, diff)
+		}
+		asked := []string{"u07", "u00a", "nobody", "u03", "u07"}
+		ids, unknown, addresses := read(t, s, core.Audience{App: "shop", Recipients: asked, Until: start}, limit)
+		if diff := cmp.Diff([]string{"u03", "u07"}, ids); diff != "" {
+			t.Errorf("the list by %d: %s", limit, diff)
+		}
+		if diff := cmp.Diff([]string{"nobody", "u00a"}, unknown); diff != "" {
+			t.Errorf("unknown of the list by %d: %s", limit, diff)
+		}
+		if diff := cmp.Diff(want["u07"], addresses["u07"]); diff != "" {
+			t.Errorf("addresses of the list by %d: %s", limit, diff)
+		}
+	}
+	if ids, unknown, _ := read(t, s, core.Audience{App: "shop", Recipients: []string{}, Until: start}, 10); ids != nil || unknown != nil {
+		t.Errorf("an empty list is %v, %v", ids, unknown)
+	}
+}
