@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/sideshow/apns2/token"
 	"golang.org/x/net/http2"
 
+	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -42,12 +42,11 @@ func startWorld(b *testing.B) *world {
 	}
 	cmd := exec.Command(filepath.Join(dir, "orchestrator"), "sandbox", "-listen", "127.0.0.1:0", "-data", b.TempDir())
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := coretest.Start(cmd); err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {

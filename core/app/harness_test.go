@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -223,7 +222,6 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *process {
 	p := &process{cmd: cmd, done: make(chan struct{}), log: &bytes.Buffer{}}
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, cmd.Env...)
 	p.cmd.Dir = t.TempDir()
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +231,7 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *process {
 		defer p.mu.Unlock()
 		return p.log.Write(b)
 	})
-	if err := p.cmd.Start(); err != nil {
+	if err := coretest.Start(p.cmd); err != nil {
 		t.Fatal(err)
 	}
 	up := make(chan string, 1)

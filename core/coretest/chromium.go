@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -111,21 +110,16 @@ func startChromium() (*browser, error) {
 	b.cmd.Env = append(os.Environ(), "HOME="+dir)
 	b.cmd.ExtraFiles = []*os.File{theirIn, theirOut} // 3 and 4, as --remote-debugging-pipe wants them
 	b.cmd.Stderr = &b.log
-	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the parent-death signal is tied to the thread that forked
-		err := b.cmd.Start()
-		_, _ = theirIn.Close(), theirOut.Close()
-		started <- err
-		if err == nil {
-			_ = b.cmd.Wait()
-		}
-		close(b.gone)
-	}()
-	if err := <-started; err != nil {
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = Start(b.cmd)
+	_, _ = theirIn.Close(), theirOut.Close()
+	if err != nil {
 		return nil, err
 	}
+	go func() {
+		_ = b.cmd.Wait()
+		close(b.gone)
+	}()
 	go b.read(out)
 	if err := b.call(context.Background(), "", "Browser.getVersion", nil, nil); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, b.end())

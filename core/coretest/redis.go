@@ -2,12 +2,15 @@ package coretest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +23,7 @@ type RedisServer struct {
 	// Addr is its host:port, the same after a restart.
 	Addr string
 	t    testing.TB
+	dir  string
 	args []string
 	cmd  *exec.Cmd
 }
@@ -37,14 +41,7 @@ func StartRedis(t testing.TB, args ...string) *RedisServer {
 		}
 		t.Skip("redis-server is not installed")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &RedisServer{Addr: l.Addr().String(), t: t, args: args}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s := &RedisServer{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
 	s.Restart()
 	t.Cleanup(s.Kill)
 	return s
@@ -73,19 +70,10 @@ func (s *RedisServer) Kill() {
 func (s *RedisServer) Restart() {
 	s.t.Helper()
 	s.Kill()
-	_, port, _ := net.SplitHostPort(s.Addr)
-	if _, err := strconv.Atoi(port); err != nil {
+	if err := os.Remove(filepath.Join(s.dir, "dump.rdb")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.t.Fatal(err)
 	}
-	args := append(slices.Clone(s.args), "--port", port, "--bind", "127.0.0.1", "--dir", s.t.TempDir())
-	if !slices.Contains(s.args, "--sentinel") {
-		args = append(args, "--save", "", "--appendonly", "no")
-	}
-	s.cmd = exec.Command("redis-server", args...)
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
+	s.start()
 	s.do(func(ctx context.Context, c *redis.Client) error {
 		err := c.Ping(ctx).Err()
 		if redis.HasErrorPrefix(err, "NOAUTH") {
@@ -93,6 +81,52 @@ func (s *RedisServer) Restart() {
 		}
 		return err
 	})
+}
+
+// Reload kills the server and starts it again on what it held, which takes about as long as said: it
+// answers all commands with LOADING meanwhile. Reload returns when the first one was.
+func (s *RedisServer) Reload(took time.Duration) {
+	s.t.Helper()
+	const keys = 200 // someone else's, so that there is something to load
+	s.do(func(ctx context.Context, c *redis.Client) error {
+		for i := range keys {
+			if err := c.Set(ctx, "foreign:"+strconv.Itoa(i), strings.Repeat(strconv.Itoa(i), 1024), 0).Err(); err != nil {
+				return err
+			}
+		}
+		return c.Save(ctx).Err()
+	})
+	s.Kill()
+	// It answers between two pieces of its file, and the delay is of each key.
+	s.start("--key-load-delay", strconv.FormatInt(took.Microseconds()/keys, 10), "--loading-process-events-interval-bytes", "1024")
+	s.do(func(ctx context.Context, c *redis.Client) error {
+		if err := c.Get(ctx, "foreign:1").Err(); !redis.HasErrorPrefix(err, "LOADING") {
+			return fmt.Errorf("it is not loading: %w", err)
+		}
+		return nil
+	})
+}
+
+// Do runs a command, such as CONFIG SET.
+func (s *RedisServer) Do(args ...any) {
+	s.t.Helper()
+	s.do(func(ctx context.Context, c *redis.Client) error { return c.Do(ctx, args...).Err() })
+}
+
+func (s *RedisServer) start(more ...string) {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.Addr)
+	if _, err := strconv.Atoi(port); err != nil {
+		s.t.Fatal(err)
+	}
+	args := append(slices.Clone(s.args), "--port", port, "--bind", "127.0.0.1", "--dir", s.dir)
+	if !slices.Contains(s.args, "--sentinel") {
+		args = append(args, "--save", "", "--appendonly", "no")
+	}
+	s.cmd = exec.Command("redis-server", append(args, more...)...)
+	if err := Start(s.cmd); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // Pause stops the server in its tracks, as a machine that hangs does: it keeps its connections and

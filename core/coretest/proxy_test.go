@@ -1,0 +1,108 @@
+package coretest_test
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/core/coretest"
+)
+
+// echo serves a socket that answers each line with itself.
+func echo(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c) }()
+		}
+	}()
+	return "unix:" + path
+}
+
+type client struct {
+	net.Conn
+	lines *bufio.Reader
+}
+
+func dial(t *testing.T, addr string) *client {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &client{c, bufio.NewReader(c)}
+}
+
+// ask sends a line and waits so long for its echo.
+func (c *client) ask(within time.Duration) error {
+	if _, err := c.Write([]byte("hello\n")); err != nil {
+		return err
+	}
+	return c.hear(within)
+}
+
+func (c *client) hear(within time.Duration) error {
+	_ = c.SetReadDeadline(time.Now().Add(within))
+	_, err := c.lines.ReadString('\n')
+	return err
+}
+
+const long, short = 10 * time.Second, 50 * time.Millisecond
+
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	p := coretest.StartProxy(t, echo(t))
+	c := dial(t, p.Addr)
+	if err := c.ask(long); err != nil {
+		t.Fatal(err)
+	}
+	for name, stop := range map[string]func(){"hang": p.Hang, "mute": p.Mute} {
+		stop()
+		if err := c.ask(short); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: an answer came, or another error: %v", name, err)
+		}
+		p.Heal()
+		if err := c.hear(long); err != nil {
+			t.Errorf("%s: what was held did not come after healing: %v", name, err)
+		}
+	}
+	p.Slow(100*time.Millisecond, 100)
+	began := time.Now()
+	if err := c.ask(long); err != nil || time.Since(began) < 2*(100+60)*time.Millisecond {
+		t.Errorf("slow: %v after %v", err, time.Since(began))
+	}
+	p.Cut()
+	if err := c.ask(long); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("cut: %v, not a reset", err)
+	}
+	if n := p.Connections(); n != 0 {
+		t.Errorf("cut: %d connections are left", n)
+	}
+	if conn, err := net.Dial("tcp", p.Addr); err == nil { // it may be reset as soon as that
+		if (&client{conn, bufio.NewReader(conn)}).ask(long) == nil {
+			t.Error("cut: a new connection was served")
+		}
+		conn.Close()
+	}
+	p.Heal()
+	if err := dial(t, p.Addr).ask(long); err != nil {
+		t.Errorf("healed: %v", err)
+	}
+}
