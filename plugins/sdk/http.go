@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,7 +62,9 @@ type HTTP struct {
 	waiting, inUse                 atomic.Int64
 
 	mu       sync.Mutex
-	shut     bool           // nothing is sent any more
+	shut     bool // nothing is sent any more
+	over     bool // no connection is kept any more
+	conns    map[*countedConn]struct{}
 	inFlight sync.WaitGroup // grows under mu, and not once it is shut
 	life     context.Context
 	stop     context.CancelFunc // ends life, and with it what is in flight
@@ -80,7 +84,7 @@ func NewHTTP(o HTTPOptions) *HTTP {
 	if o.TLS == nil {
 		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	h := &HTTP{max: o.MaxPerHost}
+	h := &HTTP{max: o.MaxPerHost, conns: map[*countedConn]struct{}{}}
 	h.life, h.stop = context.WithCancel(context.Background())
 	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: o.Control}
 	h.transport = &http.Transport{
@@ -90,8 +94,7 @@ func NewHTTP(o HTTPOptions) *HTTP {
 				h.failed.Add(1)
 				return nil, err
 			}
-			h.opened.Add(1)
-			return &countedConn{Conn: c, ended: sync.OnceFunc(func() { h.closed.Add(1) })}, nil
+			return h.count(c)
 		},
 		TLSClientConfig:        o.TLS,
 		TLSHandshakeTimeout:    dialTimeout,
@@ -167,7 +170,35 @@ func (h *HTTP) Close(ctx context.Context) error {
 	}
 	h.stop()
 	h.transport.CloseIdleConnections()
+	// What a request has just given back may not be among the idle ones yet.
+	h.mu.Lock()
+	h.over = true
+	left := slices.Collect(maps.Keys(h.conns))
+	h.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close()
+	}
 	return err
+}
+
+// count takes a new connection among those that Close ends.
+func (h *HTTP) count(c net.Conn) (net.Conn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		_ = c.Close()
+		return nil, ErrClosed
+	}
+	h.opened.Add(1)
+	counted := &countedConn{Conn: c}
+	counted.ended = sync.OnceFunc(func() {
+		h.closed.Add(1)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.conns, counted)
+	})
+	h.conns[counted] = struct{}{}
+	return counted, nil
 }
 
 // use is one request's use of a connection.
