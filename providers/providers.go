@@ -97,7 +97,8 @@ type Provider interface {
 // Receiver is implemented by a Provider that hears back later: a live client's acknowledgement, an SMS
 // delivery receipt, a bounce. Receive runs until ctx ends; a receipt counts once however often it is
 // reported. report's error says that the receipt was not kept: the provider should offer it again or,
-// where somebody waits for the answer, say so to them.
+// where somebody waits for the answer, say so to them. It is called again after it has returned, and never
+// twice at a time.
 type Receiver interface {
 	Receive(ctx context.Context, report func(Receipt) error) error
 }

@@ -28,12 +28,14 @@ type Server struct {
 	mu       sync.Mutex
 	opening  bool
 	provider providers.Provider
+
+	hearing chan struct{} // has an element while the provider's Receive runs
 }
 
 // NewServer returns a Server of a kind. listen serves the handler of a provider that is a
 // providers.Server until the process ends, and says where ("unix:/path"); nil leaves it unserved.
 func NewServer(kind providers.Kind, listen func(http.Handler) (address string, err error)) *Server {
-	return &Server{kind: kind, listen: listen}
+	return &Server{kind: kind, listen: listen, hearing: make(chan struct{}, 1)}
 }
 
 // Describe implements providerv1.ProviderServer.
@@ -282,6 +284,13 @@ func (s *Server) Receive(stream providerv1.Provider_ReceiveServer) error {
 	rec, ok := p.(providers.Receiver)
 	if !ok { // it hears nothing back
 		<-ctx.Done()
+		return nil
+	}
+	// A host that ends a call and begins another does not see when the first one has returned here.
+	select {
+	case s.hearing <- struct{}{}:
+		defer func() { <-s.hearing }()
+	case <-ctx.Done():
 		return nil
 	}
 	err = receive(ctx, rec, h.report)
