@@ -225,7 +225,10 @@ func (a *App) greet(out io.Writer, took time.Duration) {
 	if a.sandbox == nil {
 		return
 	}
-	fmt.Fprintf(out, "  live      %s/console/live?recipient=u_42    (a browser as a recipient)\n  sandbox   %s/sandbox/    (what arrived; no real service is configured)\n\nTry:\n\n%s\n\n", a.URL(), a.URL(), a.tryLine())
+	fmt.Fprintf(out, "  live      %s/console/live?recipient=u_42    (a browser as a recipient)\n  sandbox   %s/sandbox/    (what arrived there instead of at a real service)\n\n", a.URL(), a.URL())
+	if body := a.exampleBody(); body != "" {
+		fmt.Fprintf(out, "Try:\n\n%s\n\n", a.tryLine(body))
+	}
 }
 
 // shownKey is the key itself only where it was made here: one that was configured is known.
@@ -236,13 +239,13 @@ func (a *App) shownKey() string {
 	return a.key + "    (kept in " + filepath.Join(a.cfg.Data, "api-key") + ")"
 }
 
-// tryLine is a command that sends one notification through all four providers.
-func (a *App) tryLine() string {
+// tryLine is a command that sends one notification.
+func (a *App) tryLine(body string) string {
 	key := a.key
 	if a.cfg.APIKey != "" {
 		key = "$CARILLON_API_KEY"
 	}
-	return fmt.Sprintf(`curl -sS %s/v1/notifications -H "Authorization: Bearer %s" -H 'Content-Type: application/json' -d '%s'`, a.URL(), key, exampleBody)
+	return fmt.Sprintf(`curl -sS %s/v1/notifications -H "Authorization: Bearer %s" -H 'Content-Type: application/json' -d '%s'`, a.URL(), key, body)
 }
 
 // local is the address in a form that a client on this machine can use.

@@ -19,7 +19,7 @@ func (a *App) console(t *tokens, auth *api.Authenticator) (*console.Console, err
 	o := console.Options{Principal: auth.Principal, Notifications: a.store, Routes: consoleRoutes{a}, Secret: secret, Redis: a.queue.ConnOpt(),
 		Sandbox: a.sandbox != nil, Logger: a.log}
 	if a.sandbox != nil {
-		o.Example = exampleBody
+		o.Example = a.exampleBody()
 	}
 	if t != nil {
 		o.Token = func(app, recipient string) (string, error) {
@@ -34,9 +34,32 @@ func (a *App) console(t *tokens, auth *api.Authenticator) (*console.Console, err
 	return c, nil
 }
 
-// exampleBody is a notification through all four providers, for where those are the sandbox's.
-var exampleBody = fmt.Sprintf(`{"to":[{"email":"ann@example.com"},{"apns":"%s"},{"fcm":"fcm-token-of-a-phone"},{"websocket":"u_42"}],"content":{"title":"Hello","body":"Your first notification"}}`,
-	strings.Repeat("0123456789abcdef", 4))
+// exampleTo are addresses that the sandbox takes, by their kinds.
+var exampleTo = []struct{ kind, entry string }{
+	{"email", `{"email":"ann@example.com"}`},
+	{"apns", `{"apns":"` + strings.Repeat("0123456789abcdef", 4) + `"}`},
+	{"fcm", `{"fcm":"fcm-token-of-a-phone"}`},
+	{"websocket", `{"websocket":"u_42"}`},
+}
+
+// exampleBody is a notification to an address of each kind that the sandbox plays and a route serves, ""
+// if there is none.
+func (a *App) exampleBody() string {
+	served := map[string]bool{}
+	for _, r := range a.routes.all() {
+		served[r.Kind] = true
+	}
+	var to []string
+	for _, e := range exampleTo {
+		if served[e.kind] {
+			to = append(to, e.entry)
+		}
+	}
+	if len(to) == 0 {
+		return ""
+	}
+	return `{"to":[` + strings.Join(to, ",") + `],"content":{"title":"Hello","body":"Your first notification"}}`
+}
 
 // consoleRoutes shows the routes as the REST API does, and steers them.
 type consoleRoutes struct{ *App }
