@@ -7,7 +7,7 @@ var (
 	// ErrNotFound: there is no such thing in that app.
 	ErrNotFound = errors.New("not found")
 	// ErrKeyReused: the idempotency key was used with another body.
-	ErrKeyReused = errors.New("this Idempotency-Key was used with another request body in the last 24 hours")
+	ErrKeyReused = errors.New("this Idempotency-Key was used before with another request body")
 	// ErrTooManyFailures: too many keys that are nobody's came from that address of late.
 	ErrTooManyFailures = errors.New("too many failed attempts from this address")
 	// ErrLeaseLost: somebody else has the lease by now, or it was given back. Nothing was changed.

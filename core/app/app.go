@@ -23,7 +23,6 @@ import (
 	"github.com/carillon-notify/carillon/core/dispatch"
 	"github.com/carillon-notify/carillon/core/gate"
 	"github.com/carillon-notify/carillon/core/intake"
-	"github.com/carillon-notify/carillon/core/lead"
 	"github.com/carillon-notify/carillon/core/metrics"
 	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/core/store"
@@ -31,14 +30,7 @@ import (
 	"github.com/carillon-notify/carillon/templates"
 )
 
-const (
-	websocketKind = "websocket"
-	// stopTimeout bounds a shutdown: the longest route's call and what it takes to settle it.
-	stopTimeout = 45 * time.Second
-	// retention is how long completed notifications are kept.
-	retention = 30 * 24 * time.Hour
-	sweepTick = 10 * time.Minute
-)
+const websocketKind = "websocket"
 
 // Role is which side of the house a process is.
 type Role int
@@ -89,7 +81,7 @@ func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) 
 	a := &App{cfg: cfg, role: role, log: log, kinds: newKinds(log), failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
-			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout)
 			defer cancel()
 			err = errors.Join(err, a.close(stop))
 		}
@@ -125,7 +117,7 @@ func (a *App) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-a.failed:
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
 	defer cancel()
 	return errors.Join(err, a.close(stop))
 }
@@ -276,7 +268,7 @@ func (a *App) openStore(ctx context.Context) error {
 		url = "sqlite:" + filepath.Join(a.cfg.Data, "carillon.db")
 	}
 	s, err := store.Open(ctx, store.Options{URL: url, MaxBatch: a.routes.maxBatch, Room: a.queue.Room, Logger: a.log,
-		VoidQueued: a.cfg.Queue.Reveal() == config.QueueEmbedded})
+		KeyLife: a.cfg.Retention.Idempotency, VoidQueued: a.cfg.Queue.Reveal() == config.QueueEmbedded})
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
@@ -327,25 +319,6 @@ func (a *App) backlog() []core.Backlog {
 		a.log.Debug("the backlog cannot be read", "error", err)
 	}
 	return b
-}
-
-// sweep removes what is old while this process holds the lease for it.
-func (a *App) sweep(ctx context.Context) {
-	o := lead.Options{Leases: a.store, Name: "retention", Holder: a.name, Logger: a.log}
-	lead.Run(ctx, o, func(ctx context.Context, l core.Lease) {
-		t := time.NewTicker(sweepTick)
-		defer t.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-t.C:
-				if _, _, err := a.store.Sweep(ctx, l, retention); err != nil && ctx.Err() == nil {
-					a.log.Warn("old notifications could not be removed", "error", err)
-				}
-			}
-		}
-	})
 }
 
 // serveMetrics serves the counters, and whether the process is well, on an address of their own.

@@ -26,11 +26,26 @@ type Config struct {
 	LogLevel string `koanf:"log_level"`
 	// MetricsListen is where /metrics, /livez and /readyz are served besides, host:port; "" is nowhere. It is
 	// the only place where a worker serves them.
-	MetricsListen string              `koanf:"metrics_listen"`
-	Routes        map[string]Route    `koanf:"routes"`
-	Channels      map[string][]string `koanf:"channels"`
-	Plugins       Dir                 `koanf:"plugins"`
-	Templates     Dir                 `koanf:"templates"`
+	MetricsListen string `koanf:"metrics_listen"`
+	// DrainDelay is how long a process that is told to stop goes on taking requests while /readyz says that
+	// it will not: what a load balancer needs to notice.
+	DrainDelay time.Duration `koanf:"drain_delay"`
+	// ShutdownTimeout bounds the rest of a stop: what is not done by then is handed back.
+	ShutdownTimeout time.Duration       `koanf:"shutdown_timeout"`
+	Retention       Retention           `koanf:"retention"`
+	Routes          map[string]Route    `koanf:"routes"`
+	Channels        map[string][]string `koanf:"channels"`
+	Plugins         Dir                 `koanf:"plugins"`
+	Templates       Dir                 `koanf:"templates"`
+}
+
+// Retention is how long what is done with is kept.
+type Retention struct {
+	// Finished is for notifications of which nothing is pending, since the last that was heard of them; 0 is
+	// for ever.
+	Finished time.Duration `koanf:"finished"`
+	// Idempotency is for idempotency keys, since their first use.
+	Idempotency time.Duration `koanf:"idempotency"`
 }
 
 // Dir is a directory of the user's files.
@@ -98,6 +113,7 @@ func Default() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", Data: "./data", Store: StoreSQLite, Queue: QueueEmbedded, Workers: true,
 		Sandbox: SandboxAuto, LogLevel: "info", Routes: map[string]Route{}, Channels: map[string][]string{},
+		ShutdownTimeout: 45 * time.Second, Retention: Retention{Finished: 30 * 24 * time.Hour, Idempotency: 24 * time.Hour},
 		Plugins: Dir{"./plugins.d"}, Templates: Dir{"./templates.d"},
 	}
 }
@@ -171,6 +187,18 @@ func (c *Config) Check() error {
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
 		add("metrics_listen: %q is no host:port such as 127.0.0.1:9090", c.MetricsListen)
+	}
+	if c.DrainDelay < 0 || c.DrainDelay > 10*time.Minute {
+		add("drain_delay: must be 0s to 10m")
+	}
+	if c.ShutdownTimeout < time.Second || c.ShutdownTimeout > 30*time.Minute {
+		add("shutdown_timeout: must be 1s to 30m")
+	}
+	if c.Retention.Finished != 0 && c.Retention.Finished < time.Second {
+		add("retention.finished: must be 0s, which keeps everything, or 1s and more")
+	}
+	if c.Retention.Idempotency < time.Second {
+		add("retention.idempotency: must be 1s or more")
 	}
 	if !c.IsSQLite() && !hasScheme(c.Store, "postgres", "postgresql") {
 		add("store: must be %q or a URL such as postgres://user:pass@host/db", StoreSQLite)

@@ -75,8 +75,8 @@ func TestFaultsAreNamedAllAtOnce(t *testing.T) {
 	}{
 		"unknown keys": {file: "lissten: x\nroutes: {a: {kind: apns, ratee: 1/s}}", want: []string{"lissten: there is no such setting", "ratee: there is no such setting"}},
 		"wrong forms":  {file: "workers: [1]\nroutes: {a: {kind: apns, timeout: soon}}", want: []string{"workers: has a value of the wrong form", "routes.a.timeout: has a value of the wrong form"}},
-		"bad values": {file: "listen: nowhere\nstore: mysql://x/y\nqueue: amqp://x\nsandbox: maybe\nlog_level: loud\napi_key: short",
-			want: []string{"listen:", "store:", "queue:", "sandbox:", "log_level:", "api_key:"}},
+		"bad values": {file: "listen: nowhere\nstore: mysql://x/y\nqueue: amqp://x\nsandbox: maybe\nlog_level: loud\napi_key: short\ndrain_delay: -1s\nshutdown_timeout: 1ms\nretention: {finished: 1ms, idempotency: 0s}",
+			want: []string{"drain_delay:", "shutdown_timeout:", "retention.finished:", "retention.idempotency:", "listen:", "store:", "queue:", "sandbox:", "log_level:", "api_key:"}},
 		"bad routes": {file: "routes: {a: {rate: fast, timeout: 1ms, isolation: jail}, B: {kind: apns}}\nchannels: {push: [c]}",
 			want: []string{"routes.a.kind", "routes.a.rate", "routes.a.timeout", "routes.a.isolation", "routes.B", "channels.push"}},
 		"no YAML":                  {file: "a: [", want: []string{"is no YAML"}},

@@ -54,6 +54,7 @@ type binder struct {
 	seen  map[[32]byte]core.ContentRef
 	texts [][]json.RawMessage // by page
 	pages []*page
+	refs  map[core.ID]int // deliveries that point at each page
 }
 
 func (b *binder) add(c core.Content) (core.ContentRef, error) {
@@ -86,7 +87,7 @@ func (b *binder) rows() ([][]any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encode a page: %w", err)
 		}
-		rows[i] = []any{p.id[:], pack(text)}
+		rows[i] = []any{p.id[:], pack(text), int64(b.refs[p.id])}
 	}
 	return rows, nil
 }

@@ -26,7 +26,9 @@ const (
 	clockEvery  = 10 * time.Second // how often the database is asked for its time
 	pgTxTimeout = 15 * time.Second // of one group's transaction
 	pgTries     = 3                // of a transaction that is a deadlock's victim
-	migrateLock = 0x436172696c6c6f // "Carillo": the advisory lock of the migrations
+
+	migrateLock  = 0x436172696c6c6f // "Carillo": the advisory lock of the migrations
+	migrateEvery = 50 * time.Millisecond
 )
 
 type anchor struct{ db, here time.Time } // here has the monotonic clock
@@ -38,12 +40,12 @@ type postgresDB struct {
 	done   chan struct{}
 }
 
-func openPostgres(ctx context.Context, dsn string, log *slog.Logger) (*postgresDB, error) {
-	cfg, err := pgxpool.ParseConfig(dsn)
+func openPostgres(ctx context.Context, o *Options) (*postgresDB, error) {
+	cfg, err := pgxpool.ParseConfig(o.URL)
 	if err != nil {
 		return nil, errors.New("the store's PostgreSQL URL cannot be read; it is postgres://user:password@host:port/database") // pgx's error may quote the password
 	}
-	if !strings.Contains(dsn, "pool_max_conns") {
+	if !strings.Contains(o.URL, "pool_max_conns") {
 		cfg.MaxConns = 16
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "carillon"
@@ -54,7 +56,7 @@ func openPostgres(ctx context.Context, dsn string, log *slog.Logger) (*postgresD
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
 	b := &postgresDB{pool: pool, done: make(chan struct{})}
-	if err := b.migrate(ctx); err != nil {
+	if err := b.migrate(ctx, o); err != nil {
 		pool.Close()
 		return nil, err
 	}
@@ -64,13 +66,14 @@ func openPostgres(ctx context.Context, dsn string, log *slog.Logger) (*postgresD
 	}
 	tick, stop := context.WithCancel(context.Background())
 	b.stop = stop
-	go b.keepClock(tick, log)
+	go b.keepClock(tick, o.Logger)
 	return b, nil
 }
 
 // migrate applies the migrations under an advisory lock, so that instances that start together wait
-// for the first.
-func (b *postgresDB) migrate(ctx context.Context) (err error) {
+// for the first. The lock is asked for again and again rather than waited for: a statement that waits has a
+// snapshot, and CREATE INDEX CONCURRENTLY waits for the end of every older one.
+func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 	db := stdlib.OpenDBFromPool(b.pool)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	conn, err := b.pool.Acquire(ctx)
@@ -78,10 +81,20 @@ func (b *postgresDB) migrate(ctx context.Context) (err error) {
 		return fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
 	defer conn.Release()
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrateLock)); err != nil {
-		return fmt.Errorf("wait for other instances' migrations: %w", err)
+	for got := false; ; {
+		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrateLock)).Scan(&got); err != nil {
+			return fmt.Errorf("ask for the migrations' lock: %w", err)
+		}
+		if got {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for other instances' migrations: %w", ctx.Err())
+		case <-time.After(migrateEvery):
+		}
 	}
-	err = migrate(ctx, db, "postgres")
+	err = migrate(ctx, db, "postgres", o)
 	if _, uerr := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrateLock)); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("give the migrations' lock back: %w", uerr))
 	}

@@ -217,23 +217,3 @@ func TestUnwritable(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
-
-// TestMigrateTogether opens a fresh PostgreSQL database from several instances at once.
-func TestMigrateTogether(t *testing.T) {
-	t.Parallel()
-	url := coretest.Postgres(t)
-	var wg sync.WaitGroup
-	for range 6 {
-		wg.Go(func() {
-			s, err := store.Open(t.Context(), store.Options{URL: url})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-}

@@ -237,8 +237,8 @@ func (s *Store) DeleteEndpoint(ctx context.Context, app, recipient, kind, addres
 
 // DeleteRecipient erases a person: the recipient, its endpoints, preferences and topics, and in its deliveries the recipient's
 // id, address, name and content; what was pending is cancelled. The deliveries' states and attempts stay,
-// so that accepted remains the sum of the states. Content shared with others stays in its page, without
-// a reference from here.
+// so that accepted remains the sum of the states. A page that held their contents alone is removed; one shared
+// with others stays, without a reference from here.
 func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
 	return s.write(ctx, "erase a recipient", func(t tx) error {
 		n, err := t.exec(ctx, "DELETE FROM recipients WHERE app = $1 AND id = $2", app, id)
@@ -254,6 +254,20 @@ func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
 			}
 		}
 		if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2", app, id); err != nil {
+			return err
+		}
+		shown := map[core.ID]int{}
+		err = t.query(ctx, "SELECT page_id, count(*) FROM deliveries WHERE app = $1 AND recipient = $2 AND page_id IS NOT NULL GROUP BY page_id", func(r row) error {
+			var page core.ID
+			var n int
+			err := r.Scan(key{&page}, &n)
+			shown[page] = n
+			return err
+		}, app, id)
+		if err != nil {
+			return err
+		}
+		if err := unref(ctx, t, shown); err != nil {
 			return err
 		}
 		_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', page_id = NULL, slot = 0

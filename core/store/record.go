@@ -13,8 +13,8 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-// KeyLife is how long an idempotency key is remembered.
-const KeyLife = 24 * time.Hour
+// DefaultKeyLife is how long an idempotency key is remembered where Options do not say.
+const DefaultKeyLife = 24 * time.Hour
 
 // recording is an acceptance on its way in.
 type recording struct {
@@ -37,7 +37,7 @@ func (r *recording) reset() {
 }
 
 // Record makes an acceptance durable: synced to disk when it returns nil. It sets the deliveries' Batch
-// and Content.Page. A key used in the last 24 hours with the same body gives the first answer back, with
+// and Content.Page. A key used within Options.KeyLife with the same body gives the first answer back, with
 // another body core.ErrKeyReused. When ctx ends first, or with core.ErrUnavailable, the outcome is
 // unknown: asking again with the same key tells.
 func (s *Store) Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error) {
@@ -52,7 +52,7 @@ func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recor
 	if len(all) == 0 {
 		return nil
 	}
-	fresh, err := useKeys(ctx, t, now, all)
+	fresh, err := s.useKeys(ctx, t, now, all)
 	if err != nil || len(fresh) == 0 {
 		return err
 	}
@@ -105,7 +105,7 @@ func (s *Store) window(now time.Time) func(core.Wake) bool {
 }
 
 // useKeys takes the idempotency keys and returns the recordings that are not repetitions.
-func useKeys(ctx context.Context, t tx, now time.Time, all []*recording) ([]*recording, error) {
+func (s *Store) useKeys(ctx context.Context, t tx, now time.Time, all []*recording) ([]*recording, error) {
 	keyed, fresh := make([]*recording, 0, len(all)), make([]*recording, 0, len(all))
 	for _, r := range all {
 		if r.a.Key == "" {
@@ -126,7 +126,7 @@ func useKeys(ctx context.Context, t tx, now time.Time, all []*recording) ([]*rec
 		if answer == nil {
 			answer = []byte{}
 		}
-		sets[i] = []any{r.a.Notification.App, r.a.Key, r.a.BodyHash[:], answer, micros(now), micros(now.Add(-KeyLife))}
+		sets[i] = []any{r.a.Notification.App, r.a.Key, r.a.BodyHash[:], answer, micros(now), micros(now.Add(-s.keyLife))}
 	}
 	taken, err := t.execMany(ctx, `INSERT INTO idempotency (app, key, body_hash, answer, created_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (app, key) DO UPDATE SET body_hash = excluded.body_hash, answer = excluded.answer, created_at = excluded.created_at
@@ -163,12 +163,12 @@ func replay(ctx context.Context, t tx, r *recording) error {
 	return nil
 }
 
-// Answered is the answer that was recorded under a key in the last 24 hours. The error is
+// Answered is the answer that was recorded under a key that is still remembered. The error is
 // core.ErrNotFound if the key is free, core.ErrKeyReused if it was used with another body.
 func (s *Store) Answered(ctx context.Context, app, key string, hash [32]byte) ([]byte, error) {
 	var used, answer []byte
 	err := s.read(ctx, "look an idempotency key up", "SELECT body_hash, answer FROM idempotency WHERE app = $1 AND key = $2 AND created_at > $3",
-		func(x row) error { return x.Scan(&used, &answer) }, app, key, micros(s.Now().Add(-KeyLife)))
+		func(x row) error { return x.Scan(&used, &answer) }, app, key, micros(s.Now().Add(-s.keyLife)))
 	switch {
 	case err != nil:
 		return nil, err
@@ -182,7 +182,7 @@ func (s *Store) Answered(ctx context.Context, app, key string, hash [32]byte) ([
 
 // bind writes the contents and points the deliveries at them.
 func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
-	b := &binder{now: now, seen: map[[32]byte]core.ContentRef{}}
+	b := &binder{now: now, seen: map[[32]byte]core.ContentRef{}, refs: map[core.ID]int{}}
 	for _, r := range all {
 		refs := make([]core.ContentRef, len(r.a.Contents))
 		for i, c := range r.a.Contents {
@@ -197,6 +197,7 @@ func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
 				return fmt.Errorf("delivery %s has no content", r.a.Deliveries[i].ID)
 			}
 			r.a.Deliveries[i].Content = refs[slot]
+			b.refs[refs[slot].Page]++
 		}
 	}
 	all[0].pages = b.pages
@@ -204,7 +205,7 @@ func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
 	if err != nil {
 		return err
 	}
-	if err := t.insert(ctx, "pages", "id, body", rows); err != nil {
+	if err := t.insert(ctx, "pages", "id, body, refs", rows); err != nil {
 		return fmt.Errorf("insert pages: %w", err)
 	}
 	return nil

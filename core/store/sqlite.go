@@ -31,7 +31,7 @@ type sqliteDB struct {
 // ErrLocked says that another process has the SQLite store open.
 var ErrLocked = errors.New("another process has this data directory open; a SQLite store belongs to one process: stop the other one, or use PostgreSQL, which any number of processes share")
 
-func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
+func openSQLite(ctx context.Context, path string, o *Options) (_ *sqliteDB, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -66,7 +66,7 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	b.writeDB.SetMaxOpenConns(1)
-	if err := migrate(ctx, b.writeDB, "sqlite"); err != nil {
+	if err := migrate(ctx, b.writeDB, "sqlite", o); err != nil {
 		return nil, err
 	}
 	if b.conn, err = b.writeDB.Conn(ctx); err != nil {

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"sync"
@@ -24,7 +26,11 @@ type Options struct {
 	// VoidQueued says that the queue's content is gone with the last process (the embedded Redis): what
 	// was queued is overdue at once. SQLite only.
 	VoidQueued bool
-	Logger     *slog.Logger // nil: slog.Default()
+	// KeyLife is how long an idempotency key is remembered; 0: DefaultKeyLife.
+	KeyLife time.Duration
+	Logger  *slog.Logger // nil: slog.Default()
+
+	migrations fs.FS // nil: this version's
 }
 
 // Store keeps everything. It is safe for concurrent use.
@@ -32,6 +38,7 @@ type Store struct {
 	b        backend
 	maxBatch func(route string) int
 	room     func(like core.Wake) int
+	keyLife  time.Duration
 	log      *slog.Logger
 	pages    *pageCache
 	members  chan *member
@@ -44,23 +51,25 @@ type Store struct {
 // DefaultMaxBatch is the most deliveries of a batch where Options do not say.
 const DefaultMaxBatch = 100
 
-// Open opens the store and brings its schema up to date. A SQLite store that another process has open
+// Open opens the store and brings its schema up to date; several processes may do so at once. A schema that
+// a newer version made incompatible gives ErrNewerSchema. A SQLite store that another process has open
 // gives ErrLocked. All leases of a SQLite store are void from then on: the process that held them is
 // gone.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
-		maxBatch: o.MaxBatch, room: o.Room, log: o.Logger, pages: newPageCache(pageCacheBytes),
+		maxBatch: o.MaxBatch, room: o.Room, keyLife: cmp.Or(o.KeyLife, DefaultKeyLife), log: o.Logger, pages: newPageCache(pageCacheBytes),
 		members: make(chan *member, maxGroup), quit: make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
+		o.Logger = s.log
 	}
 	if s.maxBatch == nil {
 		s.maxBatch = func(string) int { return DefaultMaxBatch }
 	}
 	switch path, lite := strings.CutPrefix(o.URL, "sqlite:"); {
 	case lite && path != "":
-		b, err := openSQLite(ctx, path)
+		b, err := openSQLite(ctx, path, &o)
 		if err != nil {
 			return nil, err
 		}
@@ -69,7 +78,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			return nil, errors.Join(err, b.close())
 		}
 	case strings.HasPrefix(o.URL, "postgres://"), strings.HasPrefix(o.URL, "postgresql://"):
-		b, err := openPostgres(ctx, o.URL, s.log)
+		b, err := openPostgres(ctx, &o)
 		if err != nil {
 			return nil, err
 		}

@@ -16,6 +16,10 @@ func TestMain(m *testing.M) {
 		child(path)
 		return
 	}
+	if url := os.Getenv(migratorEnv); url != "" {
+		migrator(url)
+		return
+	}
 	// A step of the model is a transaction with a sync: a dozen sequences per run; more with
 	// -rapid.checks on the command line.
 	if err := flag.Set("rapid.checks", "12"); err != nil {

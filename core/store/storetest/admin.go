@@ -313,37 +313,6 @@ func lists(t *testing.T, s *store.Store) {
 	}
 }
 
-func sweep(t *testing.T, s *store.Store) {
-	done := record(t, s, ask{n: 1, key: "k"})
-	settle(t, s, judge(claim(t, s, wakeOf(done)), all(providers.Accepted)))
-	open := record(t, s, ask{n: 1})
-	l, ok, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
-	if err != nil || !ok {
-		t.Fatal(ok, err)
-	}
-	lost := l
-	lost.Fence--
-	if _, n, err := s.Sweep(t.Context(), lost, -time.Minute); n != 0 || !errors.Is(err, core.ErrLeaseLost) {
-		t.Errorf("without its lease: %d %v", n, err)
-	}
-	if _, n, err := s.Sweep(t.Context(), l, time.Hour); n != 0 || err != nil {
-		t.Errorf("too young: %d %v", n, err)
-	}
-	if _, n, err := s.Sweep(t.Context(), l, -time.Minute); n != 1 || err != nil {
-		t.Errorf("%d %v", n, err)
-	}
-	if _, err := s.Notification(t.Context(), "shop", done.Notification.ID); !errors.Is(err, core.ErrNotFound) {
-		t.Error(err)
-	}
-	if c := counts(t, s, open); c.Pending != 1 {
-		t.Errorf("%+v", c)
-	}
-	r := claim(t, s, wakeOf(open))
-	if r == nil || len(r.Contents) != 1 {
-		t.Errorf("what is pending lost its content: %+v", r)
-	}
-}
-
 func dead(t *testing.T, s *store.Store) {
 	ids := map[string][]string{}
 	fate := func(name string, a ask, end func(*core.Delivery)) {

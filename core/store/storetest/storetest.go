@@ -53,6 +53,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"lists", lists},
 		{"dead", dead},
 		{"sweep", sweep},
+		{"sweep takes a large notification in pieces", sweepLarge},
+		{"sweep goes by the last change", sweepChange},
 		{"leases", leases},
 		{"a lease, many at once", leaseRace},
 		{"model", model},

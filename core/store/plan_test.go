@@ -1,0 +1,137 @@
+package store_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// TestLookupsUseIndexes counts, by PostgreSQL's own statistics, how the store's statements find their rows
+// among 30,000 batches that are done: none reads a table from end to end, and what is due is found by the
+// partial indexes. Once with fresh statistics of the tables, once with none, as after a flood.
+func TestLookupsUseIndexes(t *testing.T) {
+	t.Parallel()
+	for _, analyzed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("analyzed %v", analyzed), func(t *testing.T) {
+			t.Parallel()
+			url := coretest.Postgres(t)
+			db := raw(t, url)
+			exec := func(q string) {
+				t.Helper()
+				if _, err := db.ExecContext(t.Context(), q); err != nil {
+					t.Fatalf("%s: %v", q, err)
+				}
+			}
+			s, err := store.Open(t.Context(), store.Options{URL: url})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, table := range []string{"batches", "deliveries", "notifications", "pages", "rounds"} {
+				exec("ALTER TABLE " + table + " SET (autovacuum_enabled = false)")
+			}
+			exec(`INSERT INTO batches (id, app, route, lane, state, fence, due_at, run_at)
+				SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), 'app' || n % 7, 'mail', 1, 4, 3, n, n FROM generate_series(1, 30000) n`)
+			exec(`INSERT INTO deliveries (id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, slot, state, attempts,
+					unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at)
+				SELECT id, id, id, app, 'email', 'email', 'mail', '', 'a', '', 0, 2, 1, 0, 3, '', '', '', due_at, due_at, due_at FROM batches`)
+			var as []*core.Acceptance
+			for range 20 {
+				a := acceptance(s, 1)
+				as = append(as, a)
+				if _, err := s.Record(t.Context(), a); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if analyzed {
+				exec("ANALYZE")
+			}
+			exec("SELECT pg_stat_reset()")
+			if s, err = store.Open(t.Context(), store.Options{URL: url}); err != nil {
+				t.Fatal(err)
+			}
+			lookups(t, s, as)
+			if err := s.Close(); err != nil { // its sessions hand in their figures as they end
+				t.Fatal(err)
+			}
+			expectIndexes(t, url)
+		})
+	}
+}
+
+// lookups are all that relay, workers and readers ask in a round.
+func lookups(t *testing.T, s *store.Store, as []*core.Acceptance) {
+	t.Helper()
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(s.Overdue(t.Context()))
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, 100, nil)
+	if err != nil || len(ws) == 0 {
+		t.Fatal(ws, err)
+	}
+	for _, w := range ws {
+		perform(t, s, w, sent)
+	}
+	must(s.Lapsed(t.Context(), "relay", 10, time.Minute))
+	must(s.Requeue(t.Context()))
+	must(s.Stray(t.Context(), []string{"mail"}, time.Minute))
+	must(s.Backlog(t.Context()))
+	must(s.Notification(t.Context(), "shop", as[0].Notification.ID))
+	must(s.Timeline(t.Context(), "shop", as[0].Notification.ID))
+	must(s.Cancel(t.Context(), "shop", as[1].Notification.ID))
+	must(s.Receipt(t.Context(), "mail", providers.Receipt{ID: as[2].Deliveries[0].ID.String(), Event: providers.EventDelivered}))
+	l, _, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
+	must(nil, err)
+	must(s.Sweep(t.Context(), l, time.Hour, core.ID{}))
+	must(s.Sweep(t.Context(), l, -time.Minute, core.ID{}))
+}
+
+// expectIndexes looks at what PostgreSQL counted.
+func expectIndexes(t *testing.T, url string) {
+	t.Helper()
+	db := raw(t, url)
+	figures := func(q string) map[string]int {
+		t.Helper()
+		rows, err := db.QueryContext(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		out := map[string]int{}
+		for rows.Next() {
+			var name string
+			var n int
+			if err := rows.Scan(&name, &n); err != nil {
+				t.Fatal(err)
+			}
+			out[name] = n
+		}
+		return out
+	}
+	coretest.Eventually(t, 30*time.Second, "the sessions' figures", func() bool {
+		return figures("SELECT indexrelname, idx_scan FROM pg_stat_user_indexes")["batches_due"] > 0
+	})
+	used := figures("SELECT indexrelname, idx_scan FROM pg_stat_user_indexes")
+	for _, name := range []string{"batches_due", "batches_alarm", "batches_parent", "batches_pkey", "deliveries_batch", "deliveries_notification", "deliveries_pkey"} {
+		if used[name] == 0 {
+			t.Errorf("index %s was not used", name)
+		}
+	}
+	for table, n := range figures("SELECT relname, seq_tup_read FROM pg_stat_user_tables") {
+		if n > 1000 && !strings.HasPrefix(table, "goose") {
+			t.Errorf("%d rows of %s were read from end to end", n, table)
+		}
+	}
+}

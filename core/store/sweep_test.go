@@ -1,0 +1,237 @@
+package store_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// raw is a store's database without the store.
+func raw(t testing.TB, url string) *sql.DB {
+	t.Helper()
+	driver, name := "pgx", url
+	if path, lite := strings.CutPrefix(url, "sqlite:"); lite {
+		driver, name = "sqlite", "file:"+path+"?_pragma=busy_timeout(5000)"
+	}
+	db, err := sql.Open(driver, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func count(t testing.TB, db *sql.DB, q string) (n int) {
+	t.Helper()
+	if err := db.QueryRowContext(t.Context(), q).Scan(&n); err != nil {
+		t.Fatalf("%s: %v", q, err)
+	}
+	return n
+}
+
+// bothStores runs a test on an empty store of each kind.
+func bothStores(t *testing.T, test func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { t.Parallel(); test(t, sqliteURL(t)) })
+	t.Run("postgres", func(t *testing.T) { t.Parallel(); test(t, coretest.Postgres(t)) })
+}
+
+// perform claims a batch and settles it, each delivery with a result.
+func perform(t *testing.T, s *store.Store, w core.Wake, result func(core.Delivery) providers.Result) {
+	t.Helper()
+	r, err := s.Claim(t.Context(), w, "w", time.Minute)
+	if err != nil || r == nil {
+		t.Fatalf("claim %s: %v %v", w.Batch, r, err)
+	}
+	st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
+	for _, d := range r.Deliveries {
+		res := result(d)
+		v := d.Apply(res, core.Policy{MaxAttempts: 9, MaxUnknown: 9, Min: time.Millisecond, Max: time.Millisecond, MaxAfter: time.Minute}, st.At, 0.5)
+		a := core.Attempt{Delivery: d.ID, Outcome: res.Outcome, State: v.Delivery.State}
+		if v.Held {
+			a.HeldTill = v.DueAt.UnixMilli()
+		}
+		st.Verdicts, st.Results = append(st.Verdicts, v), append(st.Results, a)
+	}
+	st.Split(st.At, false)
+	if stale, err := s.Settle(t.Context(), st); err != nil || stale {
+		t.Fatalf("settle: %v %v", stale, err)
+	}
+}
+
+func sent(core.Delivery) providers.Result { return providers.Result{Outcome: providers.Accepted} }
+
+// waitDue is the next wake of the route mail.
+func waitDue(t *testing.T, s *store.Store) core.Wake {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		ws, err := s.Due(ctx, "mail", providers.Normal, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(ws) > 0 {
+			return ws[0]
+		}
+	}
+	t.Fatal("nothing is due")
+	return core.Wake{}
+}
+
+// recordTogether records notifications until two of them share a batch.
+func recordTogether(t *testing.T, s *store.Store, as []*core.Acceptance) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, a := range as {
+		wg.Go(func() {
+			if _, err := s.Record(t.Context(), a); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestSweepLeavesNothing: when what is finished was removed, nothing of it is left in any table, however its
+// batches were split and shared; and a page counts who points at it.
+func TestSweepLeavesNothing(t *testing.T) {
+	t.Parallel()
+	bothStores(t, func(t *testing.T, url string) {
+		s := open(t, store.Options{URL: url, KeyLife: time.Millisecond})
+		db := raw(t, url)
+		miscounted := func() int {
+			return count(t, db, "SELECT count(*) FROM pages p WHERE refs IS NULL OR refs <> (SELECT count(*) FROM deliveries d WHERE d.page_id = p.id)")
+		}
+		var as []*core.Acceptance
+		for i := range 40 {
+			a := acceptance(s, 3)
+			a.Key = fmt.Sprint("k", i)
+			a.Contents[0].Title = fmt.Sprint("Hello ", i)
+			for d := range a.Deliveries {
+				a.Deliveries[d].MaxUnknown, a.Deliveries[d].Recipient = 9, "bob"
+			}
+			as = append(as, a)
+		}
+		recordTogether(t, s, as)
+		if n := miscounted(); n > 0 || count(t, db, "SELECT count(*) FROM pages") == 0 {
+			t.Errorf("%d pages do not count their deliveries", n)
+		}
+		// Of each notification the first is sent, the second waits in the batch, the third moves on to its own.
+		second, third := map[core.ID]bool{}, map[core.ID]bool{}
+		done := map[core.ID]bool{}
+		for _, a := range as {
+			second[a.Deliveries[1].ID], third[a.Deliveries[2].ID] = true, true
+		}
+		for _, a := range as {
+			for _, d := range a.Deliveries {
+				if done[d.Batch] {
+					continue
+				}
+				done[d.Batch] = true
+				perform(t, s, core.Wake{Batch: d.Batch, Fence: 1, Route: "mail", Lane: providers.Normal}, func(d core.Delivery) providers.Result {
+					switch {
+					case third[d.ID]:
+						return providers.Result{Outcome: providers.Throttled, After: 2500 * time.Millisecond}
+					case second[d.ID]:
+						return providers.Result{Outcome: providers.Deferred}
+					}
+					return sent(d)
+				})
+			}
+		}
+		if count(t, db, "SELECT count(*) FROM batches WHERE parent IS NOT NULL") == 0 {
+			t.Fatal("nothing was split")
+		}
+		for count(t, db, "SELECT count(*) FROM batches WHERE state < 4") > 0 {
+			perform(t, s, waitDue(t, s), sent)
+		}
+		if _, err := s.Receipt(t.Context(), "mail", providers.Receipt{ID: as[0].Deliveries[1].ID.String(), Event: providers.EventDelivered}); err != nil {
+			t.Fatal(err)
+		}
+		l, ok, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		for at, done := (core.ID{}), false; !done; {
+			n, err := s.Sweep(t.Context(), l, -time.Minute, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, done = n.Next, n.Done
+		}
+		for _, table := range []string{"notifications", "deliveries", "batches", "rounds", "late_rounds", "receipts", "pages", "idempotency", "retired"} {
+			if n := count(t, db, "SELECT count(*) FROM "+table); n != 0 {
+				t.Errorf("%d rows are left in %s", n, table)
+			}
+		}
+	})
+}
+
+// TestErasedContent: a page that held one person's content alone goes with the person, a shared one stays.
+func TestErasedContent(t *testing.T) {
+	t.Parallel()
+	bothStores(t, func(t *testing.T, url string) {
+		s := open(t, store.Options{URL: url})
+		db := raw(t, url)
+		if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: "bob"}); err != nil {
+			t.Fatal(err)
+		}
+		own, shared := acceptance(s, 2), acceptance(s, 2)
+		own.Deliveries[0].Recipient, own.Deliveries[1].Recipient, shared.Deliveries[0].Recipient = "bob", "bob", "bob"
+		for _, a := range []*core.Acceptance{own, shared} {
+			if _, err := s.Record(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := count(t, db, "SELECT count(*) FROM pages"); n != 2 {
+			t.Fatalf("%d pages", n)
+		}
+		if err := s.DeleteRecipient(t.Context(), "shop", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if n, refs := count(t, db, "SELECT count(*) FROM pages"), count(t, db, "SELECT sum(refs) FROM pages"); n != 1 || refs != 1 {
+			t.Errorf("%d pages with %d references are left", n, refs)
+		}
+	})
+}
+
+// TestKeyLife: a key is free when its life is over, and removed then.
+func TestKeyLife(t *testing.T) {
+	t.Parallel()
+	bothStores(t, func(t *testing.T, url string) {
+		s := open(t, store.Options{URL: url, KeyLife: 300 * time.Millisecond})
+		a := acceptance(s, 1)
+		a.Key = "k"
+		if _, err := s.Record(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		l, _, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ended := a.Notification.CreatedAt.Add(time.Minute); s.Now().Before(ended); {
+			n, err := s.Sweep(t.Context(), l, 0, core.ID{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			early := s.Now().Sub(a.Notification.CreatedAt) < 300*time.Millisecond
+			if _, err := s.Answered(t.Context(), "shop", "k", a.BodyHash); early && err != nil {
+				t.Errorf("forgotten early: %v", err)
+			}
+			if n.Keys == 1 {
+				return
+			}
+		}
+		t.Error("it was not removed")
+	})
+}
