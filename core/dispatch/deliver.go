@@ -78,7 +78,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	r.expire()
 	if r.waiting() > 0 {
 		admit, cancel := clock.until(ctx, limits.Timeout+settleMargin)
-		granted, wait, code := d.gate.Admit(admit, w.Route, r.waiting())
+		granted, wait, code := d.gate.Admit(admit, w.Route, w.Lane, r.waiting())
 		cancel()
 		r.holdBeyond(granted, wait, code)
 		r.expire() // the gate may have taken its time

@@ -48,7 +48,7 @@ func (b *bench) Room(core.Wake) int                       { return 10 }
 func (b *bench) Refill(string, string, core.Lane) int     { return 10 }
 func (b *bench) Behind(string, string, core.Lane, bool)   {}
 
-func (b *bench) Admit(_ context.Context, _ string, n int) (int, time.Duration, string) {
+func (b *bench) Admit(_ context.Context, _ string, _ core.Lane, n int) (int, time.Duration, string) {
 	return min(n, b.granted), time.Minute, core.CodeRate
 }
 

@@ -69,7 +69,7 @@ type Gate interface {
 	// Admit waits within ctx for leave to send up to n messages over a route and lane. It returns how
 	// many may go now, 0 to n; the rest is to be held until the time given, for the reason given by
 	// code (core.CodeRate, core.CodeCircuitOpen).
-	Admit(ctx context.Context, route string, n int) (granted int, until time.Duration, code string)
+	Admit(ctx context.Context, route string, lane core.Lane, n int) (granted int, until time.Duration, code string)
 	// Report tells what became of the messages granted, so that the circuit and the rate follow. It
 	// returns false when a burst of Gone from the route is not to be believed (a sandbox/production
 	// mix-up): then no endpoint is dropped and those messages are held.

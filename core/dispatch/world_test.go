@@ -243,7 +243,7 @@ func (w *world) Refill(_, route string, lane core.Lane) int {
 }
 
 // Admit is the gate's.
-func (w *world) Admit(ctx context.Context, route string, n int) (int, time.Duration, string) {
+func (w *world) Admit(ctx context.Context, route string, lane core.Lane, n int) (int, time.Duration, string) {
 	if w.calm() {
 		return n, 0, ""
 	}

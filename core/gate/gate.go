@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/providers"
 )
@@ -105,7 +103,7 @@ func (g *Gate) guard(route string) (*guard, bool) {
 // guard is one route's limiter and breaker.
 type guard struct {
 	cfg     Config
-	limiter *rate.Limiter // nil: unlimited
+	limiter *bucket // nil: unlimited
 
 	mu      sync.Mutex
 	circuit Circuit
@@ -144,14 +142,15 @@ func newGuard(c Config) *guard {
 		if burst <= 0 {
 			burst = max(1, int(c.Rate/10))
 		}
-		g.limiter = rate.NewLimiter(rate.Limit(c.Rate), burst)
+		g.limiter = newBucket(c.Rate, burst)
 	}
 	return g
 }
 
-// Admit returns how many of n messages may go over a route now. It waits within ctx for the tokens of
-// the route's rate; what does not go is to be held for the time given, for the reason given.
-func (g *Gate) Admit(ctx context.Context, route string, n int) (granted int, wait time.Duration, code string) {
+// Admit returns how many of n messages of a lane may go over a route now. It waits within ctx for the tokens
+// of the route's rate, which the more urgent lanes get first; what does not go is to be held for the time
+// given, for the reason given.
+func (g *Gate) Admit(ctx context.Context, route string, lane core.Lane, n int) (granted int, wait time.Duration, code string) {
 	r, ok := g.guard(route)
 	if !ok || n <= 0 {
 		return max(n, 0), 0, ""
@@ -160,7 +159,7 @@ func (g *Gate) Admit(ctx context.Context, route string, n int) (granted int, wai
 	if granted == 0 || r.limiter == nil {
 		return granted, wait, code
 	}
-	tokens := r.waitForTokens(ctx, granted)
+	tokens := r.limiter.take(ctx, lane, granted)
 	if tokens < granted {
 		r.unprobe(granted - tokens)
 		return tokens, r.refill(n - tokens), core.CodeRate
@@ -206,19 +205,6 @@ func (r *guard) unprobe(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.probing = max(0, r.probing-n)
-}
-
-// waitForTokens takes up to n tokens, in portions of the burst, for as long as ctx lets it.
-func (r *guard) waitForTokens(ctx context.Context, n int) int {
-	got := 0
-	for got < n {
-		portion := min(n-got, r.limiter.Burst())
-		if r.limiter.WaitN(ctx, portion) != nil { // it knows before waiting that ctx would end first
-			break
-		}
-		got += portion
-	}
-	return got
 }
 
 // refill is how long n tokens take to come.

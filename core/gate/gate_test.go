@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,18 +59,18 @@ func TestSuspect(t *testing.T) {
 		if g.Report("a", results(3, 3, providers.Gone)) {
 			t.Error("what was under way is believed")
 		}
-		if n, _, code := g.Admit(t.Context(), "a", 10); n != 0 || code != core.CodeCircuitOpen {
+		if n, _, code := g.Admit(t.Context(), "a", providers.Normal, 10); n != 0 || code != core.CodeCircuitOpen {
 			t.Errorf("open: %d go, %q", n, code)
 		}
 		time.Sleep(6 * time.Minute) // synctest's clock
-		if n, _, _ := g.Admit(t.Context(), "a", 10); n != 5 {
+		if n, _, _ := g.Admit(t.Context(), "a", providers.Normal, 10); n != 5 {
 			t.Errorf("half-open: %d go, want 5", n)
 		}
 		if g.Report("a", results(5, 1, providers.Gone)) {
 			t.Error("a probe is believed")
 		}
 		time.Sleep(6 * time.Minute)
-		g.Admit(t.Context(), "a", 10)
+		g.Admit(t.Context(), "a", providers.Normal, 10)
 		g.Report("a", results(5, 0, providers.Gone))
 		if s, _ := g.State("a"); s.Circuit != gate.Closed {
 			t.Errorf("after a good probe it is %s", s.Circuit)
@@ -96,7 +97,7 @@ func TestHalfOpen(t *testing.T) {
 			g.Report("a", results(100, 100, providers.Unknown))
 			g.Report("a", results(50, 50, providers.Unknown)) // under way when it opened
 			time.Sleep(6 * time.Second)                       // synctest's clock
-			if n, _, _ := g.Admit(t.Context(), "a", 10); n != 5 {
+			if n, _, _ := g.Admit(t.Context(), "a", providers.Normal, 10); n != 5 {
 				t.Errorf("%s: %d go, want 5", name, n)
 			}
 			for _, r := range c.reports {
@@ -115,9 +116,78 @@ func TestRate(t *testing.T) {
 		g := gate.New(map[string]gate.Config{"a": {Rate: 10, Burst: 1}})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		n, wait, code := g.Admit(ctx, "a", 100)
+		n, wait, code := g.Admit(ctx, "a", providers.Bulk, 100)
 		if n < 20 || n > 21 || code != core.CodeRate || wait < 7*time.Second {
 			t.Errorf("%d go, the rest in %v for %q", n, wait, code)
+		}
+	})
+}
+
+// TestLanes: who waits in an urgent lane goes before all that wait in the others, and the rate holds for them
+// together.
+func TestLanes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := gate.New(map[string]gate.Config{"a": {Rate: 10, Burst: 1}})
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		began := time.Now()
+		var wg sync.WaitGroup
+		took := map[providers.Priority]time.Duration{}
+		var mu sync.Mutex
+		wait := func(lane providers.Priority, n int) {
+			wg.Go(func() {
+				if got, _, _ := g.Admit(ctx, "a", lane, n); got != n {
+					t.Errorf("%s: %d of %d go", lane, got, n)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				took[lane] = max(took[lane], time.Since(began))
+			})
+		}
+		for range 5 {
+			wait(providers.Bulk, 20)
+		}
+		wait(providers.Normal, 20)
+		time.Sleep(time.Second) // synctest's clock
+		wait(providers.Critical, 1)
+		wg.Wait()
+		for lane, most := range map[providers.Priority]time.Duration{
+			providers.Critical: 1200 * time.Millisecond, providers.Normal: 2400 * time.Millisecond, providers.Bulk: 12200 * time.Millisecond,
+		} {
+			if took[lane] > most {
+				t.Errorf("%s waited until %s, and should have gone by %s", lane, took[lane], most)
+			}
+		}
+		if least := 11900 * time.Millisecond; took[providers.Bulk] < least {
+			t.Errorf("121 messages at 10/s went in %s", took[providers.Bulk])
+		}
+	})
+}
+
+// TestLanesGiveUp: what cannot come before the deadline is not waited for, and who gives up leaves no gap.
+func TestLanesGiveUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := gate.New(map[string]gate.Config{"a": {Rate: 1, Burst: 1}})
+		if n, _, _ := g.Admit(t.Context(), "a", providers.Bulk, 1); n != 1 {
+			t.Fatalf("%d of 1 go", n)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if n, wait, code := g.Admit(short, "a", providers.Critical, 1); n != 0 || code != core.CodeRate || wait <= 0 || time.Since(began) != 0 {
+			t.Errorf("%d go, %v, %q, after %v", n, wait, code, time.Since(began))
+		}
+		leaving, leave := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { g.Admit(leaving, "a", providers.Critical, 1) })
+		wg.Go(func() { g.Admit(t.Context(), "a", providers.Bulk, 1) })
+		synctest.Wait()
+		leave()
+		wg.Wait()
+		if d := time.Since(began); d > 1010*time.Millisecond {
+			t.Errorf("the next one went after %v, and should after 1s", d)
 		}
 	})
 }
