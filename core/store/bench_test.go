@@ -3,6 +3,7 @@ package store_test
 import (
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,21 +65,69 @@ func BenchmarkRound(b *testing.B) {
 		}
 		b.StartTimer()
 		spread(8, b.N, func(i int) {
-			r, err := s.Claim(b.Context(), core.Wake{Batch: as[i].Deliveries[0].Batch, Fence: 1}, "w", time.Minute)
-			if err != nil || r == nil || len(r.Deliveries) != 100 {
-				b.Errorf("%+v %v", r, err)
-				return
-			}
-			st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
-			for _, d := range r.Deliveries {
-				st.Verdicts = append(st.Verdicts, d.Apply(providers.Result{Outcome: providers.Accepted, ProviderID: d.ID.String()}, core.DefaultPolicy, r.Now, 0))
-				st.Results = append(st.Results, core.Attempt{Delivery: d.ID, Outcome: providers.Accepted, State: core.Sent})
-			}
-			st.Split(r.Now, false)
-			if _, err := s.Settle(b.Context(), st); err != nil {
-				b.Error(err)
-			}
+			deliver(b, s, core.Wake{Batch: as[i].Deliveries[0].Batch, Fence: 1})
 		})
 		b.ReportMetric(100*float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
 	})
+}
+
+// BenchmarkSingles is the whole way of notifications of one delivery each, by 64 callers: accepted, claimed
+// and settled. Beside the rate it reports the process's own CPU per delivery, and how many shared a batch.
+func BenchmarkSingles(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		url  func(testing.TB) string
+	}{{"sqlite", sqliteURL}, {"postgres", coretest.Postgres}} {
+		b.Run(c.name, func(b *testing.B) {
+			s := open(b, store.Options{URL: c.url(b), Room: func(core.Wake) int { return 1000 }})
+			var rounds atomic.Int64
+			var working sync.WaitGroup
+			const each = 100
+			before := processCPU(b)
+			spread(64, each*b.N, func(int) {
+				out, err := s.Record(b.Context(), acceptance(s, 1))
+				if err != nil {
+					b.Error(err)
+				}
+				for _, w := range out.Wakes {
+					rounds.Add(1)
+					working.Go(func() { deliver(b, s, w) })
+				}
+			})
+			working.Wait()
+			n := float64(each * b.N)
+			b.ReportMetric((processCPU(b)-before).Seconds()*1e6/n, "cpu-us/delivery")
+			b.ReportMetric(n/b.Elapsed().Seconds(), "deliveries/s")
+			b.ReportMetric(n/float64(rounds.Load()), "deliveries/batch")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// deliver is a round whose every delivery is accepted.
+func deliver(b *testing.B, s *store.Store, w core.Wake) {
+	r, err := s.Claim(b.Context(), w, "w", time.Minute)
+	if err != nil || r == nil {
+		b.Errorf("%+v %v", r, err)
+		return
+	}
+	st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
+	for _, d := range r.Deliveries {
+		st.Verdicts = append(st.Verdicts, d.Apply(providers.Result{Outcome: providers.Accepted, ProviderID: d.ID.String()}, core.DefaultPolicy, r.Now, 0))
+		st.Results = append(st.Results, core.Attempt{Delivery: d.ID, Outcome: providers.Accepted, State: core.Sent})
+	}
+	st.Split(r.Now, false)
+	if _, err := s.Settle(b.Context(), st); err != nil {
+		b.Error(err)
+	}
+}
+
+// processCPU is what this process has used.
+func processCPU(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

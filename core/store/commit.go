@@ -8,12 +8,6 @@ import (
 	"github.com/carillon-notify/carillon/core/crash"
 )
 
-// Bounds of one group.
-const (
-	maxGroup      = 256
-	maxDeliveries = 4000 // deliveries of one group, so that one transaction stays short
-)
-
 // member is one caller's part of a group commit. One of its first four fields is set.
 type member struct {
 	record *recording
@@ -41,17 +35,8 @@ func (m *member) weight() int {
 // to the caller: the error is the context's, and m may still be committed.
 func (s *Store) ride(ctx context.Context, m *member) error {
 	m.ctx, m.done = ctx, make(chan struct{})
-	select {
-	case <-s.quit:
-		return fmt.Errorf("%w: it is closed", core.ErrUnavailable)
-	default:
-	}
-	select {
-	case s.members <- m:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.quit:
-		return fmt.Errorf("%w: it is closed", core.ErrUnavailable)
+	if !s.line.join(m) {
+		return errClosed
 	}
 	select {
 	case <-m.done:
@@ -61,41 +46,14 @@ func (s *Store) ride(ctx context.Context, m *member) error {
 	}
 }
 
-// commitGroups takes whoever waits, as one group, until the store closes. Nobody waits for a timer: a
-// lone member is a group of one, and the next group forms while this one is being synced.
-func (s *Store) commitGroups() {
-	for {
-		var first *member
-		select {
-		case first = <-s.members:
-		case <-s.quit:
-			s.turnAway()
-			return
-		}
-		group, weight := []*member{first}, first.weight()
-	fill:
-		for len(group) < maxGroup && weight < maxDeliveries {
-			select {
-			case m := <-s.members:
-				group, weight = append(group, m), weight+m.weight()
-			default:
-				break fill
-			}
-		}
-		s.commit(group)
-	}
-}
+var errClosed = fmt.Errorf("%w: it is closed", core.ErrUnavailable)
 
-// turnAway answers those who came as the store closed.
-func (s *Store) turnAway() {
-	for {
-		select {
-		case m := <-s.members:
-			m.err = fmt.Errorf("%w: it is closed", core.ErrUnavailable)
-			close(m.done)
-		default:
-			return
-		}
+// commitGroups commits one group after the other until the store closes. The next one forms while this
+// one is being synced.
+func (s *Store) commitGroups() {
+	for group := s.line.gather(); group != nil; group = s.line.gather() {
+		s.commit(group)
+		s.line.done(group)
 	}
 }
 

@@ -3,6 +3,9 @@ package store
 import (
 	"context"
 	"io/fs"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
 )
 
 // Migrations are this version's.
@@ -13,3 +16,34 @@ func OpenAs(ctx context.Context, o Options, with fs.FS) (*Store, error) {
 	o.migrations = with
 	return Open(ctx, o)
 }
+
+// What the tests of the line need to know of it.
+const (
+	FullGroup = fullGroup
+	Company   = company
+	Flight    = flight
+	Absence   = absence
+)
+
+// Line is a line of acceptances.
+type Line struct{ l *line }
+
+// NewLine returns an empty one.
+func NewLine() Line { return Line{newLine()} }
+
+// Join has n acceptances join.
+func (l Line) Join(n int) {
+	for range n {
+		l.l.join(&member{record: &recording{a: &core.Acceptance{}}})
+	}
+}
+
+// Gather waits for the next group, and says how many it has, how long that took, and how to end it.
+func (l Line) Gather() (n int, waited time.Duration, done func()) {
+	began := time.Now()
+	group := l.l.gather()
+	return len(group), time.Since(began), func() { l.l.done(group) }
+}
+
+// Close closes the line and says how many waited.
+func (l Line) Close() int { return len(l.l.close()) }

@@ -41,8 +41,7 @@ type Store struct {
 	keyLife  time.Duration
 	log      *slog.Logger
 	pages    *pageCache
-	members  chan *member
-	quit     chan struct{}
+	line     *line
 	closing  sync.Once
 	running  sync.WaitGroup
 	direct   bool // administrative writes need no committer
@@ -58,7 +57,7 @@ const DefaultMaxBatch = 100
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		maxBatch: o.MaxBatch, room: o.Room, keyLife: cmp.Or(o.KeyLife, DefaultKeyLife), log: o.Logger, pages: newPageCache(pageCacheBytes),
-		members: make(chan *member, maxGroup), quit: make(chan struct{}),
+		line: newLine(),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -123,7 +122,10 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Close() error {
 	var err error
 	s.closing.Do(func() {
-		close(s.quit)
+		for _, m := range s.line.close() {
+			m.err = errClosed
+			close(m.done)
+		}
 		s.running.Wait()
 		if e := s.b.close(); e != nil {
 			err = fmt.Errorf("close the store: %w", e)

@@ -1,0 +1,167 @@
+package store
+
+import (
+	"sync"
+	"time"
+)
+
+// Bounds of a group.
+const (
+	maxGroup      = 256
+	maxDeliveries = 4000 // so that one transaction stays short
+	// What makes a group full: more would hardly make it cheaper for each.
+	fullGroup      = 100
+	fullDeliveries = 1000
+	// A group that is not full waits for the commit under way, but not for one that takes longer than
+	// this: it may wait for somebody's lock.
+	flight = 20 * time.Millisecond
+	// And it waits for those who were just answered, if that were so many, this long at most. Who is alone
+	// was in no such company and waits for nothing.
+	company = 4
+	absence = 4 * time.Millisecond
+)
+
+// line is where members wait for a group. A commit costs much the same however many share it, and
+// notifications that share one share a batch, its wake and its round as well. So a line is patient while
+// there is a crowd: committers close one group after the other, each when it is full or when those who
+// were just answered are back.
+type line struct {
+	turn chan struct{} // held by the committer that gathers
+	ring chan struct{} // rung when it has to look again
+
+	mu      sync.Mutex
+	waiting []*member
+	weight  int // of those who wait
+	enough  int // how many the gatherer wants to hear of
+	closed  bool
+
+	flying   int       // commits under way
+	began    time.Time // the latest of them
+	answered int       // acceptances that the last commit answered
+	ended    time.Time // and when
+	away     int       // acceptances that were answered and did not come back yet
+}
+
+func newLine() *line {
+	return &line{turn: make(chan struct{}, 1), ring: make(chan struct{}, 1)}
+}
+
+// join puts a member at the end, and reports whether the line is open.
+func (l *line) join(m *member) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.waiting, l.weight = append(l.waiting, m), l.weight+m.weight()
+	if m.record != nil && l.away > 0 {
+		l.away--
+	}
+	if len(l.waiting) >= l.enough || l.full() {
+		l.call()
+	}
+	return true
+}
+
+func (l *line) full() bool { return len(l.waiting) >= fullGroup || l.weight >= fullDeliveries }
+
+func (l *line) call() {
+	select {
+	case l.ring <- struct{}{}:
+	default:
+	}
+}
+
+// close lets nobody in any more and returns who waits.
+func (l *line) close() []*member {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	left := l.waiting
+	l.waiting, l.closed = nil, true
+	l.call()
+	return left
+}
+
+// gather waits for a group and takes it, nil when the line is closed; done must follow when it is answered.
+func (l *line) gather() []*member {
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
+	for {
+		group, wait, closed := l.take(time.Now())
+		if group != nil || closed {
+			return group
+		}
+		l.listen(wait)
+	}
+}
+
+// listen waits for the ring, and no longer than wait, where that is given.
+func (l *line) listen(wait time.Duration) {
+	if wait <= 0 {
+		<-l.ring
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-l.ring:
+	case <-t.C:
+	}
+}
+
+// take takes a group from the front, if it is time for that; else it says how long it may still take, 0
+// for as long as nobody comes.
+func (l *line) take(now time.Time) (group []*member, wait time.Duration, closed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch wait := l.wait(now); {
+	case l.closed:
+		return nil, 0, true
+	case len(l.waiting) == 0:
+		l.enough = 1
+		return nil, 0, false
+	case wait > 0:
+		return nil, wait, false
+	}
+	n, weight := 0, 0
+	for n < len(l.waiting) && n < maxGroup && weight < maxDeliveries {
+		weight += l.waiting[n].weight()
+		n++
+	}
+	group, l.waiting, l.weight = l.waiting[:n:n], l.waiting[n:], l.weight-weight
+	if len(l.waiting) == 0 {
+		l.waiting = nil // and with it the memory of who was answered long ago
+	}
+	l.flying, l.began, l.away = l.flying+1, now, 0
+	return group, 0, false
+}
+
+// wait is how long those who wait may be kept waiting for more.
+func (l *line) wait(now time.Time) time.Duration {
+	l.enough = fullGroup
+	switch {
+	case l.full():
+		return 0
+	case l.flying > 0:
+		return l.began.Add(flight).Sub(now)
+	case l.answered >= company && l.away > 0:
+		l.enough = len(l.waiting) + l.away
+		return l.ended.Add(absence).Sub(now)
+	}
+	return 0
+}
+
+// done notes that a group was answered.
+func (l *line) done(group []*member) {
+	n := 0
+	for _, m := range group {
+		if m.record != nil {
+			n++
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flying--
+	l.answered, l.ended, l.away = n, time.Now(), l.away+n
+	l.call()
+}

@@ -1,0 +1,104 @@
+package store_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/carillon-notify/carillon/core/store"
+)
+
+// commit takes a group that is to be of n after a wait, and answers it after the time given.
+func commit(t *testing.T, l store.Line, n int, waited, took time.Duration) {
+	t.Helper()
+	got, after, done := l.Gather()
+	if got != n || after != waited {
+		t.Errorf("a group of %d after %v, want %d after %v", got, after, n, waited)
+	}
+	time.Sleep(took) // of the bubble
+	done()
+}
+
+func TestLine(t *testing.T) {
+	t.Parallel()
+	const ms = time.Millisecond
+	tests := map[string]func(t *testing.T, l store.Line){
+		"a lone one waits for nothing": func(t *testing.T, l store.Line) {
+			for range 3 {
+				l.Join(1)
+				commit(t, l, 1, 0, ms)
+			}
+		},
+		"nor do those who are too few to be a crowd": func(t *testing.T, l store.Line) {
+			for range 3 {
+				l.Join(store.Company - 1)
+				commit(t, l, store.Company-1, 0, ms)
+			}
+		},
+		"a crowd is waited for": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Join(10)
+			go func() {
+				time.Sleep(ms)
+				l.Join(20)
+			}()
+			commit(t, l, 30, ms, ms)
+		},
+		"but not for long": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Join(10)
+			commit(t, l, 10, store.Absence, ms)
+		},
+		"nor by one who comes later": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			time.Sleep(store.Absence)
+			l.Join(1)
+			commit(t, l, 1, 0, ms)
+		},
+		"a second commit waits for the first": func(t *testing.T, l store.Line) {
+			l.Join(1)
+			_, _, done := l.Gather()
+			l.Join(1)
+			go func() {
+				time.Sleep(5 * ms)
+				l.Join(1)
+				done()
+			}()
+			commit(t, l, 2, 5*ms, ms)
+		},
+		"unless its group is full": func(t *testing.T, l store.Line) {
+			l.Join(1)
+			_, _, done := l.Gather()
+			defer done()
+			l.Join(store.FullGroup)
+			commit(t, l, store.FullGroup, 0, ms)
+		},
+		"or the first does not end": func(t *testing.T, l store.Line) {
+			l.Join(1)
+			_, _, done := l.Gather()
+			defer done()
+			l.Join(2)
+			commit(t, l, 2, store.Flight, ms)
+		},
+		"closing sends everybody away": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Join(2)
+			time.AfterFunc(ms, func() {
+				if n := l.Close(); n != 2 {
+					t.Errorf("%d were sent away, not 2", n)
+				}
+			})
+			commit(t, l, 0, ms, 0)
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { test(t, store.NewLine()) })
+		})
+	}
+}
