@@ -66,6 +66,7 @@ const (
 	SkipDuplicate        = "duplicate_address"
 	SkipBadAddress       = "bad_address" // a stored endpoint that its kind does not take any more
 	SkipChannel          = "channel_not_asked"
+	SkipPreference       = "preference" // the recipient, or the category's defaults, do not want it there
 )
 
 // Content is what was rendered for one channel: all of a providers.Message that does not differ from

@@ -14,8 +14,12 @@ type Recipient struct {
 	Locale     string          // BCP 47, "" for none
 	Timezone   string          // IANA name, "" for none
 	Endpoints  []Endpoint
-	CreatedAt  time.Time
-	UpdatedAt  time.Time
+	// Preferences are the recipient's own choice: keeping a recipient does not touch them, see
+	// store.PutPreferences.
+	Preferences Preferences
+	QuietHours  *QuietHours // nil: none
+	CreatedAt   time.Time
+	UpdatedAt   time.Time
 }
 
 // Endpoint is one address of a recipient.

@@ -25,9 +25,10 @@ type Intake interface {
 	Preview(ctx context.Context, app string, req *intake.Request) (*intake.Preview, error)
 }
 
-// Addresses checks the addresses of endpoints; *intake.Routing does.
+// Addresses checks the addresses of endpoints and knows the channels; *intake.Routing does.
 type Addresses interface {
 	CheckAddress(kind, address string) error
+	Channels() []string
 }
 
 // Notifications is what is read of notifications, and their cancelling.
@@ -49,6 +50,8 @@ type Recipients interface {
 	DeleteRecipient(ctx context.Context, app, id string) error
 	PutEndpoint(ctx context.Context, app, recipient string, e core.Endpoint) (created bool, err error)
 	DeleteEndpoint(ctx context.Context, app, recipient, kind, address string) error
+	PutPreferences(ctx context.Context, app, recipient string, p core.Preferences) error
+	Unsubscribe(ctx context.Context, u core.Unsubscription) error
 }
 
 // Topics keeps who is in a topic.
@@ -109,6 +112,8 @@ type Options struct {
 	Routes        Routes
 	Channels      func() []ChannelDoc         // described in /openapi.yaml; nil: none but the document's own
 	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
+	Categories    core.Categories             // of the notifications
+	Unsubscriber  *core.Unsubscriber          // reads the links of mails; nil: there are none
 	Refresh       bool                        // POST /v1/token/refresh is offered
 	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes
 	Ready         func(context.Context) error // nil: always ready

@@ -110,6 +110,25 @@ func (g *diagnosis) walk(t reflect.Type, v any, at string) bool {
 		return true
 	case reflect.Struct:
 		return g.walkStruct(t, v, at)
+	case reflect.Map:
+		return g.walkMap(t, v, at)
+	}
+	return true
+}
+
+// walkMap walks an object whose members have any name.
+func (g *diagnosis) walkMap(t reflect.Type, v any, at string) bool {
+	members, ok := v.(map[string]any)
+	if !g.must(ok, at, "must be an object") {
+		return false
+	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		pointer := at + "/" + escapePointer(name)
+		fits := g.must(members[name] != nil, pointer, "must not be null; leave it out")
+		fits = g.must(!strings.ContainsRune(name, 0), pointer, "must not hold a NUL character") && fits
+		if !fits || !g.walk(t.Elem(), members[name], pointer) {
+			delete(members, name)
+		}
 	}
 	return true
 }

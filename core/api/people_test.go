@@ -1,10 +1,14 @@
 package api_test
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
 )
 
@@ -36,4 +40,93 @@ func TestTopics(t *testing.T) {
 	}
 	r.must(422, "PUT", "/v1/topics/a%0Ab/recipients/u1", sendKey, "")
 	r.must(422, "PUT", "/v1/topics/vip/recipients/a%2Fb", sendKey, "")
+}
+
+func TestPreferences(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.must(404, "GET", "/v1/recipients/u1/preferences", readKey, "")
+	const chosen = `{"*":{"push":true},"orders":{"email":false}}`
+	if a := r.must(200, "PUT", "/v1/recipients/u1/preferences", sendKey, chosen); strings.TrimSpace(string(a.body)) != chosen {
+		t.Errorf("kept %s", a.body)
+	}
+	r.must(200, "PUT", "/v1/recipients/u1", sendKey, `{"locale":"de"}`)
+	if a := r.must(200, "GET", "/v1/recipients/u1/preferences", readKey, ""); strings.TrimSpace(string(a.body)) != chosen {
+		t.Errorf("after the recipient was put again: %s", a.body)
+	}
+	r.must(403, "PUT", "/v1/recipients/u1/preferences", readKey, chosen)
+	for body, want := range map[string]map[string]string{
+		`{"orders":{"emial":false},"a/b":{"x":true}}`: {"/orders": "invalid", "/a~1b": "invalid"},
+		`{"security":{"email":false}}`:                {"/security": "invalid"},
+		`{"orders":{"email":"no"}}`:                   {"/orders/email": "invalid"},
+		`{"orders":false}`:                            {"/orders": "invalid"},
+		`{"orders":{"email":null},"news":null}`:       {"/orders/email": "invalid", "/news": "invalid"},
+		`[]`:                                          {"": "invalid"},
+	} {
+		if diff := cmp.Diff(want, r.must(422, "PUT", "/v1/recipients/u1/preferences", sendKey, body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+	r.must(200, "PUT", "/v1/recipients/u1/preferences", sendKey, `{"security":{"email":true}}`)
+	var got api.Accepted
+	r.must(200, "PUT", "/v1/recipients/u1", sendKey, `{"endpoints":[{"kind":"email","address":"a@example.com"}]}`)
+	r.must(200, "PUT", "/v1/recipients/u1/preferences", sendKey, `{"*":{"email":false}}`)
+	send := func(category string) api.Accepted {
+		r.must(202, "POST", "/v1/notifications", sendKey, `{"to":[{"recipient":"u1"}],"channels":["email"],"content":{"title":"t"},"category":"`+category+`"}`).into(t, &got)
+		return got
+	}
+	if got := send("orders"); got.Deliveries != 0 || len(got.Skipped) != 1 || got.Skipped[0] != (api.Skip{Recipient: "u1", Channel: "email", Reason: "preference"}) {
+		t.Errorf("the opt-out: %+v", got)
+	}
+	if steps := r.must(200, "GET", "/v1/notifications/"+got.Id+"/timeline", readKey, ""); !strings.Contains(string(steps.body), `"code":"preference"`) {
+		t.Errorf("the timeline does not say why: %s", steps.body)
+	}
+	got = api.Accepted{}
+	if got := send("security"); got.Deliveries != 1 {
+		t.Errorf("the mandatory one: %+v", got)
+	}
+}
+
+func TestUnsubscribe(t *testing.T) {
+	t.Parallel()
+	u := core.NewUnsubscriber([]byte(strings.Repeat("k", 32)), "")
+	r := newRig(t, func(o *api.Options) { o.Unsubscriber = u })
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{}`)
+	link := u.Link(core.Unsubscription{App: "a", Recipient: "u1", Category: `<b>news & more</b>`, Channel: "email"})
+	chosen := func() string {
+		return strings.TrimSpace(string(r.must(200, "GET", "/v1/recipients/u1/preferences", readKey, "").body))
+	}
+	page := r.must(200, "GET", link, "", "")
+	for _, want := range []string{`<form method="post">`, "&lt;b&gt;news &amp; more&lt;/b&gt;", "by email"} {
+		if !strings.Contains(string(page.body), want) {
+			t.Errorf("the page lacks %q: %s", want, page.body)
+		}
+	}
+	if got := chosen(); got != "{}" {
+		t.Errorf("looking at the page changed %s", got)
+	}
+	for range 2 { // RFC 8058: a mail program may press twice
+		q := httptest.NewRequestWithContext(t.Context(), http.MethodPost, link, strings.NewReader("List-Unsubscribe=One-Click"))
+		q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		r.handler.ServeHTTP(w, q)
+		if w.Code != 200 || !strings.Contains(w.Body.String(), "Done") {
+			t.Errorf("one click: %d %s", w.Code, w.Body)
+		}
+	}
+	if got, want := chosen(), "{\"\\u003cb\\u003enews \\u0026 more\\u003c/b\\u003e\":{\"email\":false}}"; got != want {
+		t.Errorf("chosen %s, want %s", got, want)
+	}
+	r.must(204, "DELETE", "/v1/recipients/u1", sendKey, "")
+	r.do("POST", link, "", "") // who was erased
+	r.must(404, "GET", "/v1/recipients/u1", readKey, "")
+	for _, bad := range []string{"/unsubscribe/x", link + "A", link[:len(link)-2]} {
+		for _, method := range []string{"GET", "POST"} {
+			w := httptest.NewRecorder()
+			r.handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, bad, nil))
+			if w.Code != 404 || !strings.Contains(w.Body.String(), "not valid") {
+				t.Errorf("%s %s: %d %s", method, bad, w.Code, w.Body)
+			}
+		}
+	}
 }

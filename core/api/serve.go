@@ -67,6 +67,10 @@ var operations = map[string]access{
 	"PUT /v1/recipients/{id}/endpoints/{kind}/{address}":    {"putEndpoint", "send"},
 	"DELETE /v1/recipients/{id}/endpoints/{kind}/{address}": {"deleteEndpoint", "send"},
 	"POST /v1/recipients/{id}/token":                        {"mintToken", "send"},
+	"GET /v1/recipients/{id}/preferences":                   {"getPreferences", "read"},
+	"PUT /v1/recipients/{id}/preferences":                   {"putPreferences", "send"},
+	"GET /unsubscribe/{token}":                              {"confirmUnsubscribe", ""},
+	"POST /unsubscribe/{token}":                             {"unsubscribe", ""},
 	"GET /v1/topics/{topic}/recipients":                     {"listTopicRecipients", "read"},
 	"PUT /v1/topics/{topic}/recipients/{id}":                {"putTopicRecipient", "send"},
 	"DELETE /v1/topics/{topic}/recipients/{id}":             {"deleteTopicRecipient", "send"},
@@ -142,7 +146,7 @@ func cleanURL(u *url.URL) bool {
 
 // later lists what later versions bring, so that it is told from a mistyped path.
 var later = []struct{ part, name string }{
-	{"/preferences", "preferences"}, {"/v1/campaigns", "campaigns"},
+	{"/v1/campaigns", "campaigns"},
 	{"/v1/webhooks", "webhooks"}, {"/v1/dead", "dead letters"}, {"/v1/recipients/import", "import"},
 }
 

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	_ "time/tzdata" // a bare container has no time zones
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
@@ -59,17 +60,18 @@ type App struct {
 	// sandboxRoutes lead to the sandbox while none is configured.
 	sandboxRoutes map[string]config.Route
 
-	store     *store.Store
-	queue     *queue.Queue
-	gate      *gate.Gate
-	metrics   *metrics.Metrics
-	relay     *dispatch.Relay
-	server    *http.Server
-	address   string
-	closers   []func(context.Context) error // called in reverse order
-	running   sync.WaitGroup                // the relay and what else runs beside the routes
-	receiving sync.WaitGroup
-	failed    chan error
+	store        *store.Store
+	unsubscriber *core.Unsubscriber
+	queue        *queue.Queue
+	gate         *gate.Gate
+	metrics      *metrics.Metrics
+	relay        *dispatch.Relay
+	server       *http.Server
+	address      string
+	closers      []func(context.Context) error // called in reverse order
+	running      sync.WaitGroup                // the relay and what else runs beside the routes
+	receiving    sync.WaitGroup
+	failed       chan error
 
 	reloading sync.Mutex
 	paused    pausedRoutes
@@ -92,7 +94,7 @@ func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) 
 		}
 	}
 	var listener net.Listener
-	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.describeRoutes, a.openQueue, a.openStore, a.openRoutes, a.deliver, a.serveMetrics}
+	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.describeRoutes, a.openQueue, a.openStore, a.openUnsubscriber, a.openRoutes, a.deliver, a.serveMetrics}
 	if role == Orchestrator {
 		// The port first: that it is in use is the commonest mistake, and costs nothing to find out.
 		if listener, err = listen(cfg.Listen); err != nil {
@@ -283,8 +285,11 @@ func (a *App) deliver(ctx context.Context) error {
 	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
 	a.name = fmt.Sprintf("%s:%d", host, os.Getpid())
-	a.d = dispatch.New(dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log,
-		Worker: a.name})
+	o := dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log, Worker: a.name}
+	if a.cfg.PublicURL != "" {
+		o.Unsubscribe = a.unsubscribeLink
+	}
+	a.d = dispatch.New(o)
 	a.relay = dispatch.NewRelay(dispatch.RelayOptions{Overdue: a.store, Dispatcher: a.d, Routes: a.routes.names(), Logger: a.log})
 	a.closers = append(a.closers, a.stopRoutes)
 	for _, r := range a.routes.all() {
@@ -368,7 +373,7 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
 	a.catalog = catalog
-	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Logger: a.log})
+	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Rules: a.cfg.Rules(), Logger: a.log})
 	mux, err := a.edges(catalog)
 	if err != nil {
 		return err

@@ -299,7 +299,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
 	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Channels: a.channelDocs, Ready: a.ready, Logger: a.log}
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Channels: a.channelDocs, Categories: a.cfg.Rules().Categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
 	t, err := a.tokens()
 	if err != nil {
 		return nil, err
@@ -353,6 +353,30 @@ type addresses struct{ in *intake.Intake }
 // CheckAddress implements api.Addresses.
 func (a addresses) CheckAddress(kind, address string) error {
 	return a.in.Routing().CheckAddress(kind, address)
+}
+
+// Channels implements api.Addresses.
+func (a addresses) Channels() []string { return a.in.Routing().Channels() }
+
+// openUnsubscriber makes what signs the links of mails, with a key that all processes of the store share.
+func (a *App) openUnsubscriber(ctx context.Context) error {
+	key := make([]byte, 32)
+	rand.Read(key)
+	key, err := a.store.Secret(ctx, "unsubscribe", key)
+	if err != nil {
+		return fmt.Errorf("keep the key of unsubscribe links: %w", err)
+	}
+	a.unsubscriber = core.NewUnsubscriber(key, a.cfg.PublicURL)
+	return nil
+}
+
+// unsubscribeLink is the link of a mail: none where no address is known to reach us by, or what it would turn
+// off cannot be.
+func (a *App) unsubscribeLink(u core.Unsubscription) string {
+	if a.cfg.Categories[u.Category].Mandatory {
+		return ""
+	}
+	return a.unsubscriber.Link(u)
 }
 
 // ready reports whether requests can be taken: the store must answer. A queue that is away delays

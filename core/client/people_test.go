@@ -3,6 +3,8 @@ package client_test
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/carillon-notify/carillon/core/client"
 )
 
@@ -27,5 +29,23 @@ func TestTopics(t *testing.T) {
 	}
 	if err := c.DeleteTopicRecipient(ctx, "very important", "u 1"); !client.IsNotFound(err) {
 		t.Errorf("taken out twice: %v", err)
+	}
+}
+
+func TestPreferences(t *testing.T) {
+	t.Parallel()
+	c, ctx := serve(t, nil), t.Context()
+	want := client.Preferences{"orders": {"email": false}, "*": {"*": true}}
+	if err := c.PutPreferences(ctx, "u 1", want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Preferences(ctx, "u 1"); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := c.PutPreferences(ctx, "u 1", nil); err != nil {
+		t.Error(err)
+	}
+	if got, err := c.Preferences(ctx, "u 1"); err != nil || len(got) != 0 {
+		t.Errorf("cleared: %v, %v", got, err)
 	}
 }

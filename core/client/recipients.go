@@ -82,3 +82,23 @@ func (c *Client) MintToken(ctx context.Context, recipient string) (*Token, error
 	}
 	return out, nil
 }
+
+// Preferences say by category and channel what a recipient wants; "*" stands for every category, or every
+// channel.
+type Preferences map[string]map[string]bool
+
+// Preferences reads what a recipient chose.
+func (c *Client) Preferences(ctx context.Context, recipient string) (Preferences, error) {
+	var out Preferences
+	_, err := c.do(ctx, ask{method: http.MethodGet, path: recipientPath(recipient) + "/preferences", answer: &out})
+	return out, err
+}
+
+// PutPreferences replaces what a recipient chose; it creates the recipient if needed.
+func (c *Client) PutPreferences(ctx context.Context, recipient string, p Preferences) error {
+	if p == nil {
+		p = Preferences{}
+	}
+	_, err := c.do(ctx, ask{method: http.MethodPut, path: recipientPath(recipient) + "/preferences", body: p})
+	return err
+}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/carillon-notify/carillon/core"
 )
 
 // Config is every setting. Its zero value is not usable; start from Default or Load.
@@ -35,8 +37,12 @@ type Config struct {
 	Retention       Retention           `koanf:"retention"`
 	Routes          map[string]Route    `koanf:"routes"`
 	Channels        map[string][]string `koanf:"channels"`
-	Plugins         Dir                 `koanf:"plugins"`
-	Templates       Dir                 `koanf:"templates"`
+	// PublicURL is where recipients reach this server, "https://notify.example.com"; "" leaves one-click
+	// unsubscribe links out of mails.
+	PublicURL  string              `koanf:"public_url"`
+	Categories map[string]Category `koanf:"categories"`
+	Plugins    Dir                 `koanf:"plugins"`
+	Templates  Dir                 `koanf:"templates"`
 }
 
 // Retention is how long what is done with is kept.
@@ -51,6 +57,21 @@ type Retention struct {
 // Dir is a directory of the user's files.
 type Dir struct {
 	Dir string `koanf:"dir"`
+}
+
+// Category is what holds for a category of notifications; "*" is for those without an entry of their own.
+type Category struct {
+	Mandatory bool            `koanf:"mandatory"` // recipients cannot turn it off
+	Defaults  map[string]bool `koanf:"defaults"`  // by channel, for recipients who chose nothing; not named: true
+}
+
+// Rules are the categories as the domain takes them.
+func (c *Config) Rules() core.Rules {
+	r := core.Rules{Categories: core.Categories{}}
+	for name, one := range c.Categories {
+		r.Categories[name] = core.Category{Mandatory: one.Mandatory, Defaults: one.Defaults}
+	}
+	return r
 }
 
 // Route is one configured provider instance.
@@ -113,6 +134,7 @@ func Default() Config {
 	return Config{
 		Listen: "127.0.0.1:8080", Data: "./data", Store: StoreSQLite, Queue: QueueEmbedded, Workers: true,
 		Sandbox: SandboxAuto, LogLevel: "info", Routes: map[string]Route{}, Channels: map[string][]string{},
+		Categories:      map[string]Category{},
 		ShutdownTimeout: 45 * time.Second, Retention: Retention{Finished: 30 * 24 * time.Hour, Idempotency: 24 * time.Hour},
 		Plugins: Dir{"./plugins.d"}, Templates: Dir{"./templates.d"},
 	}
@@ -220,6 +242,10 @@ func (c *Config) Check() error {
 	} else if !c.Workers && c.IsSQLite() {
 		add("workers: false needs a store that another process can open; set store to postgres://user:pass@host/db")
 	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || strings.HasSuffix(u.Path, "/")) {
+		add("public_url: %q is no URL such as https://notify.example.com, without a slash at its end", c.PublicURL)
+	}
+	f = append(f, c.Rules().Categories.Check()...)
 	for name, r := range c.Routes {
 		f = append(f, r.check("routes."+name)...)
 		if !validName(name) {

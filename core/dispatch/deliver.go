@@ -25,22 +25,25 @@ type Options struct {
 	Observer Observer     // nil: nobody is told
 	Logger   *slog.Logger // nil: slog.Default()
 	Worker   string       // this process's name in the timeline: host:pid
+	// Unsubscribe makes the one-click link of a mail to a stored recipient; nil: mails have none.
+	Unsubscribe func(core.Unsubscription) string
 }
 
 // Dispatcher turns wakes into rounds. It is safe for concurrent use.
 type Dispatcher struct {
-	store    Store
-	queue    Queue
-	gate     Gate
-	routes   Routes
-	observer Observer
-	log      *slog.Logger
-	worker   string
+	store       Store
+	queue       Queue
+	gate        Gate
+	routes      Routes
+	observer    Observer
+	log         *slog.Logger
+	worker      string
+	unsubscribe func(core.Unsubscription) string
 }
 
 // New returns a Dispatcher.
 func New(o Options) *Dispatcher {
-	d := &Dispatcher{store: o.Store, queue: o.Queue, gate: o.Gate, routes: o.Routes, observer: o.Observer, log: o.Logger, worker: o.Worker}
+	d := &Dispatcher{store: o.Store, queue: o.Queue, gate: o.Gate, routes: o.Routes, observer: o.Observer, log: o.Logger, worker: o.Worker, unsubscribe: o.Unsubscribe}
 	if d.observer == nil {
 		d.observer = nobody{}
 	}
@@ -89,7 +92,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 		r.holdBeyond(0, 0, core.CodeStopped) // claim or gate took what the call was to have
 	}
 	crash.At(crash.SendAdmitted)
-	returned := r.send(call, provider, limits.Timeout)
+	returned := r.send(call, provider, limits.Timeout, d.unsubscribe)
 	defer cancel()
 	crash.At(crash.SendReturned)
 	believe := r.waiting() == 0 || d.gate.Report(w.Route, r.outcomes())

@@ -3,10 +3,13 @@ package dispatch_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/dispatch"
@@ -240,4 +243,34 @@ type receipts func(providers.Receipt) bool
 
 func (r receipts) Receipt(_ context.Context, _ string, rc providers.Receipt) (bool, error) {
 	return r(rc), nil
+}
+
+// TestUnsubscribe: a mail of a category to a stored recipient carries a link, and nothing else does.
+func TestUnsubscribe(t *testing.T) {
+	t.Parallel()
+	b := newBench(5)
+	news, plain := core.ContentRef{Slot: 1}, core.ContentRef{Slot: 2}
+	b.round.Contents = map[core.ContentRef]*core.Content{news: {Title: "T", Category: "news"}, plain: {Title: "T"}}
+	for i, d := range []core.Delivery{
+		{Channel: "email", Recipient: "u1", Content: news}, {Channel: "email", Content: news}, {Channel: "email", Recipient: "u1", Content: plain},
+		{Channel: "push", Recipient: "u1", Content: news}, {Channel: "email", Recipient: "u2", Content: news},
+	} {
+		to := &b.round.Deliveries[i]
+		to.Channel, to.Recipient, to.Content = d.Channel, d.Recipient, d.Content
+	}
+	var links []string
+	b.deliver = func(_ context.Context, batch []providers.Message, _ func(providers.Result)) error {
+		for i := range batch {
+			links = append(links, batch[i].Unsubscribe)
+		}
+		return nil
+	}
+	d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w",
+		Unsubscribe: func(u core.Unsubscription) string { return fmt.Sprint(u) }})
+	if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"{a u1 news email}", "", "", "", "{a u2 news email}"}, links); diff != "" {
+		t.Error(diff)
+	}
 }

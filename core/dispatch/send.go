@@ -17,6 +17,9 @@ import (
 // without it.
 const overstay = 300 * time.Millisecond
 
+// emailChannel is the channel whose messages carry unsubscribe links, in their headers.
+const emailChannel = "email"
+
 // collector takes results in: of messages that were sent, the first one each, while it is open.
 type collector struct {
 	mu      sync.Mutex
@@ -48,7 +51,7 @@ func (c *collector) close() []providers.Result {
 
 // send hands what is to be sent to the provider and collects its answers, for at most the timeout. The
 // channel it returns is closed when the provider's call has really returned.
-func (r *round) send(ctx context.Context, p providers.Provider, timeout time.Duration) <-chan struct{} {
+func (r *round) send(ctx context.Context, p providers.Provider, timeout time.Duration, unsubscribe func(core.Unsubscription) string) <-chan struct{} {
 	returned := make(chan struct{})
 	if len(r.todo) == 0 {
 		close(returned)
@@ -63,6 +66,9 @@ func (r *round) send(ctx context.Context, p providers.Provider, timeout time.Dur
 			content = &core.Content{}
 		}
 		messages[i] = d.Message(content, r.Lane)
+		if unsubscribe != nil && d.Channel == emailChannel && d.Recipient != "" && content.Category != "" {
+			messages[i].Unsubscribe = unsubscribe(core.Unsubscription{App: d.App, Recipient: d.Recipient, Category: content.Category, Channel: d.Channel})
+		}
 		c.open[messages[i].ID] = struct{}{}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)

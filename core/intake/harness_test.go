@@ -79,7 +79,8 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b := &bench{t: t, now: now, recipients: map[string]*core.Recipient{}, keys: map[string]*core.Acceptance{}, sources: map[string][]templates.Source{}}
-	b.Intake = intake.New(intake.Options{Store: b, Queue: b, Templates: templates.New(nil, versions{b}), Routing: routing, Logger: slog.New(slog.DiscardHandler)})
+	b.Intake = intake.New(intake.Options{Store: b, Queue: b, Templates: templates.New(nil, versions{b}), Routing: routing, Logger: slog.New(slog.DiscardHandler),
+		Rules: core.Rules{Categories: core.Categories{"security": {Mandatory: true}, "news": {Defaults: map[string]bool{"email": false}}}}})
 	return b
 }
 

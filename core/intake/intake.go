@@ -23,6 +23,7 @@ type Options struct {
 	// Usable says whether a route delivers now; of several with one kind the first usable one is taken.
 	// It is asked for each address and must be quick. Nil: all are.
 	Usable func(route string) bool
+	Rules  core.Rules   // what decides beside the request
 	Logger *slog.Logger // nil: slog.Default()
 }
 
@@ -32,6 +33,7 @@ type Intake struct {
 	queue     Queue
 	templates *templates.Catalog
 	usable    func(route string) bool
+	rules     *core.Rules
 	log       *slog.Logger
 
 	current *atomic.Pointer[Routing]
@@ -43,7 +45,7 @@ func New(o Options) *Intake {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, log: o.Logger, current: &atomic.Pointer[Routing]{}}
+	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, rules: &o.Rules, log: o.Logger, current: &atomic.Pointer[Routing]{}}
 	in.SetRouting(o.Routing)
 	return in
 }

@@ -166,6 +166,10 @@ func (v *resolver) recipient(i int, rec *core.Recipient) {
 			}
 			continue
 		}
+		if choice := v.in.rules.Decide(rec, &v.p.notification, c, v.p.notification.SendAt); choice.Skip != "" {
+			v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: choice.Skip})
+			continue
+		}
 		reached, routed := 0, 0
 		for _, k := range v.in.routing.channels[c].kinds {
 			for _, e := range endpoints(rec, k.Name) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -9,14 +10,30 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-const recipientColumns = "app, id, attributes, locale, timezone, created_at, updated_at"
+const recipientColumns = "app, id, attributes, locale, timezone, created_at, updated_at, preferences, quiet_hours"
 
 func scanRecipient(r row) (*core.Recipient, error) {
 	x := &core.Recipient{}
-	var attributes []byte
-	err := r.Scan(&x.App, &x.ID, &attributes, &x.Locale, &x.Timezone, stamp{&x.CreatedAt}, stamp{&x.UpdatedAt})
+	var attributes, preferences []byte
+	var quiet string
+	err := r.Scan(&x.App, &x.ID, &attributes, &x.Locale, &x.Timezone, stamp{&x.CreatedAt}, stamp{&x.UpdatedAt}, &preferences, &quiet)
 	x.Attributes = attributes
+	if err == nil && len(preferences) > 0 {
+		err = json.Unmarshal(preferences, &x.Preferences)
+	}
+	if err == nil && quiet != "" {
+		err = json.Unmarshal([]byte(quiet), &x.QuietHours)
+	}
 	return x, err
+}
+
+// quietText is how quiet hours are kept: "" for none.
+func quietText(q *core.QuietHours) (string, error) {
+	if q == nil {
+		return "", nil
+	}
+	text, err := json.Marshal(q)
+	return string(text), err
 }
 
 const endpointColumns = "kind, address, route, app_version, registered_at"
@@ -112,8 +129,8 @@ func (s *Store) ListRecipients(ctx context.Context, app string, p core.Page) (ou
 	return out, next, nil
 }
 
-// PutRecipient keeps a recipient as given, replacing what was there; its endpoints count as registered
-// now. It sets CreatedAt, UpdatedAt and the endpoints' RegisteredAt.
+// PutRecipient keeps a recipient as given, replacing what was there but its preferences, which are the
+// person's own; its endpoints count as registered now. It sets CreatedAt, UpdatedAt and the endpoints' RegisteredAt.
 func (s *Store) PutRecipient(ctx context.Context, x *core.Recipient) (created bool, err error) {
 	err = s.write(ctx, "keep a recipient", func(t tx) error {
 		now := s.Now()
@@ -184,9 +201,14 @@ func putRecipient(ctx context.Context, t tx, now time.Time, x *core.Recipient) (
 	if created = was.IsZero(); created {
 		x.CreatedAt = now
 	}
-	_, err = t.exec(ctx, `INSERT INTO recipients (app, id, attributes, locale, timezone, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
-		ON CONFLICT (app, id) DO UPDATE SET attributes = excluded.attributes, locale = excluded.locale, timezone = excluded.timezone, updated_at = excluded.updated_at`,
-		x.App, x.ID, raw(x.Attributes), x.Locale, x.Timezone, micros(x.CreatedAt), micros(now))
+	quiet, err := quietText(x.QuietHours)
+	if err != nil {
+		return false, fmt.Errorf("encode the quiet hours: %w", err)
+	}
+	_, err = t.exec(ctx, `INSERT INTO recipients (app, id, attributes, locale, timezone, created_at, updated_at, quiet_hours) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (app, id) DO UPDATE SET attributes = excluded.attributes, locale = excluded.locale, timezone = excluded.timezone,
+		updated_at = excluded.updated_at, quiet_hours = excluded.quiet_hours`,
+		x.App, x.ID, raw(x.Attributes), x.Locale, x.Timezone, micros(x.CreatedAt), micros(now), quiet)
 	if err != nil {
 		return false, fmt.Errorf("write the recipient: %w", err)
 	}

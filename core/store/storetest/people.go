@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -153,5 +154,70 @@ func audience(t *testing.T, s *store.Store) {
 	}
 	if ids, unknown, _ := read(t, s, core.Audience{App: "shop", Recipients: []string{}, Until: start}, 10); ids != nil || unknown != nil {
 		t.Errorf("an empty list is %v, %v", ids, unknown)
+	}
+}
+
+func preferences(t *testing.T, s *store.Store) {
+	of := func(id string) core.Preferences {
+		t.Helper()
+		x, err := s.Recipient(t.Context(), "shop", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x.Preferences
+	}
+	chosen := core.Preferences{"orders": {"email": false}, "*": {"push": true}}
+	if err := s.PutPreferences(t.Context(), "shop", "u1", chosen); err != nil { // creates u1
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(chosen, of("u1")); diff != "" {
+		t.Errorf("kept: %s", diff)
+	}
+	put(t, s, "u1", "a@example.com") // the app's word about a person, not the person's
+	if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "u1", Category: "news", Channel: "email"}); err != nil {
+		t.Fatal(err)
+	}
+	want := core.Preferences{"orders": {"email": false}, "*": {"push": true}, "news": {"email": false}}
+	if diff := cmp.Diff(want, of("u1")); diff != "" {
+		t.Errorf("after a word changed: %s", diff)
+	}
+	if p, err := s.AudiencePage(t.Context(), core.Audience{App: "shop", Until: s.Now()}, "", 10); err != nil || cmp.Diff(want, p.Recipients[0].Preferences) != "" {
+		t.Errorf("in an audience: %+v, %v", p, err)
+	}
+	if err := s.PutPreferences(t.Context(), "shop", "u1", nil); err != nil || of("u1") != nil {
+		t.Errorf("cleared: %v, %v", of("u1"), err)
+	}
+	if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "ghost", Category: "news", Channel: "email"}); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("who is not there: %v", err)
+	}
+	if _, err := s.Recipient(t.Context(), "shop", "ghost"); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("who is not there was made: %v", err)
+	}
+}
+
+// unsubscribeAtOnce has many words change side by side: none may be lost.
+func unsubscribeAtOnce(t *testing.T, s *store.Store) {
+	put(t, s, "u1")
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "u1", Category: fmt.Sprintf("c%d", i), Channel: "email"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if x, err := s.Recipient(t.Context(), "shop", "u1"); err != nil || len(x.Preferences) != 20 {
+		t.Errorf("%d words of 20, %v", len(x.Preferences), err)
+	}
+}
+
+func secret(t *testing.T, s *store.Store) {
+	first, err := s.Secret(t.Context(), "s", []byte("one"))
+	if err != nil || string(first) != "one" {
+		t.Fatalf("%q, %v", first, err)
+	}
+	if again, err := s.Secret(t.Context(), "s", []byte("two")); err != nil || string(again) != "one" {
+		t.Errorf("%q, %v", again, err)
 	}
 }
