@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,13 +39,55 @@ func sit(t *testing.T, e plugintest.Exam) {
 	t.Helper()
 	plugintest.Run(t, e)
 	t.Run("isolated", func(t *testing.T) {
-		e.Command, e.Args = self(t), []string{"play", e.Kind.Name}
+		e.Command, e.Args = product(t), []string{"provider", e.Kind.Name}
 		e.Kind = providers.Kind{}
 		why := "each value starts a process, and the settings were examined in this one"
 		e.Except = map[string]string{"open_types": why, "open_unknown": why, "open_defaults": why, "open_garbage": why}
 		plugintest.Run(t, e)
 	})
 }
+
+// product is the orchestrator, which serves a built-in kind as isolation: process starts it.
+func product(t *testing.T) string {
+	t.Helper()
+	return builtOf(t, "orchestrator", "build", "github.com/carillon-notify/carillon/cmd/orchestrator")
+}
+
+// self is these tests as a program that plays a plugin.
+func self(t testing.TB) string {
+	t.Helper()
+	return builtOf(t, "player", "test", "-c", ".")
+}
+
+var built struct {
+	mu    sync.Mutex
+	paths map[string]bool
+}
+
+// builtOf builds a program once. It is built without the race detector, with which a process takes seconds to
+// start: some two hundred are started here, and the detector sees the same code in process and through the
+// wire.
+func builtOf(t testing.TB, name, verb string, args ...string) string {
+	t.Helper()
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	path := filepath.Join(scratch, name)
+	if built.paths[name] {
+		return path
+	}
+	out, err := exec.Command("go", append([]string{verb, "-buildvcs=false", "-o", path}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("build the %s: %v: %s", name, err, out)
+	}
+	if built.paths == nil {
+		built.paths = map[string]bool{}
+	}
+	built.paths[name] = true
+	return path
+}
+
+// scratch is the folder of what is built, until the tests are over.
+var scratch string
 
 // scripted is the sandbox with its scripts as Provokes.
 type scripted struct {

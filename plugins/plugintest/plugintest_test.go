@@ -22,7 +22,13 @@ func TestMain(m *testing.M) {
 		play(os.Args[2])
 		return
 	}
-	os.Exit(m.Run())
+	var err error
+	if scratch, err = os.MkdirTemp("", "plugintest"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(scratch)
+	os.Exit(code)
 }
 
 func play(what string) {
@@ -109,15 +115,6 @@ func TestSoundInItsProcess(t *testing.T) {
 		e.Except[name] = "each value starts a process, and TestCommand does that"
 	}
 	plugintest.Run(t, e)
-}
-
-func self(t testing.TB) string {
-	t.Helper()
-	path, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // TestNothing: an exam that examines nothing fails.
