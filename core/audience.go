@@ -13,6 +13,12 @@ type Audience struct {
 	// Until is the moment at which the audience is bounded: recipients created later, or put into the
 	// topic later, do not belong to it. Those erased or taken out before their page is read do not either.
 	Until time.Time
+	// Zones selects those in some time zones besides, "" for those who have none; nil selects all.
+	Zones []string
+	// Since selects those changed after it besides; zero selects all.
+	Since time.Time
+	// Bare reads them without endpoints.
+	Bare bool
 }
 
 // AudiencePage is a part of an audience in the order of the recipients' ids.

@@ -48,6 +48,8 @@ type Batch struct {
 	DueAt, RunAt time.Time
 	// Parent is the batch that this one was split from, zero for none: its rounds are this one's past.
 	Parent ID
+	// Campaign is the one whose page it is of, zero for none. It pauses with it.
+	Campaign ID
 }
 
 // Wake is what the queue carries: which batch, under which fence. It holds no content, no address, no
@@ -155,7 +157,7 @@ func (s *Settlement) Split(now time.Time, wake bool) []Wake {
 	for i, sec := range seconds {
 		b := s.Stay
 		if i > 0 {
-			b = Batch{ID: s.Batch.ID.Derived(now, s.Batch.Fence, i), App: s.Batch.App, Route: s.Batch.Route, Lane: s.Batch.Lane, Fence: 1, Parent: s.Batch.ID}
+			b = Batch{ID: s.Batch.ID.Derived(now, s.Batch.Fence, i), App: s.Batch.App, Route: s.Batch.Route, Lane: s.Batch.Lane, Fence: 1, Parent: s.Batch.ID, Campaign: s.Batch.Campaign}
 		}
 		b.DueAt = time.Time{}
 		ids := make([]ID, 0, len(groups[sec]))

@@ -66,7 +66,8 @@ const (
 	SkipDuplicate        = "duplicate_address"
 	SkipBadAddress       = "bad_address" // a stored endpoint that its kind does not take any more
 	SkipChannel          = "channel_not_asked"
-	SkipPreference       = "preference" // the recipient, or the category's defaults, do not want it there
+	SkipPreference       = "preference"         // the recipient, or the category's defaults, do not want it there
+	SkipRender           = "cannot_be_rendered" // for this recipient of a campaign; what is wrong follows
 )
 
 // Content is what was rendered for one channel: all of a providers.Message that does not differ from

@@ -44,6 +44,7 @@ type NotificationFilter struct {
 	App       string
 	Status    Status
 	Recipient string
+	Campaign  ID
 	Since     time.Time
 	Page      Page
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/go-playground/validator/v10"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/campaign"
 	"github.com/carillon-notify/carillon/core/intake"
 	"github.com/carillon-notify/carillon/templates"
 )
@@ -90,6 +91,18 @@ type Routes interface {
 	Reload(ctx context.Context) (Reloaded, error)
 }
 
+// Campaigns manages campaigns; *campaign.Manager does.
+type Campaigns interface {
+	Create(ctx context.Context, app string, s *campaign.Spec, key intake.Key) (*core.Campaign, error)
+	Get(ctx context.Context, app string, id core.ID) (*core.Campaign, error)
+	List(ctx context.Context, f core.CampaignFilter) ([]core.Campaign, string, error)
+	Steer(ctx context.Context, app string, id core.ID, action string) (*core.Campaign, error)
+	SetRate(ctx context.Context, app string, id core.ID, rate string) (*core.Campaign, error)
+	Test(ctx context.Context, app string, id core.ID, to []intake.Target, key intake.Key) (*intake.Accepted, error)
+	Results(ctx context.Context, app string, id core.ID, line func(*core.CampaignResult) error) error
+	Now() time.Time
+}
+
 // Tokens makes and checks the tokens of recipients' clients. Verify's error may hold anything: it is
 // not shown.
 type Tokens interface {
@@ -110,6 +123,7 @@ type Options struct {
 	Keys          Keys
 	Auth          *Authenticator // nil: one of the API's own over Keys
 	Routes        Routes
+	Campaigns     Campaigns                   // nil: its operations answer 404
 	Channels      func() []ChannelDoc         // described in /openapi.yaml; nil: none but the document's own
 	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
 	Categories    core.Categories             // of the notifications
@@ -137,7 +151,7 @@ var _ StrictServerInterface = (*API)(nil)
 func New(o Options) (http.Handler, error) {
 	if o.Intake == nil || o.Addresses == nil || o.Notifications == nil || o.Recipients == nil || o.Topics == nil || o.Inbox == nil ||
 		o.Stored == nil || o.Catalog == nil || o.Keys == nil || o.Routes == nil {
-		return nil, errors.New("api: all of Options' interfaces but Tokens are required")
+		return nil, errors.New("api: all of Options' interfaces but Tokens and Campaigns are required")
 	}
 	if o.TokenTTL <= 0 {
 		o.TokenTTL = 15 * time.Minute

@@ -333,7 +333,7 @@ func TestInboxRoutesAndTheRest(t *testing.T) {
 	r.must(404, "POST", "/v1/routes/none/pause", adminKey, "")
 	r.must(200, "GET", "/livez", "", "")
 	r.must(200, "GET", "/readyz", "", "")
-	for _, path := range []string{"/v1/campaigns", "/v1/webhooks", "/v1/dead"} {
+	for _, path := range []string{"/v1/webhooks", "/v1/dead"} {
 		if a := r.must(404, "GET", path, adminKey, ""); !strings.Contains(string(a.body), "not offer") {
 			t.Errorf("%s: %s does not say that it comes later", path, a.body)
 		}

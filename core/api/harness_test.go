@@ -22,6 +22,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
+	"github.com/carillon-notify/carillon/core/campaign"
 	"github.com/carillon-notify/carillon/core/intake"
 	"github.com/carillon-notify/carillon/core/store"
 	"github.com/carillon-notify/carillon/providers"
@@ -36,7 +37,8 @@ const (
 
 type noQueue struct{}
 
-func (noQueue) Wake(context.Context, ...core.Wake) error { return nil }
+func (noQueue) Wake(context.Context, ...core.Wake) error         { return nil }
+func (noQueue) Plan(context.Context, ...core.CampaignWake) error { return nil }
 
 type catalogStore struct{ s *store.Store }
 
@@ -112,6 +114,7 @@ type rig struct {
 	t       *testing.T
 	handler http.Handler
 	store   *store.Store
+	intake  *intake.Intake
 	router  routers.Router
 }
 
@@ -161,7 +164,8 @@ func newRig(t *testing.T, change func(*api.Options)) *rig {
 	categories := core.Categories{"security": {Mandatory: true}}
 	in := intake.New(intake.Options{Store: s, Queue: noQueue{}, Templates: catalog, Routing: routing, Rules: core.Rules{Categories: categories}, Logger: quiet})
 	o := api.Options{Intake: in, Addresses: routing, Notifications: s, Recipients: s, Topics: s, Inbox: s, Stored: keptTemplates{s}, Catalog: catalog,
-		Keys: s, Routes: oneRoute{s}, Categories: categories, Tokens: plainTokens{}, Refresh: true, Ready: s.Ping, Logger: quiet}
+		Keys: s, Routes: oneRoute{s}, Categories: categories, Tokens: plainTokens{}, Refresh: true, Ready: s.Ping, Logger: quiet,
+		Campaigns: &campaign.Manager{Keeper: s, Pages: s, Audiences: s, Checker: in, Queue: noQueue{}}}
 	if change != nil {
 		change(&o)
 	}
@@ -173,7 +177,7 @@ func newRig(t *testing.T, change func(*api.Options)) *rig {
 	if err != nil {
 		t.Fatalf("route by the document: %v", err)
 	}
-	return &rig{t: t, handler: h, store: s, router: router}
+	return &rig{t: t, handler: h, store: s, intake: in, router: router}
 }
 
 // answer is what came back.

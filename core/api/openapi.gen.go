@@ -18,6 +18,36 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for ListCampaignsParamsState.
+const (
+	ListCampaignsParamsStateCancelled ListCampaignsParamsState = "cancelled"
+	ListCampaignsParamsStateCompleted ListCampaignsParamsState = "completed"
+	ListCampaignsParamsStateDraft     ListCampaignsParamsState = "draft"
+	ListCampaignsParamsStatePaused    ListCampaignsParamsState = "paused"
+	ListCampaignsParamsStateRunning   ListCampaignsParamsState = "running"
+	ListCampaignsParamsStateScheduled ListCampaignsParamsState = "scheduled"
+)
+
+// Valid indicates whether the value is a known member of the ListCampaignsParamsState enum.
+func (e ListCampaignsParamsState) Valid() bool {
+	switch e {
+	case ListCampaignsParamsStateCancelled:
+		return true
+	case ListCampaignsParamsStateCompleted:
+		return true
+	case ListCampaignsParamsStateDraft:
+		return true
+	case ListCampaignsParamsStatePaused:
+		return true
+	case ListCampaignsParamsStateRunning:
+		return true
+	case ListCampaignsParamsStateScheduled:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListNotificationsParamsStatus.
 const (
 	ListNotificationsParamsStatusAccepted   ListNotificationsParamsStatus = "accepted"
@@ -54,6 +84,151 @@ type Accepted struct {
 	// Skipped The first 100.
 	Skipped []Skip `json:"skipped,omitempty"`
 	Status  string `json:"status"`
+}
+
+// Audience One of topic, recipients, filter and all.
+type Audience struct {
+	All bool `json:"all,omitempty"`
+
+	// Filter An expression on id, locale, timezone and attributes, such as: attributes.plan == "pro" and attributes.age >= 18 and attributes.country in ["DE", "FR"]. Operators: == != < <= > >= + - * / % ?? in contains startsWith endsWith matches (RE2) not and or; functions: len lower upper trim hasPrefix hasSuffix int float string abs. For whom it makes no sense, it does not hold.
+	Filter     string   `json:"filter,omitempty" validate:"max=2000"`
+	Recipients []string `json:"recipients,omitempty" validate:"omitempty,max=10000,dive,required,max=255"`
+	Topic      string   `json:"topic,omitempty" validate:"max=128"`
+}
+
+// Campaign defines model for Campaign.
+type Campaign struct {
+	// Audience One of topic, recipients, filter and all.
+	Audience  Audience   `json:"audience"`
+	CreatedAt time.Time  `json:"created_at"`
+	Cron      string     `json:"cron,omitempty"`
+	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	Id        string     `json:"id"`
+
+	// LastRun With a cron: the latest occurrence.
+	LastRun    string `json:"last_run,omitempty"`
+	LocalTime  string `json:"local_time,omitempty"`
+	Missed     string `json:"missed,omitempty"`
+	MissedRuns int    `json:"missed_runs,omitempty"`
+	Name       string `json:"name"`
+
+	// NextAt When it starts, or its next occurrence or local time.
+	NextAt *time.Time `json:"next_at,omitempty"`
+
+	// Parent The campaign with the cron that this is an occurrence of.
+	Parent string `json:"parent,omitempty"`
+
+	// Progress People, each counted once, by the best that became of the deliveries to them: expanded is the sum of pending to skipped, and of a campaign that is over so is audience
+	// (whom a cancelled one did not get to is cancelled). deliveries counts those.
+	Progress CampaignProgress `json:"progress"`
+	Rate     string           `json:"rate,omitempty"`
+
+	// Reason Why it was paused or cancelled where that was not asked for.
+	Reason string `json:"reason,omitempty"`
+
+	// Runs With a cron: how many occurrences there were.
+	Runs      int        `json:"runs,omitempty"`
+	StartedAt *time.Time `json:"started_at,omitempty"`
+
+	// State draft, scheduled, running, paused, completed or cancelled
+	State    string `json:"state"`
+	Template string `json:"template,omitempty"`
+	Timezone string `json:"timezone,omitempty"`
+}
+
+// CampaignList defines model for CampaignList.
+type CampaignList struct {
+	Data       []Campaign `json:"data"`
+	NextCursor string     `json:"next_cursor,omitempty"`
+}
+
+// CampaignPatch defines model for CampaignPatch.
+type CampaignPatch struct {
+	// Rate "" is as fast as the routes go.
+	Rate string `json:"rate" validate:"max=32"`
+}
+
+// CampaignProgress People, each counted once, by the best that became of the deliveries to them: expanded is the sum of pending to skipped, and of a campaign that is over so is audience
+// (whom a cancelled one did not get to is cancelled). deliveries counts those.
+type CampaignProgress struct {
+	// Audience Recipients at the start; 0 until they are counted.
+	Audience   int    `json:"audience"`
+	Cancelled  int    `json:"cancelled"`
+	Delivered  int    `json:"delivered"`
+	Deliveries Counts `json:"deliveries"`
+
+	// Eta When it is done at that rate.
+	Eta *time.Time `json:"eta,omitempty"`
+
+	// Expanded Recipients whose deliveries were made.
+	Expanded int `json:"expanded"`
+	Expired  int `json:"expired"`
+	Failed   int `json:"failed"`
+	Pending  int `json:"pending"`
+
+	// RatePerS Deliveries a second of late.
+	RatePerS float64 `json:"rate_per_s"`
+	Sent     int     `json:"sent"`
+
+	// Skipped Not reached on any channel.
+	Skipped    int `json:"skipped"`
+	Suppressed int `json:"suppressed"`
+}
+
+// CampaignRequest defines model for CampaignRequest.
+type CampaignRequest struct {
+	// Audience One of topic, recipients, filter and all.
+	Audience    Audience `json:"audience"`
+	Category    string   `json:"category,omitempty" validate:"max=128"`
+	Channels    []string `json:"channels,omitempty" validate:"omitempty,min=1,max=32,unique,dive,required"`
+	CollapseKey string   `json:"collapse_key,omitempty" validate:"max=64"`
+
+	// Content title, body, url, data, and a block under a channel's name.
+	Content Content `json:"content,omitempty"`
+
+	// Cron minute hour day-of-month month day-of-week, or @hourly, @daily, @weekly, @monthly, @yearly. What falls into an hour that clocks leave out comes as it ends, what falls into one that comes twice comes the first time; with any hour (*) it goes by the hours that really pass.
+	Cron string `json:"cron,omitempty" validate:"max=200"`
+	Data Object `json:"data,omitempty"`
+
+	// Delay Go style: "90s", "15m", "24h"
+	Delay Duration `json:"delay,omitempty" validate:"omitempty,goduration"`
+
+	// FallbackAfter Go style: "90s", "15m", "24h"
+	FallbackAfter Duration `json:"fallback_after,omitempty" validate:"omitempty,goduration"`
+
+	// LocalTime Such as 09:00, in each recipient's own zone: the first one from the start on. With a cron, that says on which days.
+	LocalTime string `json:"local_time,omitempty" validate:"max=5"`
+	Locale    string `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
+	Metadata  Object `json:"metadata,omitempty"`
+
+	// Missed What was due while nothing ran, by more than a minute: leave it out, or run the latest now. Left out it is skip with a cron, else run.
+	Missed string `json:"missed,omitempty" validate:"omitempty,oneof=skip run"`
+	Mode   string `json:"mode,omitempty" validate:"omitempty,oneof=all fallback"`
+	Name   string `json:"name" validate:"required,max=200"`
+	Now    bool   `json:"now,omitempty"`
+
+	// Priority Left out it is bulk.
+	Priority string `json:"priority,omitempty" validate:"omitempty,oneof=critical normal bulk"`
+
+	// Rate Deliveries, such as 500/s, 1000/m, 100/h; left out as fast as the routes go.
+	Rate     string    `json:"rate,omitempty" validate:"max=32"`
+	StartAt  time.Time `json:"start_at,omitempty"`
+	Template string    `json:"template,omitempty" validate:"max=128"`
+
+	// Timezone IANA zone of cron, and with local_time of recipients who have none. Left out it is UTC.
+	Timezone string `json:"timezone,omitempty" validate:"max=64"`
+
+	// Ttl Go style: "90s", "15m", "24h"
+	Ttl     Duration `json:"ttl,omitempty" validate:"omitempty,goduration"`
+	Unknown string   `json:"unknown,omitempty" validate:"omitempty,oneof=retry fail"`
+
+	// Version Of the template; left out the latest as the campaign is made.
+	Version string `json:"version,omitempty" validate:"omitempty,number,max=9"`
+}
+
+// CampaignTest defines model for CampaignTest.
+type CampaignTest struct {
+	To []Target `json:"to" validate:"required,min=1,max=20,dive"`
 }
 
 // Cancelled defines model for Cancelled.
@@ -472,6 +647,9 @@ type Unread struct {
 	Unread int `json:"unread"`
 }
 
+// CampaignID defines model for CampaignID.
+type CampaignID = string
+
 // Cursor defines model for Cursor.
 type Cursor = string
 
@@ -493,6 +671,33 @@ type TemplateName = string
 // Topic defines model for Topic.
 type Topic = string
 
+// ListCampaignsParams defines parameters for ListCampaigns.
+type ListCampaignsParams struct {
+	State ListCampaignsParamsState `form:"state,omitempty" json:"state,omitempty" validate:"omitempty,oneof=draft scheduled running paused completed cancelled"`
+
+	// Parent Occurrences of this one.
+	Parent string `form:"parent,omitempty" json:"parent,omitempty"`
+	Limit  Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The next_cursor of the page before.
+	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListCampaignsParamsState defines parameters for ListCampaigns.
+type ListCampaignsParamsState string
+
+// CreateCampaignParams defines parameters for CreateCampaign.
+type CreateCampaignParams struct {
+	// IdempotencyKey Kept for 24 h: the same key and body is answered as the first time.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty" validate:"max=255,printascii"`
+}
+
+// TestCampaignParams defines parameters for TestCampaign.
+type TestCampaignParams struct {
+	// IdempotencyKey Kept for 24 h: the same key and body is answered as the first time.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty" validate:"max=255,printascii"`
+}
+
 // ListInboxParams defines parameters for ListInbox.
 type ListInboxParams struct {
 	Limit Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -509,7 +714,7 @@ type ListNotificationsParams struct {
 	Status    ListNotificationsParamsStatus `form:"status,omitempty" json:"status,omitempty" validate:"omitempty,oneof=scheduled accepted processing completed cancelled"`
 	Recipient string                        `form:"recipient,omitempty" json:"recipient,omitempty" validate:"max=255"`
 
-	// Campaign Not offered yet; refused.
+	// Campaign The pages of a campaign.
 	Campaign string    `form:"campaign,omitempty" json:"campaign,omitempty"`
 	Since    time.Time `form:"since,omitempty" json:"since,omitempty"`
 	Limit    Limit     `form:"limit,omitempty" json:"limit,omitempty"`
@@ -565,6 +770,15 @@ type ListTopicRecipientsParams struct {
 	Cursor Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
+// CreateCampaignJSONRequestBody defines body for CreateCampaign for application/json ContentType.
+type CreateCampaignJSONRequestBody = CampaignRequest
+
+// PatchCampaignJSONRequestBody defines body for PatchCampaign for application/json ContentType.
+type PatchCampaignJSONRequestBody = CampaignPatch
+
+// TestCampaignJSONRequestBody defines body for TestCampaign for application/json ContentType.
+type TestCampaignJSONRequestBody = CampaignTest
+
 // SendNotificationJSONRequestBody defines body for SendNotification for application/json ContentType.
 type SendNotificationJSONRequestBody = NotificationRequest
 
@@ -603,6 +817,30 @@ type ServerInterface interface {
 	// Unsubscribe Unsubscribe with one click (RFC 8058)
 	// (POST /unsubscribe/{token})
 	Unsubscribe(w http.ResponseWriter, r *http.Request, token string)
+	// ListCampaigns List campaigns, the newest first
+	// (GET /v1/campaigns)
+	ListCampaigns(w http.ResponseWriter, r *http.Request, params ListCampaignsParams)
+	// CreateCampaign Say something to an audience
+	// (POST /v1/campaigns)
+	CreateCampaign(w http.ResponseWriter, r *http.Request, params CreateCampaignParams)
+	// GetCampaign A campaign and how far it is
+	// (GET /v1/campaigns/{id})
+	GetCampaign(w http.ResponseWriter, r *http.Request, id CampaignID)
+	// PatchCampaign Change a campaign's rate, also while it runs
+	// (PATCH /v1/campaigns/{id})
+	PatchCampaign(w http.ResponseWriter, r *http.Request, id CampaignID)
+	// StreamCampaign A campaign's progress as server-sent events
+	// (GET /v1/campaigns/{id}/events)
+	StreamCampaign(w http.ResponseWriter, r *http.Request, id CampaignID)
+	// CampaignResults What became of each recipient, as CSV
+	// (GET /v1/campaigns/{id}/results.csv)
+	CampaignResults(w http.ResponseWriter, r *http.Request, id CampaignID)
+	// TestCampaign Send what a campaign says to somebody who wants to see it
+	// (POST /v1/campaigns/{id}/test)
+	TestCampaign(w http.ResponseWriter, r *http.Request, id CampaignID, params TestCampaignParams)
+	// SteerCampaign Start, pause, resume or cancel a campaign
+	// (POST /v1/campaigns/{id}/{action})
+	SteerCampaign(w http.ResponseWriter, r *http.Request, id CampaignID, action string)
 	// ListInbox The recipient's in-app messages, the newest first
 	// (GET /v1/inbox)
 	ListInbox(w http.ResponseWriter, r *http.Request, params ListInboxParams)
@@ -787,6 +1025,308 @@ func (siw *ServerInterfaceWrapper) Unsubscribe(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Unsubscribe(w, r, token)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListCampaigns operation middleware
+func (siw *ServerInterfaceWrapper) ListCampaigns(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListCampaignsParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "parent" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "parent", r.URL.Query(), &params.Parent, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "parent"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "parent", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListCampaigns(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateCampaign operation middleware
+func (siw *ServerInterfaceWrapper) CreateCampaign(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateCampaignParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateCampaign(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetCampaign operation middleware
+func (siw *ServerInterfaceWrapper) GetCampaign(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CampaignID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetCampaign(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PatchCampaign operation middleware
+func (siw *ServerInterfaceWrapper) PatchCampaign(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CampaignID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PatchCampaign(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StreamCampaign operation middleware
+func (siw *ServerInterfaceWrapper) StreamCampaign(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CampaignID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StreamCampaign(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CampaignResults operation middleware
+func (siw *ServerInterfaceWrapper) CampaignResults(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CampaignID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CampaignResults(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestCampaign operation middleware
+func (siw *ServerInterfaceWrapper) TestCampaign(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CampaignID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestCampaignParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestCampaign(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SteerCampaign operation middleware
+func (siw *ServerInterfaceWrapper) SteerCampaign(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id CampaignID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "action" -------------
+	var action string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "action", r.PathValue("action"), &action, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "action", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SteerCampaign(w, r, id, action)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2087,6 +2627,14 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/templates/{name}/versions", wrapper.ListTemplateVersions)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/templates/{name}/versions/{version}", wrapper.GetTemplateVersion)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/templates/{name}/preview", wrapper.PreviewTemplate)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/campaigns", wrapper.ListCampaigns)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/campaigns", wrapper.CreateCampaign)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/campaigns/{id}", wrapper.GetCampaign)
+	m.HandleFunc(http.MethodPatch+" "+options.BaseURL+"/v1/campaigns/{id}", wrapper.PatchCampaign)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/campaigns/{id}/{action}", wrapper.SteerCampaign)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/campaigns/{id}/test", wrapper.TestCampaign)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/campaigns/{id}/events", wrapper.StreamCampaign)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/campaigns/{id}/results.csv", wrapper.CampaignResults)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/routes", wrapper.ListRoutes)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/routes/reload", wrapper.ReloadRoutes)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/routes/{name}/{action}", wrapper.SteerRoute)
@@ -2270,6 +2818,366 @@ type UnsubscribedefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response UnsubscribedefaultApplicationProblemPlusJSONResponse) VisitUnsubscribeResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCampaignsRequestObject struct {
+	Params ListCampaignsParams
+}
+
+type ListCampaignsResponseObject interface {
+	VisitListCampaignsResponse(w http.ResponseWriter) error
+}
+
+type ListCampaigns200JSONResponse CampaignList
+
+func (response ListCampaigns200JSONResponse) VisitListCampaignsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCampaignsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListCampaignsdefaultApplicationProblemPlusJSONResponse) VisitListCampaignsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateCampaignRequestObject struct {
+	Params CreateCampaignParams
+	Body   *CreateCampaignJSONRequestBody
+}
+
+type CreateCampaignResponseObject interface {
+	VisitCreateCampaignResponse(w http.ResponseWriter) error
+}
+
+type CreateCampaign201ResponseHeaders struct {
+	Location string
+}
+
+type CreateCampaign201JSONResponse struct {
+	Body    Campaign
+	Headers CreateCampaign201ResponseHeaders
+}
+
+func (response CreateCampaign201JSONResponse) VisitCreateCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateCampaigndefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateCampaigndefaultApplicationProblemPlusJSONResponse) VisitCreateCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCampaignRequestObject struct {
+	Id CampaignID `json:"id"`
+}
+
+type GetCampaignResponseObject interface {
+	VisitGetCampaignResponse(w http.ResponseWriter) error
+}
+
+type GetCampaign200JSONResponse Campaign
+
+func (response GetCampaign200JSONResponse) VisitGetCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCampaigndefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetCampaigndefaultApplicationProblemPlusJSONResponse) VisitGetCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchCampaignRequestObject struct {
+	Id   CampaignID `json:"id"`
+	Body *PatchCampaignJSONRequestBody
+}
+
+type PatchCampaignResponseObject interface {
+	VisitPatchCampaignResponse(w http.ResponseWriter) error
+}
+
+type PatchCampaign200JSONResponse Campaign
+
+func (response PatchCampaign200JSONResponse) VisitPatchCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PatchCampaigndefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PatchCampaigndefaultApplicationProblemPlusJSONResponse) VisitPatchCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamCampaignRequestObject struct {
+	Id CampaignID `json:"id"`
+}
+
+type StreamCampaignResponseObject interface {
+	VisitStreamCampaignResponse(w http.ResponseWriter) error
+}
+
+type StreamCampaign200TexteventStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response StreamCampaign200TexteventStreamResponse) VisitStreamCampaignResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type StreamCampaigndefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StreamCampaigndefaultApplicationProblemPlusJSONResponse) VisitStreamCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CampaignResultsRequestObject struct {
+	Id CampaignID `json:"id"`
+}
+
+type CampaignResultsResponseObject interface {
+	VisitCampaignResultsResponse(w http.ResponseWriter) error
+}
+
+type CampaignResults200TextcsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response CampaignResults200TextcsvResponse) VisitCampaignResultsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type CampaignResultsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CampaignResultsdefaultApplicationProblemPlusJSONResponse) VisitCampaignResultsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestCampaignRequestObject struct {
+	Id     CampaignID `json:"id"`
+	Params TestCampaignParams
+	Body   *TestCampaignJSONRequestBody
+}
+
+type TestCampaignResponseObject interface {
+	VisitTestCampaignResponse(w http.ResponseWriter) error
+}
+
+type TestCampaign202JSONResponse Accepted
+
+func (response TestCampaign202JSONResponse) VisitTestCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestCampaigndefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response TestCampaigndefaultApplicationProblemPlusJSONResponse) VisitTestCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SteerCampaignRequestObject struct {
+	Id     CampaignID `json:"id"`
+	Action string     `json:"action"`
+}
+
+type SteerCampaignResponseObject interface {
+	VisitSteerCampaignResponse(w http.ResponseWriter) error
+}
+
+type SteerCampaign200JSONResponse Campaign
+
+func (response SteerCampaign200JSONResponse) VisitSteerCampaignResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SteerCampaigndefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response SteerCampaigndefaultApplicationProblemPlusJSONResponse) VisitSteerCampaignResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3663,6 +4571,30 @@ type StrictServerInterface interface {
 	// Unsubscribe Unsubscribe with one click (RFC 8058)
 	// (POST /unsubscribe/{token})
 	Unsubscribe(ctx context.Context, request UnsubscribeRequestObject) (UnsubscribeResponseObject, error)
+	// ListCampaigns List campaigns, the newest first
+	// (GET /v1/campaigns)
+	ListCampaigns(ctx context.Context, request ListCampaignsRequestObject) (ListCampaignsResponseObject, error)
+	// CreateCampaign Say something to an audience
+	// (POST /v1/campaigns)
+	CreateCampaign(ctx context.Context, request CreateCampaignRequestObject) (CreateCampaignResponseObject, error)
+	// GetCampaign A campaign and how far it is
+	// (GET /v1/campaigns/{id})
+	GetCampaign(ctx context.Context, request GetCampaignRequestObject) (GetCampaignResponseObject, error)
+	// PatchCampaign Change a campaign's rate, also while it runs
+	// (PATCH /v1/campaigns/{id})
+	PatchCampaign(ctx context.Context, request PatchCampaignRequestObject) (PatchCampaignResponseObject, error)
+	// StreamCampaign A campaign's progress as server-sent events
+	// (GET /v1/campaigns/{id}/events)
+	StreamCampaign(ctx context.Context, request StreamCampaignRequestObject) (StreamCampaignResponseObject, error)
+	// CampaignResults What became of each recipient, as CSV
+	// (GET /v1/campaigns/{id}/results.csv)
+	CampaignResults(ctx context.Context, request CampaignResultsRequestObject) (CampaignResultsResponseObject, error)
+	// TestCampaign Send what a campaign says to somebody who wants to see it
+	// (POST /v1/campaigns/{id}/test)
+	TestCampaign(ctx context.Context, request TestCampaignRequestObject) (TestCampaignResponseObject, error)
+	// SteerCampaign Start, pause, resume or cancel a campaign
+	// (POST /v1/campaigns/{id}/{action})
+	SteerCampaign(ctx context.Context, request SteerCampaignRequestObject) (SteerCampaignResponseObject, error)
 	// ListInbox The recipient's in-app messages, the newest first
 	// (GET /v1/inbox)
 	ListInbox(ctx context.Context, request ListInboxRequestObject) (ListInboxResponseObject, error)
@@ -3899,6 +4831,237 @@ func (sh *strictHandler) Unsubscribe(w http.ResponseWriter, r *http.Request, tok
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UnsubscribeResponseObject); ok {
 		if err := validResponse.VisitUnsubscribeResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListCampaigns operation middleware
+func (sh *strictHandler) ListCampaigns(w http.ResponseWriter, r *http.Request, params ListCampaignsParams) {
+	var request ListCampaignsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListCampaigns(ctx, request.(ListCampaignsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListCampaigns")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListCampaignsResponseObject); ok {
+		if err := validResponse.VisitListCampaignsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateCampaign operation middleware
+func (sh *strictHandler) CreateCampaign(w http.ResponseWriter, r *http.Request, params CreateCampaignParams) {
+	var request CreateCampaignRequestObject
+
+	request.Params = params
+
+	var body CreateCampaignJSONRequestBody
+	if err := decodeBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateCampaign(ctx, request.(CreateCampaignRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateCampaign")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateCampaignResponseObject); ok {
+		if err := validResponse.VisitCreateCampaignResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetCampaign operation middleware
+func (sh *strictHandler) GetCampaign(w http.ResponseWriter, r *http.Request, id CampaignID) {
+	var request GetCampaignRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetCampaign(ctx, request.(GetCampaignRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetCampaign")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetCampaignResponseObject); ok {
+		if err := validResponse.VisitGetCampaignResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PatchCampaign operation middleware
+func (sh *strictHandler) PatchCampaign(w http.ResponseWriter, r *http.Request, id CampaignID) {
+	var request PatchCampaignRequestObject
+
+	request.Id = id
+
+	var body PatchCampaignJSONRequestBody
+	if err := decodeBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PatchCampaign(ctx, request.(PatchCampaignRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PatchCampaign")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PatchCampaignResponseObject); ok {
+		if err := validResponse.VisitPatchCampaignResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StreamCampaign operation middleware
+func (sh *strictHandler) StreamCampaign(w http.ResponseWriter, r *http.Request, id CampaignID) {
+	var request StreamCampaignRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StreamCampaign(ctx, request.(StreamCampaignRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StreamCampaign")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StreamCampaignResponseObject); ok {
+		if err := validResponse.VisitStreamCampaignResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CampaignResults operation middleware
+func (sh *strictHandler) CampaignResults(w http.ResponseWriter, r *http.Request, id CampaignID) {
+	var request CampaignResultsRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CampaignResults(ctx, request.(CampaignResultsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CampaignResults")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CampaignResultsResponseObject); ok {
+		if err := validResponse.VisitCampaignResultsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TestCampaign operation middleware
+func (sh *strictHandler) TestCampaign(w http.ResponseWriter, r *http.Request, id CampaignID, params TestCampaignParams) {
+	var request TestCampaignRequestObject
+
+	request.Id = id
+	request.Params = params
+
+	var body TestCampaignJSONRequestBody
+	if err := decodeBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, err)
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TestCampaign(ctx, request.(TestCampaignRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestCampaign")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TestCampaignResponseObject); ok {
+		if err := validResponse.VisitTestCampaignResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SteerCampaign operation middleware
+func (sh *strictHandler) SteerCampaign(w http.ResponseWriter, r *http.Request, id CampaignID, action string) {
+	var request SteerCampaignRequestObject
+
+	request.Id = id
+	request.Action = action
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SteerCampaign(ctx, request.(SteerCampaignRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SteerCampaign")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SteerCampaignResponseObject); ok {
+		if err := validResponse.VisitSteerCampaignResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -57,15 +57,18 @@ func (a *API) GetNotification(ctx context.Context, q GetNotificationRequestObjec
 
 // ListNotifications implements StrictServerInterface.
 func (a *API) ListNotifications(ctx context.Context, q ListNotificationsRequestObject) (ListNotificationsResponseObject, error) {
-	if q.Params.Campaign != "" {
-		return nil, fault("/campaign", faultLater, "campaigns are not offered yet")
-	}
 	p, err := page(q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
+	campaign := core.ID{}
+	if q.Params.Campaign != "" {
+		if campaign, err = core.ParseID(q.Params.Campaign); err != nil {
+			return nil, fault("/campaign", intake.FaultInvalid, "is no id of a campaign")
+		}
+	}
 	vs, next, err := a.Notifications.Notifications(ctx, core.NotificationFilter{App: callOf(ctx).principal.App, Status: core.Status(q.Params.Status),
-		Recipient: q.Params.Recipient, Since: q.Params.Since, Page: p})
+		Recipient: q.Params.Recipient, Campaign: campaign, Since: q.Params.Since, Page: p})
 	if err != nil {
 		return nil, err
 	}

@@ -84,6 +84,14 @@ var operations = map[string]access{
 	"GET /v1/templates/{name}/versions":                     {"listTemplateVersions", "read"},
 	"GET /v1/templates/{name}/versions/{version}":           {"getTemplateVersion", "read"},
 	"POST /v1/templates/{name}/preview":                     {"previewTemplate", "read"},
+	"POST /v1/campaigns":                                    {"createCampaign", "send"},
+	"GET /v1/campaigns":                                     {"listCampaigns", "read"},
+	"GET /v1/campaigns/{id}":                                {"getCampaign", "read"},
+	"PATCH /v1/campaigns/{id}":                              {"patchCampaign", "send"},
+	"POST /v1/campaigns/{id}/{action}":                      {"steerCampaign", "send"},
+	"POST /v1/campaigns/{id}/test":                          {"testCampaign", "send"},
+	"GET /v1/campaigns/{id}/events":                         {"streamCampaign", "read"},
+	"GET /v1/campaigns/{id}/results.csv":                    {"campaignResults", "read"},
 	"GET /v1/routes":                                        {"listRoutes", "admin"},
 	"POST /v1/routes/reload":                                {"reloadRoutes", "admin"},
 	"POST /v1/routes/{name}/{action}":                       {"steerRoute", "admin"},
@@ -146,7 +154,6 @@ func cleanURL(u *url.URL) bool {
 
 // later lists what later versions bring, so that it is told from a mistyped path.
 var later = []struct{ part, name string }{
-	{"/v1/campaigns", "campaigns"},
 	{"/v1/webhooks", "webhooks"}, {"/v1/dead", "dead letters"}, {"/v1/recipients/import", "import"},
 }
 

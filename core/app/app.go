@@ -378,6 +378,9 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		return err
 	}
+	if err := a.plan(ctx); err != nil {
+		return err
+	}
 	a.address = local(l.Addr())
 	a.server = api.Server(mux)
 	a.server.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }

@@ -299,7 +299,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
 	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Channels: a.channelDocs, Categories: a.cfg.Rules().Categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.cfg.Rules().Categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
 	t, err := a.tokens()
 	if err != nil {
 		return nil, err

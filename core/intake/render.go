@@ -32,6 +32,8 @@ type renderer struct {
 	slots    map[contentChannel]int
 	same     map[string]int // by the content's JSON
 	said     map[Fault]bool // of the template: a thousand recipients may share one
+	// lenient is not nil for a page of a campaign: why its entries cannot be rendered for, where they cannot.
+	lenient map[int]string
 }
 
 type contentChannel struct {
@@ -131,7 +133,7 @@ func (r *renderer) covers(i int, rec *core.Recipient, channel string) bool {
 		return covered
 	}
 	block := c.Channels[channel]
-	if r.inline == nil && !r.checkRendered(channel, block) {
+	if r.inline == nil && !r.checkRendered(i, channel, block) {
 		r.broken[at] = true // an inline block was checked as it came in
 	}
 	covered = !r.broken[at] && (c.Title != "" || c.Body != "" || len(block) > 0)
@@ -141,9 +143,13 @@ func (r *renderer) covers(i int, rec *core.Recipient, channel string) bool {
 
 // checkRendered checks the block that a template made for a channel. The request has no such member to point
 // at: the fault is the template's, and says where in it.
-func (r *renderer) checkRendered(channel string, block json.RawMessage) bool {
+func (r *renderer) checkRendered(i int, channel string, block json.RawMessage) bool {
 	var found faults
 	ok := r.routing.channels[channel].checkBlock(block, "", &found)
+	if !ok && r.lenient != nil {
+		r.lenient[i] = core.SkipRender + ": " + channel + ": " + found.list[0].Detail
+		return false
+	}
 	for _, fault := range found.list {
 		r.f.add("/template", fault.Code, "%s: %s", channel+strings.ReplaceAll(fault.Pointer, "/", "."), fault.Detail)
 	}
@@ -228,7 +234,9 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 	}
 	c, err := r.template.Render(input)
 	if err != nil {
-		r.blame(i, err)
+		if !r.fail(i, err) {
+			r.blame(i, err)
+		}
 		r.rendered[key] = nil
 		return nil
 	}

@@ -10,12 +10,13 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-// Request is what is asked for, as API.md's POST /v1/notifications says it.
+// Request is what is asked for, as API.md's POST /v1/notifications says it. A campaign keeps it as JSON: a
+// json.RawMessage in it has to be omitted where it is empty, or comes back as null.
 type Request struct {
 	To          []Target
 	Template    string
-	Version     int // of the template; 0: the latest
-	Data        json.RawMessage
+	Version     int             // of the template; 0: the latest
+	Data        json.RawMessage `json:",omitempty"`
 	Locale      string
 	Content     *Content // instead of Template
 	Channels    []string // nil: all that the content covers
@@ -26,7 +27,7 @@ type Request struct {
 	Unknown     core.UnknownPolicy
 	CollapseKey string
 	Category    string
-	Metadata    json.RawMessage
+	Metadata    json.RawMessage `json:",omitempty"`
 }
 
 // Target is one entry of `to`: a stored recipient, or an address of a kind.
@@ -35,7 +36,7 @@ type Target struct {
 	Kind      string
 	Address   string
 	Route     string          // one of several routes of that kind, "" for the first usable one
-	Data      json.RawMessage // laid over the request's for this entry
+	Data      json.RawMessage `json:",omitempty"` // laid over the request's for this entry
 	// Pointer is the JSON pointer of the address below the entry, for faults: "/email", "/address".
 	Pointer string
 }
@@ -43,7 +44,7 @@ type Target struct {
 // Content is inline content: used as it is, not as a template.
 type Content struct {
 	Title, Body, URL string
-	Data             json.RawMessage
+	Data             json.RawMessage            `json:",omitempty"`
 	Channels         map[string]json.RawMessage // a block under a channel's name
 }
 

@@ -31,11 +31,7 @@ func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 		f.add("/to", FaultTooMany, "takes at most %d entries; use /v1/notifications/bulk for more", core.MaxTo)
 		return nil
 	}
-	for i, name := range req.Channels {
-		if _, ok := in.routing.channels[name]; !ok {
-			f.add(fmt.Sprintf("/channels/%d", i), FaultUnknown, "there is no channel %q; configured are %v", name, in.routing.order)
-		}
-	}
+	in.checkChannels(req, f)
 	targets := make([]target, len(req.To))
 	for i := range req.To {
 		t := &req.To[i]
@@ -64,6 +60,14 @@ func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 		}
 	}
 	return targets
+}
+
+func (in *Intake) checkChannels(req *Request, f *faults) {
+	for i, name := range req.Channels {
+		if _, ok := in.routing.channels[name]; !ok {
+			f.add(fmt.Sprintf("/channels/%d", i), FaultUnknown, "there is no channel %q; configured are %v", name, in.routing.order)
+		}
+	}
 }
 
 func (t *Target) kindPointer() string {
@@ -161,7 +165,10 @@ func (v *resolver) recipient(i int, rec *core.Recipient) {
 	name := recipientName(rec)
 	for _, c := range v.channels {
 		if !v.render.covers(i, rec, c) {
-			if v.req.Channels != nil && !v.render.failed(i, c) {
+			switch reason := v.render.lenient[i]; {
+			case reason != "":
+				v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: reason})
+			case v.req.Channels != nil && !v.render.failed(i, c):
 				v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: core.SkipNoContent})
 			}
 			continue
@@ -254,6 +261,9 @@ func (v *resolver) takes(i int, d *core.Delivery, k *servedKind) bool {
 	switch {
 	case err == nil:
 		return true
+	case !errors.Is(err, providers.ErrAddress) && v.render.lenient != nil:
+		v.checked[at] = false // the next one with this content is refused like this one
+		v.skip(core.Skip{To: i, Recipient: d.Recipient, Channel: d.Channel, Reason: core.SkipRender + ": " + d.Kind + ": " + err.Error()})
 	case !errors.Is(err, providers.ErrAddress):
 		v.f.add(v.render.pointer(d.Channel), FaultContent, "%s: %s", d.Kind, err)
 	case v.req.To[i].Recipient == "":

@@ -60,16 +60,16 @@ func (q *Queue) Serve(ctx context.Context, o ServeOptions) (*Server, error) {
 		if n <= 0 {
 			continue
 		}
-		if err := s.start(lane, n); err != nil {
-			return nil, errors.Join(fmt.Errorf("serve %s: %w", name(o.Route, lane), err), s.Shutdown(ctx))
+		on := name(o.Route, lane)
+		if err := s.start(on, n, func(t *asynq.Task) { s.handle(lane, t) }); err != nil {
+			return nil, errors.Join(fmt.Errorf("serve %s: %w", on, err), s.Shutdown(ctx))
 		}
 	}
 	return s, nil
 }
 
-func (s *Server) start(lane core.Lane, n int) error {
+func (s *Server) start(on string, n int, handle func(*asynq.Task)) error {
 	q := s.queue
-	on := name(s.o.Route, lane)
 	b := newBell(on, q.tempo, func() {
 		q.log.Warn("this asynq's dequeue is not recognised; wakes are polled for instead", "queue", on)
 	}, func() { q.window.taken(on) })
@@ -92,7 +92,7 @@ func (s *Server) start(lane core.Lane, n int) error {
 		defer s.running.Done()
 		slots <- struct{}{}
 		defer func() { <-slots }()
-		s.handle(lane, t)
+		handle(t)
 		return nil
 	}))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/carillon-notify/carillon/core"
 )
@@ -26,18 +27,20 @@ func audiencePage(ctx context.Context, q querier, a *core.Audience, cursor strin
 	case a.Recipients != nil:
 		return listed(ctx, q, a, cursor, limit)
 	case a.Topic != "":
+		also, more := besides(a, 5, "m.")
 		return ranged(ctx, q, audienceQuery{
-			recipients: `FROM (SELECT recipient FROM topic_recipients WHERE app = $1 AND topic = $2 AND recipient > $3 AND created_at <= $4
-				ORDER BY recipient LIMIT $5) t JOIN recipients ON app = $1 AND id = t.recipient ORDER BY t.recipient`,
+			recipients: `FROM (SELECT r.recipient FROM topic_recipients r` + joined(also) + ` WHERE r.app = $1 AND r.topic = $2 AND r.recipient > $3 AND r.created_at <= $4` + also + `
+				ORDER BY r.recipient LIMIT $5) t JOIN recipients ON app = $1 AND id = t.recipient ORDER BY t.recipient`,
 			endpoints: `FROM topic_recipients t JOIN endpoints e ON e.app = t.app AND e.recipient = t.recipient
 				WHERE t.app = $1 AND t.topic = $2 AND t.recipient > $3 AND t.recipient <= $4 ORDER BY t.recipient, e.position, e.kind, e.address`,
-			args: []any{a.App, a.Topic, cursor}, until: micros(a.Until), limit: limit,
+			args: []any{a.App, a.Topic, cursor}, until: micros(a.Until), limit: limit, more: more, bare: a.Bare,
 		})
 	default:
+		also, more := besides(a, 4, "")
 		return ranged(ctx, q, audienceQuery{
-			recipients: "FROM recipients WHERE app = $1 AND id > $2 AND created_at <= $3 ORDER BY id LIMIT $4",
+			recipients: "FROM recipients WHERE app = $1 AND id > $2 AND created_at <= $3" + also + " ORDER BY id LIMIT $4",
 			endpoints:  "FROM endpoints e WHERE e.app = $1 AND e.recipient > $2 AND e.recipient <= $3 ORDER BY e.recipient, e.position, e.kind, e.address",
-			args:       []any{a.App, cursor}, until: micros(a.Until), limit: limit,
+			args:       []any{a.App, cursor}, until: micros(a.Until), limit: limit, more: more, bare: a.Bare,
 		})
 	}
 }
@@ -48,6 +51,38 @@ type audienceQuery struct {
 	args                  []any // of both, the cursor last
 	until                 int64
 	limit                 int
+	more                  []any // arguments of further conditions on recipients
+	bare                  bool
+}
+
+// besides is the further conditions of an audience, whose arguments come after n others.
+func besides(a *core.Audience, n int, of string) (where string, args []any) {
+	if !a.Since.IsZero() {
+		args = append(args, micros(a.Since))
+		where += fmt.Sprintf(" AND %supdated_at > $%d", of, n+len(args))
+	}
+	if a.Zones != nil {
+		marks := make([]string, len(a.Zones))
+		for i, z := range a.Zones {
+			args = append(args, z)
+			marks[i] = fmt.Sprintf("$%d", n+len(args))
+		}
+		where += fmt.Sprintf(" AND %stimezone IN (%s)", of, strings.Join(marks, ", "))
+	}
+	return where, args
+}
+
+// joined joins the recipients of a topic where a condition on them needs it.
+func joined(also string) string {
+	if also == "" {
+		return ""
+	}
+	return " JOIN recipients m ON m.app = r.app AND m.id = r.recipient"
+}
+
+// meant holds a recipient against an audience's further conditions.
+func meant(a *core.Audience, x *core.Recipient) bool {
+	return (a.Since.IsZero() || x.UpdatedAt.After(a.Since)) && (a.Zones == nil || slices.Contains(a.Zones, x.Timezone))
 }
 
 func ranged(ctx context.Context, q querier, aq audienceQuery) (page core.AudiencePage, err error) {
@@ -57,13 +92,16 @@ func ranged(ctx context.Context, q querier, aq audienceQuery) (page core.Audienc
 			page.Recipients = append(page.Recipients, *x)
 		}
 		return err
-	}, append(slices.Clone(aq.args), aq.until, int64(aq.limit))...)
+	}, append(append(slices.Clone(aq.args), aq.until, int64(aq.limit)), aq.more...)...)
 	if err != nil || len(page.Recipients) == 0 {
 		return page, err
 	}
 	last := page.Recipients[len(page.Recipients)-1].ID
 	if len(page.Recipients) == aq.limit {
 		page.Next = last
+	}
+	if aq.bare {
+		return page, nil
 	}
 	at := make(map[string]int, len(page.Recipients))
 	for i := range page.Recipients {
@@ -110,7 +148,62 @@ func listed(ctx context.Context, q querier, a *core.Audience, cursor string, lim
 			page.Unknown = append(page.Unknown, id)
 			continue
 		}
+		if !meant(a, x) {
+			continue
+		}
 		page.Recipients = append(page.Recipients, *x)
 	}
 	return page, nil
+}
+
+// AudienceSize counts an audience; of a list the ids, whosesoever they are.
+func (s *Store) AudienceSize(ctx context.Context, a core.Audience) (n int, err error) {
+	if a.Recipients != nil {
+		return len(unique(a.Recipients)), nil
+	}
+	from, args := whole(&a)
+	err = s.read(ctx, "count an audience", "SELECT count(*) "+from, func(r row) error {
+		var count int64
+		err := r.Scan(&count)
+		n = int(count)
+		return err
+	}, args...)
+	return n, err
+}
+
+// AudienceZones lists the time zones of an audience's recipients, "" if some have none.
+func (s *Store) AudienceZones(ctx context.Context, a core.Audience) ([]string, error) {
+	var out []string
+	if a.Recipients == nil {
+		from, args := whole(&a)
+		err := s.read(ctx, "list an audience's time zones", "SELECT DISTINCT r.timezone "+from+" ORDER BY r.timezone", func(r row) error {
+			var zone string
+			err := r.Scan(&zone)
+			out = append(out, zone)
+			return err
+		}, args...)
+		return out, err
+	}
+	for cursor := ""; ; {
+		page, err := s.AudiencePage(ctx, a, cursor, maxAudience)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Recipients {
+			out = append(out, page.Recipients[i].Timezone)
+		}
+		if cursor = page.Next; cursor == "" {
+			slices.Sort(out)
+			return slices.Compact(out), nil
+		}
+	}
+}
+
+// whole is all of an audience that is no list.
+func whole(a *core.Audience) (from string, args []any) {
+	if a.Topic == "" {
+		return "FROM recipients r WHERE r.app = $1 AND r.created_at <= $2", []any{a.App, micros(a.Until)}
+	}
+	return `FROM topic_recipients t JOIN recipients r ON r.app = t.app AND r.id = t.recipient
+		WHERE t.app = $1 AND t.created_at <= $2 AND t.topic = $3`, []any{a.App, micros(a.Until), a.Topic}
 }

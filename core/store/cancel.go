@@ -23,6 +23,10 @@ func (s *Store) Cancel(ctx context.Context, app string, notification core.ID) (i
 		if found == 0 {
 			return core.ErrNotFound
 		}
+		// Its topics are resolved no further.
+		if _, err := t.exec(ctx, "UPDATE campaigns SET state = 6, run_at = 0, fence = fence + 1 WHERE target = $1 AND target IS NOT NULL AND state < 5", notification[:]); err != nil {
+			return err
+		}
 		n, err = cancelWhere(ctx, t, now, "d.notification_id = $1", notification[:])
 		return err
 	})

@@ -64,11 +64,11 @@ func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 	attempts := make([]int64, len(claims))
 	err := t.queryMany(ctx, `UPDATE batches SET state = 3, run_at = $3, rounds = rounds + 1
 		WHERE id = $1 AND fence = $2 AND state IN (1, 2) AND due_at <= $4
-		RETURNING app, route, lane, due_at, parent, rounds`, sets, func(i int, r row) error {
+		RETURNING app, route, lane, due_at, parent, campaign, rounds`, sets, func(i int, r row) error {
 		c := claims[i]
 		b := core.Batch{ID: c.wake.Batch, Fence: c.wake.Fence, State: core.BatchSending, RunAt: now.Add(c.lease)}
 		var lane int64
-		if err := r.Scan(&b.App, &b.Route, &lane, stamp{&b.DueAt}, key{&b.Parent}, &attempts[i]); err != nil {
+		if err := r.Scan(&b.App, &b.Route, &lane, stamp{&b.DueAt}, key{&b.Parent}, key{&b.Campaign}, &attempts[i]); err != nil {
 			return err
 		}
 		b.Lane = laneOf(lane)
@@ -148,8 +148,26 @@ func markPaused(ctx context.Context, t tx, rounds []*core.Round) error {
 	if err != nil {
 		return fmt.Errorf("read paused routes: %w", err)
 	}
+	campaigns := map[core.ID]bool{}
 	for _, r := range rounds {
 		r.Paused = paused[r.Route]
+		if !r.Campaign.IsZero() {
+			campaigns[r.Campaign] = true
+		}
+	}
+	if len(campaigns) == 0 {
+		return nil
+	}
+	err = t.queryMany(ctx, "SELECT id FROM campaigns WHERE id = $1 AND state = 4", sortedSets(campaigns), func(_ int, r row) error {
+		var id core.ID
+		err := r.Scan(key{&id})
+		for _, round := range rounds {
+			round.Paused = round.Paused || round.Campaign == id
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read paused campaigns: %w", err)
 	}
 	return nil
 }

@@ -175,11 +175,11 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 		rounds = nil
 		now := s.Now()
 		var sets, done [][]any
-		err := t.query(ctx, `SELECT id, app, route, lane, fence, due_at, parent FROM batches WHERE state = 3 AND state < 4 AND run_at <= $1
+		err := t.query(ctx, `SELECT id, app, route, lane, fence, due_at, parent, campaign FROM batches WHERE state = 3 AND state < 4 AND run_at <= $1
 			ORDER BY run_at LIMIT $2`+t.skipLocked(), func(r row) error {
 			b := core.Batch{State: core.BatchSending, RunAt: now.Add(lease)}
 			var lane int64
-			if err := r.Scan(key{&b.ID}, &b.App, &b.Route, &lane, &b.Fence, stamp{&b.DueAt}, key{&b.Parent}); err != nil {
+			if err := r.Scan(key{&b.ID}, &b.App, &b.Route, &lane, &b.Fence, stamp{&b.DueAt}, key{&b.Parent}, key{&b.Campaign}); err != nil {
 				return err
 			}
 			b.Lane = laneOf(lane)

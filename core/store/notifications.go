@@ -106,6 +106,10 @@ func (s *Store) Notifications(ctx context.Context, f core.NotificationFilter) (o
 		where = " AND id IN (SELECT notification_id FROM deliveries WHERE app = $1 AND recipient = $5)"
 		args = append(args, f.Recipient)
 	}
+	if !f.Campaign.IsZero() {
+		args = append(args, f.Campaign[:])
+		where += fmt.Sprintf(" AND id IN (SELECT notification_id FROM campaign_pages WHERE campaign = $%d)", len(args))
+	}
 	for scanned := 0; scanned < maxScanned; {
 		var page []core.NotificationView
 		args[1] = from[:]

@@ -26,14 +26,14 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	err = s.ride(ctx, &member{run: func(t tx) error {
 		found = false
 		type hit struct {
-			id           core.ID
+			id, of       core.ID
 			app, address string
 			state        int64
 		}
 		var h *hit
-		err := t.query(ctx, "SELECT id, app, address, state FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
+		err := t.query(ctx, "SELECT id, notification_id, app, address, state FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
 			h = &hit{}
-			return r.Scan(key{&h.id}, &h.app, &h.address, &h.state)
+			return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state)
 		}, args...)
 		if err != nil || h == nil || (rc.App != "" && rc.App != h.app) || (rc.Address != "" && rc.Address != h.address) {
 			return err
@@ -50,6 +50,9 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 		}
 		if to, ok := core.State(h.state).OnReceipt(rc.Event); ok {
 			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3 WHERE id = $1 AND state = 2", h.id[:], int64(to), micros(s.Now())); err != nil {
+				return err
+			}
+			if err := touchPage(ctx, t, h.of); err != nil {
 				return err
 			}
 		}

@@ -24,6 +24,9 @@ type recording struct {
 	pages []*page
 	// slots keeps the deliveries' places in Contents, for a second try.
 	slots []int
+	// campaign is whose page it is. joins says that its notification is there already.
+	campaign core.ID
+	joins    bool
 }
 
 func (r *recording) reset() {
@@ -61,6 +64,9 @@ func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recor
 		as[i] = r.a
 	}
 	batches, wakes := core.Pack(as, now, s.maxBatch, s.window(now))
+	for i := range batches {
+		batches[i].Campaign = fresh[0].campaign // a page of a campaign is recorded alone
+	}
 	if err := bind(ctx, t, now, fresh); err != nil {
 		return err
 	}
@@ -215,9 +221,9 @@ func insertBatches(ctx context.Context, t tx, batches []core.Batch) error {
 	sets := make([][]any, len(batches))
 	for i := range batches {
 		b := &batches[i]
-		sets[i] = []any{b.ID[:], b.App, b.Route, laneNumbers[b.Lane], int64(b.State), b.Fence, micros(b.DueAt), micros(b.RunAt), blob(b.Parent)}
+		sets[i] = []any{b.ID[:], b.App, b.Route, laneNumbers[b.Lane], int64(b.State), b.Fence, micros(b.DueAt), micros(b.RunAt), blob(b.Parent), blob(b.Campaign)}
 	}
-	if err := t.insert(ctx, "batches", "id, app, route, lane, state, fence, due_at, run_at, parent", sets); err != nil {
+	if err := t.insert(ctx, "batches", "id, app, route, lane, state, fence, due_at, run_at, parent, campaign", sets); err != nil {
 		return fmt.Errorf("insert batches: %w", err)
 	}
 	return nil
@@ -227,15 +233,14 @@ func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 	var ns, ds [][]any
 	for _, r := range all {
 		n := &r.a.Notification
-		var skipped []byte
-		if len(n.Skipped) > 0 {
-			var err error
-			if skipped, err = json.Marshal(n.Skipped); err != nil {
-				return fmt.Errorf("encode what was skipped: %w", err)
-			}
+		skipped, err := encodeSkips(n.Skipped)
+		if err != nil {
+			return err
 		}
-		ns = append(ns, []any{n.ID[:], n.App, micros(n.CreatedAt), micros(n.SendAt), micros(n.ExpiresAt), laneNumbers[n.Priority],
-			n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped)})
+		if !r.joins {
+			ns = append(ns, []any{n.ID[:], n.App, micros(n.CreatedAt), micros(n.SendAt), micros(n.ExpiresAt), laneNumbers[n.Priority],
+				n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped)})
+		}
 		for i := range r.a.Deliveries {
 			d := &r.a.Deliveries[i]
 			ds = append(ds, []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
@@ -251,4 +256,15 @@ func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 		return fmt.Errorf("insert deliveries: %w", err)
 	}
 	return nil
+}
+
+func encodeSkips(skipped []core.Skip) ([]byte, error) {
+	if len(skipped) == 0 {
+		return nil, nil
+	}
+	text, err := json.Marshal(skipped)
+	if err != nil {
+		return nil, fmt.Errorf("encode what was skipped: %w", err)
+	}
+	return text, nil
 }

@@ -178,7 +178,11 @@ func (o *ripe) remove(ctx context.Context, t tx) (out []leaf, err error) {
 	if err := t.insert(ctx, "retired", "notification_id", large); err != nil {
 		return nil, err
 	}
-	return out, t.execIDs(ctx, "DELETE FROM notifications WHERE id {ids}", append(slices.Clone(o.whole), o.large...))
+	gone := append(slices.Clone(o.whole), o.large...)
+	if err := t.execIDs(ctx, "DELETE FROM campaign_pages WHERE notification_id {ids}", gone); err != nil {
+		return nil, err
+	}
+	return out, t.execIDs(ctx, "DELETE FROM notifications WHERE id {ids}", gone)
 }
 
 // forget removes deliveries and what nobody else refers to. A batch goes with the last of its deliveries and

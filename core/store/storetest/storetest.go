@@ -15,12 +15,15 @@ import (
 	"github.com/carillon-notify/carillon/providers"
 )
 
+// test is one part of the examination.
+type test struct {
+	name string
+	test func(t *testing.T, s *store.Store)
+}
+
 // Run examines the store that open opens, empty, once per test.
 func Run(t *testing.T, open func(t *testing.T) *store.Store) {
-	for _, c := range []struct {
-		name string
-		test func(t *testing.T, s *store.Store)
-	}{
+	for _, c := range append([]test{
 		{"a notification from accept to sent", lifecycle},
 		{"a stale fence changes nothing", fence},
 		{"terminal is final", final},
@@ -61,7 +64,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"leases", leases},
 		{"a lease, many at once", leaseRace},
 		{"model", model},
-	} {
+	}, campaignTests...) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			c.test(t, open(t))

@@ -1,0 +1,316 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/campaign"
+	"github.com/carillon-notify/carillon/core/intake"
+)
+
+var errNoCampaigns = refuse(http.StatusNotFound, "This server offers no campaigns.")
+
+func keyOf(value string, body []byte) intake.Key {
+	if value == "" {
+		return intake.Key{}
+	}
+	return intake.Key{Value: value, Hash: sha256.Sum256(body)}
+}
+
+// CreateCampaign implements StrictServerInterface.
+func (a *API) CreateCampaign(ctx context.Context, q CreateCampaignRequestObject) (CreateCampaignResponseObject, error) {
+	if a.Campaigns == nil {
+		return nil, errNoCampaigns
+	}
+	c := callOf(ctx)
+	b := q.Body
+	req, faults := requestOf(&NotificationRequest{Template: b.Template, Version: b.Version, Data: b.Data, Locale: b.Locale, Content: b.Content, Channels: b.Channels, Mode: b.Mode,
+		FallbackAfter: b.FallbackAfter, Priority: b.Priority, Ttl: b.Ttl, Unknown: b.Unknown, CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}, nil)
+	delay := durationOf(b.Delay, "/delay", false, func(pointer, code, detail string) {
+		faults = append(faults, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
+	})
+	if len(faults) > 0 {
+		return nil, invalid(faults)
+	}
+	got, err := a.Campaigns.Create(ctx, c.principal.App, &campaign.Spec{Name: b.Name, Audience: core.CampaignAudience{Topic: b.Audience.Topic, Recipients: b.Audience.Recipients,
+		Filter: b.Audience.Filter, All: b.Audience.All}, Request: req, StartAt: b.StartAt, Delay: delay, Now: b.Now, Cron: b.Cron, Timezone: b.Timezone, LocalTime: b.LocalTime,
+		Rate: b.Rate, Missed: b.Missed}, keyOf(q.Params.IdempotencyKey, c.body))
+	if err != nil {
+		return nil, err
+	}
+	return CreateCampaign201JSONResponse{Body: a.campaignOf(got), Headers: CreateCampaign201ResponseHeaders{Location: "/v1/campaigns/" + got.ID.String()}}, nil
+}
+
+// campaignOf is a campaign as the document has it.
+func (a *API) campaignOf(c *core.Campaign) Campaign {
+	p := c.Progress(a.Campaigns.Now())
+	var request struct{ Template string }
+	_ = json.Unmarshal(c.Request, &request) // for show
+	out := Campaign{Id: c.ID.String(), Name: c.Name, State: c.State.String(), Reason: c.Reason, Template: request.Template, CreatedAt: c.CreatedAt, StartedAt: stamp(c.Bound),
+		EndedAt: stamp(c.EndedAt), Cron: c.Cron, Timezone: c.Timezone, LocalTime: c.LocalTime, Missed: c.Missed, Rate: c.Rate, Runs: c.Runs, MissedRuns: c.MissedRuns,
+		Audience: Audience{Topic: c.Audience.Topic, Recipients: c.Audience.Recipients, Filter: c.Audience.Filter, All: c.Audience.All},
+		Progress: CampaignProgress{Audience: p.Audience, Expanded: p.Totals.Expanded, Pending: p.People.Pending, Sent: p.People.Sent, Delivered: p.People.Delivered, Failed: p.People.Failed,
+			Expired: p.People.Expired, Cancelled: p.People.Cancelled, Suppressed: p.People.Suppressed, Skipped: p.Skipped, Deliveries: countsOf(p.Deliveries),
+			RatePerS: math.Round(p.RatePerS*10) / 10, Eta: stamp(p.ETA)}}
+	if !c.State.Over() && c.NextAt.After(a.Campaigns.Now()) {
+		out.NextAt = stamp(c.NextAt)
+	}
+	if !c.Parent.IsZero() {
+		out.Parent = c.Parent.String()
+	}
+	if !c.LastRun.IsZero() {
+		out.LastRun = c.LastRun.String()
+	}
+	return out
+}
+
+// ListCampaigns implements StrictServerInterface.
+func (a *API) ListCampaigns(ctx context.Context, q ListCampaignsRequestObject) (ListCampaignsResponseObject, error) {
+	if a.Campaigns == nil {
+		return nil, errNoCampaigns
+	}
+	p, err := page(q.Params.Limit, q.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	f := core.CampaignFilter{App: callOf(ctx).principal.App, Page: p}
+	if q.Params.State != "" {
+		if f.State, err = core.ParseCampaignState(string(q.Params.State)); err != nil {
+			return nil, fault("/state", intake.FaultInvalid, "is no state of a campaign")
+		}
+	}
+	if q.Params.Parent != "" {
+		if f.Parent, err = core.ParseID(q.Params.Parent); err != nil {
+			return nil, fault("/parent", intake.FaultInvalid, "is no id of a campaign")
+		}
+	}
+	all, next, err := a.Campaigns.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	out := ListCampaigns200JSONResponse{Data: make([]Campaign, 0, len(all)), NextCursor: next}
+	for i := range all {
+		c := a.campaignOf(&all[i])
+		c.Audience.Recipients = c.Audience.Recipients[:min(len(c.Audience.Recipients), 10)] // GET shows them all
+		out.Data = append(out.Data, c)
+	}
+	return out, nil
+}
+
+// GetCampaign implements StrictServerInterface.
+func (a *API) GetCampaign(ctx context.Context, q GetCampaignRequestObject) (GetCampaignResponseObject, error) {
+	c, err := a.findCampaign(ctx, q.Id)
+	if err != nil {
+		return nil, err
+	}
+	return GetCampaign200JSONResponse(a.campaignOf(c)), nil
+}
+
+func (a *API) findCampaign(ctx context.Context, text string) (*core.Campaign, error) {
+	if a.Campaigns == nil {
+		return nil, errNoCampaigns
+	}
+	id, err := idOf(text)
+	if err != nil {
+		return nil, err
+	}
+	return a.Campaigns.Get(ctx, callOf(ctx).principal.App, id)
+}
+
+// PatchCampaign implements StrictServerInterface.
+func (a *API) PatchCampaign(ctx context.Context, q PatchCampaignRequestObject) (PatchCampaignResponseObject, error) {
+	if a.Campaigns == nil {
+		return nil, errNoCampaigns
+	}
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.Campaigns.SetRate(ctx, callOf(ctx).principal.App, id, q.Body.Rate)
+	if err != nil {
+		return nil, steered(err)
+	}
+	return PatchCampaign200JSONResponse(a.campaignOf(c)), nil
+}
+
+// SteerCampaign implements StrictServerInterface.
+func (a *API) SteerCampaign(ctx context.Context, q SteerCampaignRequestObject) (SteerCampaignResponseObject, error) {
+	if a.Campaigns == nil {
+		return nil, errNoCampaigns
+	}
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.Campaigns.Steer(ctx, callOf(ctx).principal.App, id, string(q.Action))
+	if err != nil {
+		return nil, steered(err)
+	}
+	return SteerCampaign200JSONResponse(a.campaignOf(c)), nil
+}
+
+// steered answers what a campaign's state does not allow.
+func steered(err error) error {
+	var conflict *campaign.Conflict
+	if errors.As(err, &conflict) {
+		return refuse(http.StatusConflict, "The campaign is "+conflict.State.String()+", which does not allow that.")
+	}
+	return err
+}
+
+// TestCampaign implements StrictServerInterface.
+func (a *API) TestCampaign(ctx context.Context, q TestCampaignRequestObject) (TestCampaignResponseObject, error) {
+	if a.Campaigns == nil {
+		return nil, errNoCampaigns
+	}
+	id, err := idOf(q.Id)
+	if err != nil {
+		return nil, err
+	}
+	var faults []intake.Fault
+	to := make([]intake.Target, len(q.Body.To))
+	for i := range q.Body.To {
+		to[i] = targetOf(&q.Body.To[i], fmt.Sprintf("/to/%d", i), func(pointer, code, detail string) {
+			faults = append(faults, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
+		})
+	}
+	if len(faults) > 0 {
+		return nil, invalid(faults)
+	}
+	c := callOf(ctx)
+	got, err := a.Campaigns.Test(ctx, c.principal.App, id, to, keyOf(q.Params.IdempotencyKey, c.body))
+	if err != nil {
+		return nil, err
+	}
+	return TestCampaign202JSONResponse(acceptedOf(got)), nil
+}
+
+// StreamCampaign implements StrictServerInterface.
+func (a *API) StreamCampaign(ctx context.Context, q StreamCampaignRequestObject) (StreamCampaignResponseObject, error) {
+	c, err := a.findCampaign(ctx, q.Id)
+	if err != nil {
+		return nil, err
+	}
+	return &campaignEvents{api: a, ctx: ctx, app: callOf(ctx).principal.App, c: c}, nil
+}
+
+// The rhythm of a campaign's events.
+const (
+	eventEvery = time.Second
+	eventIdle  = 15 * time.Second // a comment, so that nobody in between takes the stream for dead
+)
+
+type campaignEvents struct {
+	api *API
+	ctx context.Context
+	app string
+	c   *core.Campaign
+}
+
+// VisitStreamCampaignResponse implements StreamCampaignResponseObject.
+func (e *campaignEvents) VisitStreamCampaignResponse(w http.ResponseWriter) error {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	tick := time.NewTicker(eventEvery)
+	defer tick.Stop()
+	last, said := "", time.Now()
+	for n := 1; ; n++ {
+		body, err := json.Marshal(e.api.campaignOf(e.c))
+		if err != nil {
+			return fmt.Errorf("encode a campaign: %w", err)
+		}
+		text := ""
+		switch {
+		case string(body) != last:
+			text = fmt.Sprintf("id: %d\nevent: progress\ndata: %s\n\n", n, body)
+		case time.Since(said) > eventIdle:
+			text = ": still here\n\n"
+		}
+		if text != "" {
+			_ = control.SetWriteDeadline(time.Now().Add(streamIdle))
+			if _, err := w.Write([]byte(text)); err != nil {
+				return nil // the client is gone
+			}
+			_ = control.Flush()
+			last, said = string(body), time.Now()
+		}
+		if e.c.State.Over() {
+			return nil
+		}
+		select {
+		case <-e.ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if e.c, err = e.api.Campaigns.Get(e.ctx, e.app, e.c.ID); err != nil {
+			return nil // the client asks again
+		}
+	}
+}
+
+// CampaignResults implements StrictServerInterface.
+func (a *API) CampaignResults(ctx context.Context, q CampaignResultsRequestObject) (CampaignResultsResponseObject, error) {
+	c, err := a.findCampaign(ctx, q.Id)
+	if err != nil {
+		return nil, err
+	}
+	return &campaignResults{api: a, ctx: ctx, app: callOf(ctx).principal.App, id: c.ID}, nil
+}
+
+type campaignResults struct {
+	api *API
+	ctx context.Context
+	app string
+	id  core.ID
+}
+
+var resultColumns = []string{"recipient", "channel", "route", "address", "state", "code", "reason", "attempts", "unknown_attempts", "delivery", "created_at", "updated_at"}
+
+// VisitCampaignResultsResponse implements CampaignResultsResponseObject: lines are written as they are read.
+// A stream that cannot be finished is cut, so that nobody takes it for whole.
+func (e *campaignResults) VisitCampaignResultsResponse(w http.ResponseWriter) error {
+	control := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/csv; charset=utf-8; header=present")
+	w.Header().Set("Content-Disposition", `attachment; filename="`+e.id.String()+`.csv"`)
+	w.WriteHeader(http.StatusOK)
+	out := csv.NewWriter(w)
+	_ = out.Write(resultColumns)
+	n := 0
+	err := e.api.Campaigns.Results(e.ctx, e.app, e.id, func(r *core.CampaignResult) error {
+		if n++; n%1000 == 1 {
+			_ = control.SetWriteDeadline(time.Now().Add(streamIdle))
+		}
+		return out.Write(resultLine(r))
+	})
+	if out.Flush(); err == nil {
+		err = out.Error()
+	}
+	if err != nil {
+		e.api.Logger.Warn("a campaign's results could not be written to their end", "campaign", e.id.String(), "error", err)
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+func resultLine(r *core.CampaignResult) []string {
+	switch {
+	case r.Skip != "":
+		return []string{r.Recipient, r.Channel, "", "", "skipped", "", r.Skip, "", "", "", "", ""}
+	case r.ID.IsZero():
+		return []string{r.Recipient, "", "", "", r.State.String(), "", "", "", "", "", "", ""}
+	}
+	return []string{r.Recipient, r.Channel, r.Route, core.MaskAddress(r.Kind, r.Address), r.State.String(), r.Code, r.Reason, strconv.Itoa(r.Attempts), strconv.Itoa(r.Unknowns),
+		r.ID.String(), r.CreatedAt.Format(time.RFC3339Nano), r.UpdatedAt.Format(time.RFC3339Nano)}
+}

@@ -1,0 +1,169 @@
+package api_test
+
+import (
+	"encoding/csv"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/api"
+	"github.com/carillon-notify/carillon/core/campaign"
+)
+
+// expandNow does what the plan queue does, until nothing of a campaign is due.
+func (r *rig) expandNow(turns int) {
+	r.t.Helper()
+	p := campaign.NewPlanner(campaign.Options{Campaigns: r.store, Pages: r.store, Audiences: r.store, Renderer: r.intake, Queue: noQueue{}})
+	for range turns {
+		wakes, err := r.store.DueCampaigns(r.t.Context(), 10, 0)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, w := range wakes {
+			if err := p.Turn(r.t.Context(), w); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestCampaignLife(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for i := range 5 {
+		body := fmt.Sprintf(`{"attributes":{"n":%d},"endpoints":[{"kind":"email","address":"u%d@example.com"}]}`, i, i)
+		if i == 4 {
+			body = `{"attributes":{"n":4}}`
+		}
+		r.must(201, "PUT", fmt.Sprintf("/v1/recipients/u%d", i), sendKey, body)
+	}
+	const ask = `{"name":"spring","audience":{"filter":"attributes.n > 0"},"content":{"title":"Hi"},"channels":["email"]}`
+	a := r.must(201, "POST", "/v1/campaigns", sendKey, ask)
+	var c api.Campaign
+	a.into(t, &c)
+	at := "/v1/campaigns/" + c.Id
+	if a.header.Get("Location") != at || c.State != "draft" {
+		t.Fatalf("made %+v", c)
+	}
+	get := func(method, path string) (c api.Campaign) {
+		t.Helper()
+		r.must(200, method, path, sendKey, "").into(t, &c)
+		return c
+	}
+	r.must(409, "POST", at+"/resume", sendKey, "")
+	r.must(404, "POST", at+"/start", otherKey, "")
+	r.must(404, "POST", at+"/dance", sendKey, "")
+	if c := get("POST", at+"/start"); c.State != "scheduled" {
+		t.Errorf("started: %+v", c)
+	}
+	r.expandNow(1)
+	if p := get("POST", at+"/pause").Progress; p.Audience != 4 || p.Expanded != 4 || p.Pending != 3 || p.Skipped != 1 || p.Deliveries.Pending != 3 {
+		t.Errorf("expanded: %+v", p)
+	}
+	get("POST", at+"/resume")
+	c = get("POST", at+"/cancel")
+	if p := c.Progress; c.State != "cancelled" || p.Cancelled != 3 || p.Skipped != 1 || c.EndedAt == nil {
+		t.Errorf("cancelled: %+v", c)
+	}
+	r.must(409, "POST", at+"/pause", sendKey, "")
+	get("POST", at+"/cancel")
+	results := r.must(200, "GET", at+"/results.csv", readKey, "")
+	lines, err := csv.NewReader(strings.NewReader(string(results.body))).ReadAll()
+	var got []string
+	for _, l := range lines[1:] {
+		got = append(got, strings.Join([]string{l[0], l[1], l[3], l[4], l[6]}, "|"))
+	}
+	want := []string{"u4|email||skipped|no_endpoint", "u1|email|u***@example.com|cancelled|", "u2|email|u***@example.com|cancelled|", "u3|email|u***@example.com|cancelled|"}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("results: %s %v", diff, err)
+	}
+	events := r.must(200, "GET", at+"/events", readKey, "")
+	if !strings.Contains(string(events.body), "event: progress\ndata: {") {
+		t.Errorf("events: %s", events.body)
+	}
+	var list api.CampaignList
+	r.must(200, "GET", "/v1/campaigns?state=cancelled", readKey, "").into(t, &list)
+	if len(list.Data) != 1 {
+		t.Errorf("list: %+v", list)
+	}
+	var pages api.NotificationList
+	r.must(200, "GET", "/v1/notifications?campaign="+c.Id, readKey, "").into(t, &pages)
+	if len(pages.Data) != 1 || pages.Data[0].Counts.Cancelled != 3 {
+		t.Errorf("its pages: %+v", pages)
+	}
+	var sent api.Accepted
+	r.must(202, "POST", at+"/test", sendKey, `{"to":[{"email":"me@example.com"}]}`).into(t, &sent)
+	if sent.Deliveries != 1 {
+		t.Errorf("test: %+v", sent)
+	}
+	for _, path := range []string{at, at + "/events", at + "/results.csv"} {
+		r.must(404, "GET", path, otherKey, "")
+	}
+}
+
+// A cancelled campaign's results hold the whole audience: who was not got to as well.
+func TestCampaignResultsOfTheRest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for i := range 30 {
+		r.must(201, "PUT", fmt.Sprintf("/v1/recipients/u%02d", i), sendKey, fmt.Sprintf(`{"endpoints":[{"kind":"email","address":"u%d@example.com"}]}`, i))
+	}
+	var c api.Campaign
+	r.must(201, "POST", "/v1/campaigns", sendKey, `{"name":"slow","audience":{"all":true},"content":{"title":"Hi"},"channels":["email"],"rate":"1/m","now":true}`).into(t, &c)
+	r.expandNow(2)
+	r.must(200, "POST", "/v1/campaigns/"+c.Id+"/cancel", sendKey, "").into(t, &c)
+	if p := c.Progress; p.Audience != 30 || p.Expanded == 0 || p.Expanded == 30 || p.Cancelled != 30 {
+		t.Errorf("progress: %+v", p)
+	}
+	body := string(r.must(200, "GET", "/v1/campaigns/"+c.Id+"/results.csv", readKey, "").body)
+	for i := range 30 {
+		if strings.Count(body, fmt.Sprintf("\nu%02d,", i)) != 1 {
+			t.Errorf("u%02d is not in the results once", i)
+		}
+	}
+}
+
+func TestBadCampaigns(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	ok := map[string]string{"name": `"x"`, "audience": `{"all":true}`, "content": `{"title":"Hi"}`}
+	for _, c := range []struct{ field, value, pointer, code string }{
+		{"name", `""`, "/name", "required"},
+		{"audience", `{}`, "/audience", "required"},
+		{"audience", `{"all":true,"topic":"vip"}`, "/audience", "conflict"},
+		{"audience", `{"filter":"attributes.plan = 1"}`, "/audience/filter", "invalid"},
+		{"audience", `{"recipients":[""]}`, "/audience/recipients/0", "required"},
+		{"content", `{}`, "/content", "required"},
+		{"template", `"none"`, "/template", "conflict"},
+		{"channels", `["smoke"]`, "/channels/0", "unknown"},
+		{"rate", `"fast"`, "/rate", "invalid"},
+		{"cron", `"x"`, "/cron", "invalid"},
+		{"timezone", `"Mars/Olympus"`, "/timezone", "invalid"},
+		{"local_time", `"25:00"`, "/local_time", "invalid"},
+		{"missed", `"maybe"`, "/missed", "invalid"},
+		{"start_at", `"2020-01-01T00:00:00Z"`, "/start_at", "range"},
+		{"delay", `"99999h"`, "/start_at", "range"},
+		{"ttl", `"-1s"`, "/ttl", "range"},
+		{"surprise", `1`, "/surprise", "unknown_field"},
+	} {
+		var parts []string
+		for k, v := range ok {
+			if k != c.field {
+				parts = append(parts, fmt.Sprintf("%q:%s", k, v))
+			}
+		}
+		body := "{" + strings.Join(append(parts, fmt.Sprintf("%q:%s", c.field, c.value)), ",") + "}"
+		if got := r.must(422, "POST", "/v1/campaigns", sendKey, body).faults(t); got[c.pointer] != c.code {
+			t.Errorf("%s: %v, want %s at %s", body, got, c.code, c.pointer)
+		}
+	}
+	r.must(422, "POST", "/v1/campaigns", sendKey, `{"name":"x","audience":{"all":true},"content":{"title":"Hi"},"now":true,"start_at":"`+time.Now().Add(time.Hour).Format(time.RFC3339)+`"}`)
+	r.must(404, "GET", "/v1/campaigns/"+core.NewID(r.store.Now()).String(), readKey, "")
+	r.must(404, "GET", "/v1/campaigns/nope", readKey, "")
+	r.must(422, "GET", "/v1/campaigns?state=lost", readKey, "")
+	r.must(403, "POST", "/v1/campaigns", readKey, "{}")
+}

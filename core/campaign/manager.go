@@ -1,0 +1,460 @@
+package campaign
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+)
+
+// The policies for what was not started in time.
+const (
+	missedSkip = "skip"
+	missedRun  = "run"
+)
+
+// Keeper keeps campaigns for who manages them.
+type Keeper interface {
+	Now() time.Time
+	// CreateCampaign keeps a new campaign. If its key was used with the same body, the first one's id is
+	// given back; with another body the error is core.ErrKeyReused.
+	CreateCampaign(ctx context.Context, c *core.Campaign, key string, hash [32]byte) (core.ID, error)
+	Campaign(ctx context.Context, app string, id core.ID) (*core.Campaign, error)
+	Campaigns(ctx context.Context, f core.CampaignFilter) ([]core.Campaign, string, error)
+	// UpdateCampaign changes a campaign in one transaction. One that is cancelled by it has nothing pending
+	// any more; one that is resumed has what its pause held due.
+	UpdateCampaign(ctx context.Context, app string, id core.ID, change func(*core.Campaign) error) (*core.Campaign, error)
+	CampaignResults(ctx context.Context, c *core.Campaign, line func(*core.CampaignResult) error) error
+}
+
+// Checker looks at what a campaign says, and sends it to who wants to see it.
+type Checker interface {
+	// Check says what is wrong with a request but for whom it is to, and which version of its template it
+	// means.
+	Check(ctx context.Context, app string, req *intake.Request) (version int, err error)
+	Accept(ctx context.Context, app string, req *intake.Request, key intake.Key) (*intake.Accepted, error)
+}
+
+// Manager takes what is asked of campaigns. It is safe for concurrent use.
+type Manager struct {
+	Keeper    Keeper
+	Pages     Pages
+	Audiences Audiences
+	Checker   Checker
+	Queue     Queue
+}
+
+// Spec is what is asked for, as API.md's POST /v1/campaigns says it.
+type Spec struct {
+	Name      string
+	Audience  core.CampaignAudience
+	Request   *intake.Request // without To, SendAt and Delay
+	StartAt   time.Time
+	Delay     time.Duration
+	Now       bool
+	Cron      string
+	Timezone  string
+	LocalTime string
+	Rate      string
+	Missed    string
+}
+
+// Conflict is the error of what a campaign's state does not allow.
+type Conflict struct{ State core.CampaignState }
+
+// Error says what the state is.
+func (e *Conflict) Error() string { return "the campaign is " + e.State.String() }
+
+// Create keeps a campaign. The error is *intake.Invalid for what the caller can mend, with all faults.
+func (m *Manager) Create(ctx context.Context, app string, s *Spec, key intake.Key) (*core.Campaign, error) {
+	now := m.Keeper.Now()
+	c := &core.Campaign{ID: core.NewID(now), App: app, State: core.CampaignDraft, CreatedAt: now, Fence: 1, CampaignSpec: core.CampaignSpec{
+		Name: s.Name, Audience: s.Audience, Cron: s.Cron, Timezone: s.Timezone, LocalTime: s.LocalTime, Missed: s.Missed}}
+	f := faults{}
+	f.audience(&c.Audience)
+	f.times(s, c, now)
+	if c.Rate = s.Rate; s.Rate != "" {
+		var err error
+		if c.PerSecond, err = core.ParseRate(s.Rate); err != nil {
+			f.add("/rate", intake.FaultInvalid, err.Error())
+		}
+	}
+	request := *s.Request
+	if request.Priority == "" {
+		request.Priority = core.Lanes[2]
+	}
+	version, err := m.Checker.Check(ctx, app, &request)
+	var bad *intake.Invalid
+	switch {
+	case errors.As(err, &bad):
+		f = append(f, bad.Faults...)
+	case err != nil:
+		return nil, err
+	}
+	if len(f) > 0 {
+		return nil, &intake.Invalid{Faults: f}
+	}
+	request.Version = version
+	if c.Request, err = json.Marshal(request); err != nil {
+		return nil, fmt.Errorf("encode what a campaign says: %w", err)
+	}
+	id, err := m.Keeper.CreateCampaign(ctx, c, key.Value, key.Hash)
+	if err != nil {
+		return nil, fmt.Errorf("keep a campaign: %w", err)
+	}
+	if id != c.ID {
+		return m.Keeper.Campaign(ctx, app, id)
+	}
+	m.wake(ctx, c)
+	return c, nil
+}
+
+// wake has a planner look at a campaign now, if it is due now. Where that fails, its alarm clock does.
+func (m *Manager) wake(ctx context.Context, c *core.Campaign) {
+	if c.RunAt.IsZero() || c.RunAt.After(m.Keeper.Now()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
+	defer cancel()
+	_ = m.Queue.Plan(ctx, core.CampaignWake{Campaign: c.ID, Fence: c.Fence})
+}
+
+type faults []intake.Fault
+
+func (f *faults) add(pointer, code, detail string) {
+	*f = append(*f, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
+}
+
+func (f *faults) audience(a *core.CampaignAudience) {
+	given := 0
+	for _, is := range []bool{a.Topic != "", len(a.Recipients) > 0, a.Filter != "", a.All} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given == 0:
+		f.add("/audience", intake.FaultMissing, "give one of topic, recipients, filter and all")
+	case given > 1:
+		f.add("/audience", intake.FaultConflict, "give one of topic, recipients, filter and all, not several")
+	case len(a.Recipients) > core.MaxListed:
+		f.add("/audience/recipients", intake.FaultTooMany, fmt.Sprintf("takes at most %d ids; use a topic or a filter for more", core.MaxListed))
+	case a.Filter != "":
+		if _, err := NewFilter(a.Filter); err != nil {
+			f.add("/audience/filter", intake.FaultInvalid, err.Error())
+		}
+	}
+	slices.Sort(a.Recipients)
+	a.Recipients = slices.Compact(a.Recipients)
+}
+
+// times checks when a campaign is to start and sets when that is.
+func (f *faults) times(s *Spec, c *core.Campaign, now time.Time) {
+	given := 0
+	for _, is := range []bool{!s.StartAt.IsZero(), s.Delay != 0, s.Now, s.Cron != ""} {
+		if is {
+			given++
+		}
+	}
+	if given > 1 {
+		f.add("/start_at", intake.FaultConflict, "give one of start_at, delay, now and cron, or none to start it by hand")
+	}
+	zone := time.UTC
+	if s.Timezone != "" {
+		var err error
+		if zone, err = time.LoadLocation(s.Timezone); err != nil || s.Timezone == "Local" {
+			f.add("/timezone", intake.FaultInvalid, "is no IANA time zone such as Europe/Paris")
+			return
+		}
+		if s.Cron == "" && s.LocalTime == "" {
+			f.add("/timezone", intake.FaultConflict, "is that of cron, or with local_time that of recipients who have none")
+		}
+	}
+	if s.Cron != "" {
+		if _, err := NewSchedule(s.Cron, zone); err != nil {
+			f.add("/cron", intake.FaultInvalid, err.Error())
+			return
+		}
+	}
+	if s.LocalTime != "" {
+		if _, err := parseClock(s.LocalTime); err != nil {
+			f.add("/local_time", intake.FaultInvalid, err.Error())
+			return
+		}
+	}
+	if c.Missed == "" {
+		if c.Missed = missedRun; s.Cron != "" {
+			c.Missed = missedSkip
+		}
+	}
+	at := time.Time{}
+	switch {
+	case s.Cron != "":
+		next, err := nextOccurrence(&c.CampaignSpec, now)
+		if err != nil || next.IsZero() {
+			f.add("/cron", intake.FaultRange, "has no occurrence to come")
+			return
+		}
+		at = next
+	case !s.StartAt.IsZero():
+		if at = s.StartAt; at.Before(now.Add(-core.MissedAfter)) {
+			f.add("/start_at", intake.FaultRange, "lies in the past; say now: true to start at once")
+		}
+	case s.Delay != 0:
+		at = now.Add(s.Delay)
+	case s.Now:
+		at = now
+	default:
+		return
+	}
+	if at.After(now.Add(core.MaxAhead)) {
+		f.add("/start_at", intake.FaultRange, fmt.Sprintf("lies more than %d days ahead", int(core.MaxAhead.Hours()/24)))
+	}
+	c.State, c.StartAt, c.NextAt, c.RunAt = core.CampaignScheduled, at, at, at
+}
+
+// Get returns a campaign with its totals as they are now.
+func (m *Manager) Get(ctx context.Context, app string, id core.ID) (*core.Campaign, error) {
+	c, err := m.Keeper.Campaign(ctx, app, id)
+	if err != nil || c.Bound.IsZero() {
+		return c, err
+	}
+	if _, err := m.Pages.RecountCampaign(ctx, id, recountMost); err != nil {
+		return nil, fmt.Errorf("count what became of campaign %s: %w", id, err)
+	}
+	return m.Keeper.Campaign(ctx, app, id)
+}
+
+// List lists an app's campaigns with their totals as they were counted last.
+func (m *Manager) List(ctx context.Context, f core.CampaignFilter) ([]core.Campaign, string, error) {
+	return m.Keeper.Campaigns(ctx, f)
+}
+
+// Now is the database's time.
+func (m *Manager) Now() time.Time { return m.Keeper.Now() }
+
+// Steer starts, pauses, resumes or cancels a campaign; with a cron, its occurrences that are not over too.
+// What the campaign is already is no error; what its state does not allow is *Conflict. After a pause or a
+// cancel has returned, no new attempt begins: it waits for those under way, but no longer than ctx lasts.
+func (m *Manager) Steer(ctx context.Context, app string, id core.ID, action string) (*core.Campaign, error) {
+	change := map[string]func(*core.Campaign, time.Time) error{"start": start, "pause": pause, "resume": resume, "cancel": cancel}[action]
+	if change == nil {
+		return nil, core.ErrNotFound
+	}
+	now := m.Keeper.Now()
+	c, err := m.Keeper.UpdateCampaign(ctx, app, id, func(c *core.Campaign) error { return change(c, now) })
+	if err != nil {
+		return nil, err
+	}
+	if c.Cron != "" && action != "start" {
+		if err := m.occurrences(ctx, c, change); err != nil {
+			return nil, err
+		}
+	}
+	m.wake(ctx, c)
+	if action == "pause" || action == "cancel" {
+		if err := m.settled(ctx, c.ID); err != nil {
+			return nil, err
+		}
+	}
+	return m.Get(ctx, app, id)
+}
+
+// occurrences steers those that are not over of a campaign with a cron.
+func (m *Manager) occurrences(ctx context.Context, parent *core.Campaign, change func(*core.Campaign, time.Time) error) error {
+	f := core.CampaignFilter{App: parent.App, Parent: parent.ID, Page: core.Page{Limit: 100}}
+	for {
+		all, next, err := m.Keeper.Campaigns(ctx, f)
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			if all[i].State.Over() {
+				continue
+			}
+			now := m.Keeper.Now()
+			c, err := m.Keeper.UpdateCampaign(ctx, parent.App, all[i].ID, func(c *core.Campaign) error { return change(c, now) })
+			var conflict *Conflict
+			if errors.As(err, &conflict) {
+				continue // it was over in this moment
+			}
+			if err != nil {
+				return err
+			}
+			m.wake(ctx, c)
+			if c.State != core.CampaignRunning {
+				if err := m.settled(ctx, c.ID); err != nil {
+					return err
+				}
+			}
+		}
+		if f.Page.Cursor = next; next == "" {
+			return nil
+		}
+	}
+}
+
+// settleEvery is how often it is looked whether rounds under way are done, settleMost how long at most: a
+// route's call may take that long, and what it began is no new attempt.
+const (
+	settleEvery = 20 * time.Millisecond
+	settleMost  = 15 * time.Second
+)
+
+// settled waits until no round of a campaign is under way.
+func (m *Manager) settled(ctx context.Context, id core.ID) error {
+	for until := time.Now().Add(settleMost); ; {
+		_, _, sending, err := m.Pages.CampaignBusy(ctx, id)
+		if err != nil {
+			return fmt.Errorf("look what campaign %s has under way: %w", id, err)
+		}
+		if sending == 0 || time.Now().After(until) || wait(ctx, settleEvery) != nil {
+			return nil // it is paused or cancelled all the same
+		}
+	}
+}
+
+func start(c *core.Campaign, now time.Time) error {
+	switch {
+	case c.State == core.CampaignRunning:
+		return nil
+	case c.Cron != "" && c.State == core.CampaignScheduled:
+		return nil
+	case c.State != core.CampaignDraft && c.State != core.CampaignScheduled:
+		return &Conflict{c.State}
+	}
+	c.State, c.NextAt, c.RunAt = core.CampaignScheduled, now, now
+	return nil
+}
+
+func pause(c *core.Campaign, _ time.Time) error {
+	switch c.State {
+	case core.CampaignPaused:
+		return nil
+	case core.CampaignCompleted, core.CampaignCancelled:
+		return &Conflict{c.State}
+	}
+	c.Was, c.State, c.RunAt, c.Samples = c.State.String(), core.CampaignPaused, time.Time{}, [2]core.Sample{}
+	return nil
+}
+
+func resume(c *core.Campaign, now time.Time) error {
+	switch {
+	case c.State == core.CampaignRunning:
+		return nil
+	case c.State != core.CampaignPaused:
+		return &Conflict{c.State}
+	}
+	was, err := core.ParseCampaignState(c.Was)
+	if err != nil {
+		was = core.CampaignRunning
+	}
+	c.State, c.Was, c.Reason, c.PacedTo = was, "", "", now
+	if was != core.CampaignDraft {
+		c.RunAt = now
+	}
+	return nil
+}
+
+func cancel(c *core.Campaign, now time.Time) error {
+	switch c.State {
+	case core.CampaignCancelled:
+		return nil
+	case core.CampaignCompleted:
+		return &Conflict{c.State}
+	}
+	c.State, c.Reason, c.EndedAt, c.RunAt, c.NextAt = core.CampaignCancelled, "", now, time.Time{}, time.Time{}
+	return nil
+}
+
+// SetRate changes how fast a campaign goes, "" being as fast as the routes do. It takes hold at once.
+func (m *Manager) SetRate(ctx context.Context, app string, id core.ID, rate string) (*core.Campaign, error) {
+	perSecond, err := core.ParseRate(rate)
+	if err != nil {
+		f := faults{}
+		f.add("/rate", intake.FaultInvalid, err.Error())
+		return nil, &intake.Invalid{Faults: f}
+	}
+	now := m.Keeper.Now()
+	c, err := m.Keeper.UpdateCampaign(ctx, app, id, func(c *core.Campaign) error {
+		if c.State.Over() {
+			return &Conflict{c.State}
+		}
+		c.Rate, c.PerSecond, c.PacedTo = rate, perSecond, now
+		if c.State == core.CampaignRunning {
+			c.RunAt = now
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.wake(ctx, c)
+	return m.Get(ctx, app, id)
+}
+
+// Test sends what a campaign says to somebody who wants to see it, as a notification of its own.
+func (m *Manager) Test(ctx context.Context, app string, id core.ID, to []intake.Target, key intake.Key) (*intake.Accepted, error) {
+	c, err := m.Keeper.Campaign(ctx, app, id)
+	if err != nil {
+		return nil, err
+	}
+	req := &intake.Request{}
+	if err := json.Unmarshal(c.Request, req); err != nil {
+		return nil, fmt.Errorf("read what campaign %s says: %w", id, err)
+	}
+	req.To, req.Priority = to, core.Lanes[1]
+	return m.Checker.Accept(ctx, app, req, key)
+}
+
+// Results calls line for what became of each one of a campaign's audience: first those it was expanded for,
+// and of one that was cancelled then those it did not get to.
+func (m *Manager) Results(ctx context.Context, app string, id core.ID, line func(*core.CampaignResult) error) error {
+	c, err := m.Keeper.Campaign(ctx, app, id)
+	if err != nil {
+		return err
+	}
+	if err := m.Keeper.CampaignResults(ctx, c, line); err != nil {
+		return err
+	}
+	if c.State != core.CampaignCancelled || c.Bound.IsZero() || c.Expanded {
+		return nil
+	}
+	t := &turn{Planner: &Planner{Options: Options{Audiences: m.Audiences, Pages: m.Pages}}, c: c}
+	if err := t.compile(); err != nil {
+		return err
+	}
+	return t.rest(ctx, func(r *core.Recipient) error {
+		return line(&core.CampaignResult{Delivery: core.Delivery{Recipient: r.ID, State: core.Cancelled}})
+	})
+}
+
+// rest walks what is left of the audience.
+func (t *turn) rest(ctx context.Context, each func(*core.Recipient) error) error {
+	for c := t.c; c.Leg < max(1, len(c.Legs)); {
+		who := t.audience(t.leg())
+		who.Bare = true
+		found, err := t.Audiences.AudiencePage(ctx, who, c.Cursor, scanSize)
+		if err != nil {
+			return fmt.Errorf("read the audience of campaign %s: %w", c.ID, err)
+		}
+		people, _ := t.meant(found.Recipients, scanSize)
+		if people, err = t.unreached(ctx, people); err != nil {
+			return err
+		}
+		for _, r := range people {
+			if err := each(r); err != nil {
+				return err
+			}
+		}
+		if c.Cursor = found.Next; c.Cursor == "" {
+			c.Leg++
+		}
+	}
+	return nil
+}

@@ -1,0 +1,319 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/carillon-notify/carillon/core"
+)
+
+// Expand writes a step of a campaign's expansion in one transaction, conditional on its fence and state:
+// the page's notification, deliveries and contents, and how far the campaign is. It returns the campaign as
+// it is then, nil if it is in other hands or does not run any more: then nothing was written.
+func (s *Store) Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaign, core.Recorded, error) {
+	var c *core.Campaign
+	rec := &recording{a: p.Acceptance}
+	err := s.write(ctx, "expand a campaign", func(t tx) (err error) {
+		if c, err = lockCampaign(ctx, t, p.Campaign); err != nil || c == nil {
+			return err
+		}
+		if c.Fence != p.Fence || c.State != core.CampaignRunning {
+			c = nil
+			return nil
+		}
+		c.Cursor, c.Leg, c.Expanded, c.PacedTo, c.RunAt = p.Cursor, p.Leg, p.Expanded, p.PacedTo, p.RunAt
+		if p.Acceptance != nil {
+			rec.reset()
+			if err := s.recordPage(ctx, t, c, p, rec); err != nil {
+				return err
+			}
+		}
+		return writeCampaign(ctx, t, c)
+	})
+	if err != nil || c == nil {
+		return nil, core.Recorded{}, err
+	}
+	s.pages.add(rec.pages)
+	return c, rec.out, nil
+}
+
+func (s *Store) recordPage(ctx context.Context, t tx, c *core.Campaign, p *core.CampaignPage, rec *recording) error {
+	n := &rec.a.Notification
+	was, is := core.Totals{}, core.Totals{Expanded: p.People, Skipped: p.Skipped}
+	is.People.Pending, is.Deliveries.Pending = p.People-p.Skipped, len(rec.a.Deliveries)
+	c.Totals = c.Totals.Plus(is, was)
+	c.Sample(s.Now())
+	rec.campaign = c.ID
+	if !c.Target.IsZero() { // the notification is there, and counts its deliveries itself
+		rec.joins = true
+		if err := appendSkips(ctx, t, n.ID, n.Skipped); err != nil {
+			return err
+		}
+	}
+	if err := s.recordAll(ctx, t, s.Now(), []*recording{rec}); err != nil || rec.joins {
+		return err
+	}
+	totals, err := json.Marshal(is)
+	if err != nil {
+		return fmt.Errorf("encode a page's totals: %w", err)
+	}
+	stale := int64(0)
+	if is.Deliveries.Pending > 0 {
+		stale = 1
+	}
+	_, err = t.exec(ctx, "INSERT INTO campaign_pages (notification_id, campaign, open, stale, totals) VALUES ($1, $2, $3, $4, $5)",
+		n.ID[:], c.ID[:], int64(is.Deliveries.Pending), stale, totals)
+	return err
+}
+
+// maxSkips is how many skipped entries of a topic a notification keeps.
+const maxSkips = 1000
+
+func appendSkips(ctx context.Context, t tx, id core.ID, more []core.Skip) error {
+	if len(more) == 0 {
+		return nil
+	}
+	var text []byte
+	err := t.query(ctx, "SELECT skipped FROM notifications WHERE id = $1"+t.forUpdate(), func(r row) error { return r.Scan(&text) }, id[:])
+	if err != nil {
+		return err
+	}
+	var all []core.Skip
+	if len(text) > 0 {
+		if err := json.Unmarshal(text, &all); err != nil {
+			return fmt.Errorf("decode what was skipped: %w", err)
+		}
+	}
+	if len(all) >= maxSkips {
+		return nil
+	}
+	all = append(all, more[:min(len(more), maxSkips-len(all))]...)
+	if text, err = json.Marshal(all); err != nil {
+		return fmt.Errorf("encode what was skipped: %w", err)
+	}
+	_, err = t.exec(ctx, "UPDATE notifications SET skipped = $2 WHERE id = $1", id[:], text)
+	return err
+}
+
+// CampaignBusy counts a campaign's deliveries that are due and wait for a worker or are with one, and those
+// that are held for later. Of each batch it counts what a full one of the route has: it is for holding back.
+func (s *Store) CampaignBusy(ctx context.Context, id core.ID) (due, held, sending int, err error) {
+	err = s.read(ctx, "count a campaign's batches", `SELECT COALESCE(sum(CASE WHEN b.due_at <= $2 THEN 1 ELSE 0 END), 0), COALESCE(sum(CASE WHEN b.due_at > $2 THEN 1 ELSE 0 END), 0),
+			COALESCE(sum(CASE WHEN b.state = 3 THEN 1 ELSE 0 END), 0)
+		FROM batches b WHERE b.campaign = $1 AND b.campaign IS NOT NULL AND b.state < 4`, func(r row) error {
+		var a, b, c int64
+		err := r.Scan(&a, &b, &c)
+		due, held, sending = int(a), int(b), int(c)
+		return err
+	}, id[:], micros(s.Now()))
+	return due, held, sending, err
+}
+
+// recountPage is how many pages one transaction counts anew.
+const recountPage = 20
+
+// RecountCampaign counts the pages anew of which something changed since they were counted last, at most
+// limit, and returns how many pages have something pending. Those that changed beyond limit stay as they
+// were counted until the next time.
+func (s *Store) RecountCampaign(ctx context.Context, id core.ID, limit int) (open int, err error) {
+	live := map[core.ID]int64{}
+	err = s.read(ctx, "look what a campaign has pending", `SELECT d.notification_id, count(*) FROM batches b JOIN deliveries d ON d.batch_id = b.id AND d.state = 1
+		WHERE b.campaign = $1 AND b.campaign IS NOT NULL AND b.state < 4 GROUP BY d.notification_id`, func(r row) error {
+		var n core.ID
+		var pending int64
+		err := r.Scan(key{&n}, &pending)
+		live[n] = pending
+		return err
+	}, id[:])
+	if err != nil {
+		return 0, err
+	}
+	var changed []core.ID
+	known := map[core.ID]bool{}
+	err = s.read(ctx, "look which of a campaign's pages changed", "SELECT notification_id, open FROM campaign_pages WHERE campaign = $1 AND stale = 1", func(r row) error {
+		var n core.ID
+		var counted int64
+		err := r.Scan(key{&n}, &counted)
+		known[n] = true
+		if live[n] != counted {
+			changed = append(changed, n)
+		}
+		return err
+	}, id[:])
+	if err != nil {
+		return 0, err
+	}
+	for n := range live {
+		if !known[n] { // redriven
+			changed = append(changed, n)
+		}
+	}
+	left := max(0, len(changed)-limit)
+	for part := range slices.Chunk(changed[:len(changed)-left], recountPage) {
+		if err := s.recount(ctx, id, part); err != nil {
+			return 0, err
+		}
+	}
+	return max(len(live), left), nil
+}
+
+func (s *Store) recount(ctx context.Context, id core.ID, pages []core.ID) error {
+	return s.write(ctx, "count a campaign's pages", func(t tx) error {
+		c, err := lockCampaign(ctx, t, id)
+		if err != nil || c == nil {
+			return err
+		}
+		for _, n := range pages {
+			was, is, err := recountOne(ctx, t, n)
+			if err != nil {
+				return err
+			}
+			c.Totals = c.Totals.Plus(is, was)
+		}
+		c.Sample(s.Now())
+		return writeCampaign(ctx, t, c)
+	})
+}
+
+// recountOne counts one page. Its row is locked before its deliveries are read, so that a receipt that comes
+// in between marks it anew.
+func recountOne(ctx context.Context, t tx, n core.ID) (was, is core.Totals, err error) {
+	var text []byte
+	err = t.query(ctx, "SELECT totals FROM campaign_pages WHERE notification_id = $1"+t.forUpdate(), func(r row) error { return r.Scan(&text) }, n[:])
+	if err != nil || text == nil {
+		return was, is, err
+	}
+	if err := json.Unmarshal(text, &was); err != nil {
+		return was, is, fmt.Errorf("decode a page's totals: %w", err)
+	}
+	is = core.Totals{Expanded: was.Expanded, Skipped: was.Skipped}
+	people := map[string]core.State{}
+	var erased []core.State // of people who are not known any more
+	err = t.query(ctx, "SELECT recipient, state, count(*) FROM deliveries WHERE notification_id = $1 GROUP BY recipient, state", func(r row) error {
+		var id string
+		var state, count int64
+		if err := r.Scan(&id, &state, &count); err != nil {
+			return err
+		}
+		st := core.State(state)
+		is.Deliveries.Add(st, int(count))
+		if old, ok := people[id]; id != "" && (!ok || st.Better(old)) {
+			people[id] = st
+		}
+		for range count {
+			if id == "" {
+				erased = append(erased, st)
+			}
+		}
+		return nil
+	}, n[:])
+	if err != nil {
+		return was, is, err
+	}
+	for _, st := range people {
+		is.People.Add(st, 1)
+	}
+	// Of the erased only how many they were is known, and what became of their deliveries: the best count.
+	slices.SortFunc(erased, func(a, b core.State) int {
+		switch {
+		case a.Better(b):
+			return -1
+		case b.Better(a):
+			return 1
+		}
+		return 0
+	})
+	for i := range max(0, is.Expanded-is.Skipped-len(people)) {
+		is.People.Add(erased[min(i, len(erased)-1)], 1)
+	}
+	if text, err = json.Marshal(is); err != nil {
+		return was, is, fmt.Errorf("encode a page's totals: %w", err)
+	}
+	stale := int64(0)
+	if is.Deliveries.Pending > 0 {
+		stale = 1
+	}
+	_, err = t.exec(ctx, "UPDATE campaign_pages SET open = $2, stale = $3, totals = $4 WHERE notification_id = $1", n[:], int64(is.Deliveries.Pending), stale, text)
+	return was, is, err
+}
+
+// touchPage marks the page that a delivery is of, if it is of one, to be counted anew.
+func touchPage(ctx context.Context, t tx, notification core.ID) error {
+	_, err := t.exec(ctx, "UPDATE campaign_pages SET stale = 1, open = -1 WHERE notification_id = $1", notification[:])
+	return err
+}
+
+// CampaignReached tells which of some recipients a campaign has deliveries for already.
+func (s *Store) CampaignReached(ctx context.Context, c *core.Campaign, ids []string) (map[string]bool, error) {
+	out := map[string]bool{}
+	sets := make([][]any, len(ids))
+	for i, id := range ids {
+		sets[i] = []any{c.App, id, oldest(c.CreatedAt), c.ID[:]}
+	}
+	err := s.b.queryMany(ctx, `SELECT 1 FROM deliveries d JOIN campaign_pages p ON p.notification_id = d.notification_id
+		WHERE d.app = $1 AND d.recipient = $2 AND d.recipient <> '' AND d.id > $3 AND p.campaign = $4 LIMIT 1`, sets, func(i int, _ row) error {
+		out[ids[i]] = true
+		return nil
+	})
+	return out, s.fail("look whom a campaign reached", err)
+}
+
+// CampaignResults calls line for what became of each recipient that a campaign was expanded for, in the order
+// of its pages. It reads a page at a time.
+func (s *Store) CampaignResults(ctx context.Context, c *core.Campaign, line func(*core.CampaignResult) error) error {
+	for from := (core.ID{}); ; {
+		var pages []core.ID
+		var skips [][]core.Skip
+		err := s.read(ctx, "list a campaign's pages", `SELECT p.notification_id, n.skipped FROM campaign_pages p JOIN notifications n ON n.id = p.notification_id
+			WHERE p.campaign = $1 AND p.notification_id > $2 ORDER BY p.notification_id LIMIT 20`, func(r row) error {
+			var id core.ID
+			var text []byte
+			if err := r.Scan(key{&id}, &text); err != nil {
+				return err
+			}
+			var skipped []core.Skip
+			if len(text) > 0 {
+				if err := json.Unmarshal(text, &skipped); err != nil {
+					return fmt.Errorf("decode what was skipped: %w", err)
+				}
+			}
+			pages, skips = append(pages, id), append(skips, skipped)
+			return nil
+		}, c.ID[:], from[:])
+		if err != nil || len(pages) == 0 {
+			return err
+		}
+		for i, id := range pages {
+			if err := s.pageResults(ctx, id, skips[i], line); err != nil {
+				return err
+			}
+			from = id
+		}
+	}
+}
+
+func (s *Store) pageResults(ctx context.Context, id core.ID, skipped []core.Skip, line func(*core.CampaignResult) error) error {
+	for _, k := range skipped {
+		err := line(&core.CampaignResult{Delivery: core.Delivery{Recipient: k.Recipient, Channel: k.Channel}, Skip: k.Reason})
+		if err != nil {
+			return err
+		}
+	}
+	var out []core.CampaignResult
+	err := s.read(ctx, "read a page's deliveries", "SELECT "+deliveryColumns+" FROM deliveries WHERE notification_id = $1 ORDER BY id", func(r row) error {
+		d, err := scanDelivery(r)
+		out = append(out, core.CampaignResult{Delivery: d})
+		return err
+	}, id[:])
+	if err != nil {
+		return err
+	}
+	for i := range out {
+		if err := line(&out[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,412 @@
+package storetest
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+var campaignTests = []test{
+	{"a campaign from its making to its end", campaignLife},
+	{"a campaign in other hands is left alone", campaignFence},
+	{"a campaign's idempotency key", campaignKey},
+	{"cancelling a campaign", campaignCancel},
+	{"pausing a campaign", campaignPause},
+	{"a campaign's counts follow receipts and erasures", campaignRecount},
+	{"a campaign's occurrence", campaignOccur},
+	{"parts of audiences", audienceParts},
+	{"a topic's expansion joins its notification", campaignJoins},
+}
+
+func newCampaign(t testing.TB, s *store.Store) *core.Campaign {
+	t.Helper()
+	now := s.Now()
+	c := &core.Campaign{ID: core.NewID(now), App: "shop", State: core.CampaignRunning, CreatedAt: now, Fence: 1, RunAt: now,
+		CampaignSpec: core.CampaignSpec{Name: "spring", Audience: core.CampaignAudience{All: true}, Request: []byte(`{"Template":"x"}`), Missed: "run"},
+		CampaignLive: core.CampaignLive{Rate: "5/s", PerSecond: 5, Bound: now}}
+	id, err := s.CreateCampaign(t.Context(), c, "", [32]byte{})
+	if err != nil || id != c.ID {
+		t.Fatalf("create: %s %v", id, err)
+	}
+	return c
+}
+
+func take(t testing.TB, s *store.Store, w core.CampaignWake) *core.Campaign {
+	t.Helper()
+	c, err := s.TakeCampaign(t.Context(), w, lease)
+	if err != nil {
+		t.Fatalf("take: %v", err)
+	}
+	return c
+}
+
+// pageOf is a step that makes a delivery on two channels for each recipient but the last, who is skipped.
+func pageOf(s *store.Store, c *core.Campaign, ids ...string) *core.CampaignPage {
+	a := build(s, ask{})
+	a.Notification.Skipped = []core.Skip{{To: len(ids) - 1, Recipient: ids[len(ids)-1], Channel: "email", Reason: core.SkipNoEndpoint}}
+	for i, d := range core.NewIDs(s.Now(), 2*(len(ids)-1)) {
+		kind, channel := "email", "email"
+		if i%2 == 1 {
+			kind, channel = "apns", "push"
+		}
+		a.Deliveries = append(a.Deliveries, core.Delivery{ID: d, Notification: a.Notification.ID, App: c.App, Channel: channel, Kind: kind, Route: kind, Recipient: ids[i/2],
+			Address: ids[i/2] + "@example.com", State: core.Pending, MaxUnknown: 3, CreatedAt: a.Notification.CreatedAt, UpdatedAt: a.Notification.CreatedAt, ExpiresAt: a.Notification.ExpiresAt})
+	}
+	return &core.CampaignPage{Campaign: c.ID, Fence: c.Fence, Acceptance: a, People: len(ids), Skipped: 1, Cursor: ids[len(ids)-1], PacedTo: s.Now(), RunAt: s.Now().Add(lease)}
+}
+
+func expand(t testing.TB, s *store.Store, p *core.CampaignPage) *core.Campaign {
+	t.Helper()
+	c, _, err := s.Expand(t.Context(), p)
+	if err != nil {
+		t.Fatalf("expand: %v", err)
+	}
+	return c
+}
+
+// round claims a delivery's batch and settles it by one outcome.
+func round(t testing.TB, s *store.Store, d *core.Delivery, fence int64, o providers.Outcome) *core.Round {
+	t.Helper()
+	r := claim(t, s, core.Wake{Batch: d.Batch, Fence: fence, Route: d.Route, Lane: providers.Normal})
+	if r == nil {
+		t.Fatalf("delivery %s: there is no round", d.ID)
+	}
+	settle(t, s, judge(r, all(o)))
+	return r
+}
+
+func totals(t testing.TB, s *store.Store, c *core.Campaign) core.Totals {
+	t.Helper()
+	if _, err := s.RecountCampaign(t.Context(), c.ID, 100); err != nil {
+		t.Fatalf("recount: %v", err)
+	}
+	now, err := s.Campaign(t.Context(), c.App, c.ID)
+	if err != nil {
+		t.Fatalf("read: %v", err)
+	}
+	if p := now.Totals.People; p.Total()+now.Totals.Skipped != now.Totals.Expanded {
+		t.Errorf("conservation: %d expanded, not %d and %d skipped", now.Totals.Expanded, p.Total(), now.Totals.Skipped)
+	}
+	return now.Totals
+}
+
+func campaignLife(t *testing.T, s *store.Store) {
+	made := newCampaign(t, s)
+	got, err := s.Campaign(t.Context(), "shop", made.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(made, got); diff != "" {
+		t.Errorf("it came back changed: %s", diff)
+	}
+	if _, err := s.Campaign(t.Context(), "other", made.ID); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("another app sees it: %v", err)
+	}
+	wakes, err := s.DueCampaigns(t.Context(), 10, time.Minute)
+	if err != nil || len(wakes) != 1 || wakes[0].Campaign != made.ID {
+		t.Fatalf("due: %+v %v", wakes, err)
+	}
+	if again, _ := s.DueCampaigns(t.Context(), 10, time.Minute); len(again) != 0 {
+		t.Errorf("due twice: %+v", again)
+	}
+	c := take(t, s, wakes[0])
+	if c == nil || take(t, s, wakes[0]) != nil {
+		t.Fatalf("a wake is good once: %+v", c)
+	}
+	p := pageOf(s, c, "a", "b", "c")
+	after := expand(t, s, p)
+	want := core.Totals{Expanded: 3, Skipped: 1, People: core.Counts{Pending: 2}, Deliveries: core.Counts{Pending: 4}}
+	if after.Cursor != "c" || after.Totals != want {
+		t.Errorf("after the page: %+v", after.CampaignLive)
+	}
+	if due, held, sending, err := s.CampaignBusy(t.Context(), c.ID); due != 2 || held != 0 || sending != 0 || err != nil {
+		t.Errorf("busy: %d %d %d %v", due, held, sending, err)
+	}
+	d := p.Acceptance.Deliveries
+	round(t, s, &d[0], 1, providers.Accepted)
+	want.People, want.Deliveries = core.Counts{Pending: 2}, core.Counts{Pending: 2, Sent: 2}
+	if got := totals(t, s, c); got != want {
+		t.Errorf("mails sent: %+v", got)
+	}
+	round(t, s, &d[1], 1, providers.Rejected)
+	want.People, want.Deliveries = core.Counts{Sent: 2}, core.Counts{Sent: 2, Failed: 2}
+	if got := totals(t, s, c); got != want {
+		t.Errorf("all done: %+v", got)
+	}
+	var lines []string
+	err = s.CampaignResults(t.Context(), c, func(r *core.CampaignResult) error {
+		lines = append(lines, r.Recipient+" "+r.Channel+" "+r.State.String()+r.Skip)
+		return nil
+	})
+	if diff := cmp.Diff([]string{"c email no_endpoint", "a email sent", "a push failed", "b email sent", "b push failed"}, lines); diff != "" || err != nil {
+		t.Errorf("results: %s %v", diff, err)
+	}
+	list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop", Campaign: c.ID})
+	if err != nil || len(list) != 1 || list[0].ID != p.Acceptance.Notification.ID {
+		t.Errorf("its notifications: %+v %v", list, err)
+	}
+	reached, err := s.CampaignReached(t.Context(), c, []string{"a", "c"})
+	if diff := cmp.Diff(map[string]bool{"a": true}, reached); diff != "" || err != nil {
+		t.Errorf("reached: %s %v", diff, err)
+	}
+}
+
+func campaignFence(t *testing.T, s *store.Store) {
+	made := newCampaign(t, s)
+	c := take(t, s, core.CampaignWake{Campaign: made.ID, Fence: 1})
+	late := pageOf(s, c, "a", "b")
+	next := take(t, s, core.CampaignWake{Campaign: made.ID, Fence: c.Fence})
+	if next == nil {
+		t.Fatal("it was not taken over")
+	}
+	if expand(t, s, late) != nil {
+		t.Error("a stale planner wrote a page")
+	}
+	if k, err := s.KeepCampaign(t.Context(), c.ID, c.Fence, func(c *core.Campaign) { c.Cursor = "z" }); k != nil || err != nil {
+		t.Errorf("a stale planner kept something: %+v %v", k, err)
+	}
+	if _, err := s.Notification(t.Context(), "shop", late.Acceptance.Notification.ID); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("the stale page's notification is there: %v", err)
+	}
+	if after := expand(t, s, pageOf(s, next, "a", "b")); after == nil || after.Totals.Expanded != 2 || after.Cursor != "b" {
+		t.Errorf("the new one's page: %+v", after)
+	}
+}
+
+func campaignKey(t *testing.T, s *store.Store) {
+	make := func(body string) (core.ID, core.ID, error) {
+		now := s.Now()
+		c := &core.Campaign{ID: core.NewID(now), App: "shop", State: core.CampaignDraft, CreatedAt: now, Fence: 1}
+		id, err := s.CreateCampaign(t.Context(), c, "k", sha256.Sum256([]byte(body)))
+		return c.ID, id, err
+	}
+	first, got, err := make("a")
+	if err != nil || got != first {
+		t.Fatalf("first: %v", err)
+	}
+	if _, again, err := make("a"); err != nil || again != first {
+		t.Errorf("again: %s, not %s: %v", again, first, err)
+	}
+	if _, _, err := make("b"); !errors.Is(err, core.ErrKeyReused) {
+		t.Errorf("another body: %v", err)
+	}
+	if all, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop"}); len(all) != 1 || err != nil {
+		t.Errorf("%d campaigns: %v", len(all), err)
+	}
+}
+
+func campaignCancel(t *testing.T, s *store.Store) {
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	p := pageOf(s, c, "a", "b", "c", "d")
+	c = expand(t, s, p)
+	d := p.Acceptance.Deliveries
+	round(t, s, &d[0], 1, providers.Accepted)
+	sending := claim(t, s, core.Wake{Batch: d[1].Batch, Fence: 1, Route: d[1].Route})
+	p2 := pageOf(s, c, "e", "f", "g")
+	c = expand(t, s, p2)
+	got, err := s.UpdateCampaign(t.Context(), "shop", c.ID, func(c *core.Campaign) error { c.State = core.CampaignCancelled; return nil })
+	if err != nil || got.State != core.CampaignCancelled {
+		t.Fatalf("cancel: %+v %v", got, err)
+	}
+	if expand(t, s, pageOf(s, got, "h", "i")) != nil {
+		t.Error("a cancelled campaign was expanded")
+	}
+	if r := claim(t, s, core.Wake{Batch: p2.Acceptance.Deliveries[0].Batch, Fence: 1, Route: "email"}); r != nil {
+		t.Error("a new attempt began after the cancel")
+	}
+	settle(t, s, judge(sending, func(i int) providers.Result {
+		return providers.Result{Outcome: []providers.Outcome{providers.Accepted, providers.Deferred, providers.Unknown}[i]}
+	}))
+	want := core.Totals{Expanded: 7, Skipped: 2, People: core.Counts{Sent: 3, Cancelled: 2}, Deliveries: core.Counts{Sent: 4, Cancelled: 6}}
+	if got := totals(t, s, c); got != want {
+		t.Errorf("after the cancel: %+v", got)
+	}
+}
+
+func campaignPause(t *testing.T, s *store.Store) {
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	p := pageOf(s, c, "a", "b")
+	c = expand(t, s, p)
+	other := record(t, s, ask{n: 1})
+	set := func(to core.CampaignState) {
+		t.Helper()
+		if _, err := s.UpdateCampaign(t.Context(), "shop", c.ID, func(c *core.Campaign) error { c.State = to; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(core.CampaignPaused)
+	if expand(t, s, pageOf(s, c, "x", "y")) != nil {
+		t.Error("a paused campaign was expanded")
+	}
+	if r := claim(t, s, wakeOf(other)); r == nil || r.Paused {
+		t.Error("another's batch is paused")
+	}
+	d := &p.Acceptance.Deliveries[0]
+	r := claim(t, s, core.Wake{Batch: d.Batch, Fence: 1, Route: d.Route})
+	if r == nil || !r.Paused {
+		t.Fatalf("its batch is not paused: %+v", r)
+	}
+	st := &core.Settlement{Batch: r.Batch, Worker: "w1", At: r.Now}
+	for _, d := range r.Deliveries {
+		st.Verdicts = append(st.Verdicts, d.Hold(core.CodePaused, s.Now().Add(30*time.Second), s.Now()))
+	}
+	st.Split(st.At, false)
+	settle(t, s, st)
+	set(core.CampaignRunning)
+	wakes, err := s.Due(t.Context(), d.Route, providers.Normal, 10, nil)
+	if err != nil || len(wakes) != 1 || wakes[0].Batch != d.Batch {
+		t.Fatalf("what the pause held is not due: %+v %v", wakes, err)
+	}
+	if r := claim(t, s, wakes[0]); r == nil || r.Paused {
+		t.Errorf("it is paused yet: %+v", r)
+	}
+}
+
+func campaignRecount(t *testing.T, s *store.Store) {
+	for _, id := range []string{"a", "b"} {
+		if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	p := pageOf(s, c, "a", "b", "c")
+	c = expand(t, s, p)
+	d := p.Acceptance.Deliveries
+	round(t, s, &d[0], 1, providers.Accepted)
+	round(t, s, &d[1], 1, providers.Accepted)
+	if got := totals(t, s, c); got.People.Sent != 2 {
+		t.Fatalf("sent: %+v", got)
+	}
+	for i, e := range []providers.Event{providers.EventDelivered, providers.EventBounced} {
+		if found, err := s.Receipt(t.Context(), d[2*i].Route, providers.Receipt{ID: d[2*i].ID.String(), Event: e}); !found || err != nil {
+			t.Fatalf("receipt: %t %v", found, err)
+		}
+	}
+	want := core.Totals{Expanded: 3, Skipped: 1, People: core.Counts{Delivered: 1, Sent: 1}, Deliveries: core.Counts{Delivered: 1, Sent: 2, Failed: 1}}
+	if got := totals(t, s, c); got != want {
+		t.Errorf("after receipts: %+v", got)
+	}
+	if err := s.DeleteRecipient(t.Context(), "shop", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Receipt(t.Context(), d[3].Route, providers.Receipt{ID: d[3].ID.String(), Event: providers.EventDelivered}); err != nil {
+		t.Fatal(err)
+	}
+	want.People, want.Deliveries = core.Counts{Delivered: 2}, core.Counts{Delivered: 2, Sent: 1, Failed: 1}
+	if got := totals(t, s, c); got != want {
+		t.Errorf("after an erasure: %+v", got)
+	}
+}
+
+func campaignOccur(t *testing.T, s *store.Store) {
+	parent := newCampaign(t, s)
+	c, err := s.UpdateCampaign(t.Context(), "shop", parent.ID, func(c *core.Campaign) error { c.State = core.CampaignScheduled; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = take(t, s, core.CampaignWake{Campaign: c.ID, Fence: c.Fence})
+	child := &core.Campaign{ID: c.ID.Derived(s.Now(), 1, 0), App: "shop", Parent: c.ID, State: core.CampaignScheduled, CreatedAt: s.Now(), Fence: 1, RunAt: s.Now()}
+	for n, wantStale := range []bool{false, true} {
+		stale, err := s.Occur(t.Context(), c, child)
+		if err != nil || stale != wantStale {
+			t.Fatalf("%d: stale %t %v", n, stale, err)
+		}
+		take(t, s, core.CampaignWake{Campaign: c.ID, Fence: c.Fence})
+	}
+	kids, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop", Parent: c.ID})
+	if err != nil || len(kids) != 1 || kids[0].ID != child.ID {
+		t.Errorf("its occurrences: %+v %v", kids, err)
+	}
+}
+
+// audienceParts reads audiences by time zone and by when somebody changed; all, topic and list are read in people.go.
+func audienceParts(t *testing.T, s *store.Store) {
+	zones := []string{"Europe/Berlin", "Asia/Tokyo", ""}
+	for i := range 12 {
+		r := &core.Recipient{App: "shop", ID: fmt.Sprintf("r%02d", i), Timezone: zones[i%3], Endpoints: []core.Endpoint{{Kind: "email", Address: fmt.Sprintf("%d@example.com", i)}}}
+		if _, err := s.PutRecipient(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if i >= 6 {
+			join(t, s, "vip", r.ID)
+		}
+	}
+	bound := s.Now()
+	until(t, "the clock to go on", func() bool { return s.Now().After(bound) })
+	if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: "r05a", Timezone: "Asia/Tokyo"}); err != nil {
+		t.Fatal(err)
+	}
+	join(t, s, "vip", "r05a")
+	listed := []string{"ghost", "r01", "r02", "r03", "r04", "r05a", "r07", "r08"}
+	for name, c := range map[string]struct {
+		a     core.Audience
+		want  []string
+		size  int
+		zones []string
+	}{
+		"all":             {core.Audience{Zones: []string{"", "Asia/Tokyo"}}, []string{"r01", "r02", "r04", "r05", "r07", "r08", "r10", "r11"}, 12, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"a topic":         {core.Audience{Topic: "vip", Zones: []string{"Asia/Tokyo"}}, []string{"r07", "r10"}, 6, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"a list":          {core.Audience{Recipients: listed, Zones: []string{"Asia/Tokyo"}}, []string{"r01", "r04", "r07"}, 8, []string{"Asia/Tokyo"}},
+		"changed":         {core.Audience{Since: bound, Until: s.Now()}, []string{"r05a"}, 13, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"changed, topic":  {core.Audience{Topic: "vip", Since: bound, Until: s.Now()}, []string{"r05a"}, 7, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"changed, a list": {core.Audience{Recipients: listed, Since: bound, Until: s.Now()}, []string{"r05a"}, 8, []string{"Asia/Tokyo"}},
+		"no zone":         {core.Audience{Zones: []string{"Mars"}}, nil, 12, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+	} {
+		if c.a.App = "shop"; c.a.Until.IsZero() {
+			c.a.Until = bound
+		}
+		for _, limit := range []int{1, 5, 100} {
+			ids, _, addresses := read(t, s, c.a, limit)
+			if diff := cmp.Diff(c.want, ids); diff != "" {
+				t.Errorf("%s by %d: %s", name, limit, diff)
+			}
+			if len(ids) > 1 && len(addresses) != len(ids) {
+				t.Errorf("%s by %d: addresses %v", name, limit, addresses)
+			}
+		}
+		if n, err := s.AudienceSize(t.Context(), c.a); n != c.size || err != nil {
+			t.Errorf("%s: size %d, not %d: %v", name, n, c.size, err)
+		}
+		if got, err := s.AudienceZones(t.Context(), c.a); err != nil || cmp.Diff(c.zones, got) != "" {
+			t.Errorf("%s: zones %q, not %q: %v", name, got, c.zones, err)
+		}
+		c.a.Bare = true
+		if _, _, addresses := read(t, s, c.a, 5); len(addresses) > 0 && c.a.Recipients == nil {
+			t.Errorf("%s, bare: %v", name, addresses)
+		}
+	}
+}
+
+func campaignJoins(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 1})
+	c := newCampaign(t, s)
+	c.ID, c.Target = core.NewID(s.Now()), a.Notification.ID
+	if _, err := s.CreateCampaign(t.Context(), c, "", [32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	c = take(t, s, core.CampaignWake{Campaign: c.ID, Fence: 1})
+	p := pageOf(s, c, "a", "b", "c")
+	p.Acceptance.Notification.ID = a.Notification.ID
+	for i := range p.Acceptance.Deliveries {
+		p.Acceptance.Deliveries[i].Notification = a.Notification.ID
+	}
+	c = expand(t, s, p)
+	v, err := s.Notification(t.Context(), "shop", a.Notification.ID)
+	if err != nil || v.Counts.Pending != 5 || len(v.Skipped) != 2 {
+		t.Errorf("the notification: %+v %v", v, err)
+	}
+	if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 5 || err != nil {
+		t.Errorf("cancelled %d: %v", n, err)
+	}
+	if expand(t, s, pageOf(s, c, "x", "y")) != nil {
+		t.Error("its topic was resolved further")
+	}
+}
