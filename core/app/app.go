@@ -72,6 +72,7 @@ type App struct {
 	running      sync.WaitGroup                // the relay and what else runs beside the routes
 	receiving    sync.WaitGroup
 	failed       chan error
+	draining     atomic.Bool // told to stop
 
 	reloading sync.Mutex
 	paused    pausedRoutes
@@ -109,19 +110,6 @@ func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) 
 		}
 	}
 	return a, nil
-}
-
-// Run waits until ctx ends or a part fails, and stops everything: no new requests, rounds under way
-// finish, providers are closed, the store last. What is left waits in the store.
-func (a *App) Run(ctx context.Context) error {
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-a.failed:
-	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
-	defer cancel()
-	return errors.Join(err, a.close(stop))
 }
 
 // URL is where the API is served, "" for a worker.
@@ -339,11 +327,14 @@ func (a *App) serveMetrics(context.Context) error {
 	mux.Handle("GET /metrics", a.metrics.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := a.ready(r.Context()); err != nil {
+		switch err := a.ready(r.Context()); {
+		case errors.Is(err, errDraining):
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		case err != nil: // not its words: they may hold the database's address
 			http.Error(w, "the store does not answer", http.StatusServiceUnavailable)
-			return
+		default:
+			fmt.Fprintln(w, "ok")
 		}
-		fmt.Fprintln(w, "ok")
 	})
 	server := api.Server(mux)
 	go func() {
@@ -389,10 +380,6 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 			a.failed <- fmt.Errorf("serve the API: %w", err)
 		}
 	}()
-	a.closers = append(a.closers, func(ctx context.Context) error {
-		// Live connections are not idle ones: they are asked to leave before the server waits for them.
-		a.closeGateways(ctx)
-		return ignoreClosed(a.server.Shutdown(ctx))
-	})
+	a.closers = append(a.closers, a.stopServing)
 	return nil
 }

@@ -29,6 +29,7 @@ import (
 func Main(role Role, args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	cmd := command(role, os.Stdout, os.Stderr)
 	cmd.SetArgs(longFlags(args))
 	if err := cmd.ExecuteContext(ctx); err != nil {

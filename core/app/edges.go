@@ -143,14 +143,6 @@ func (a *App) gateways() []*slot {
 	return out
 }
 
-func (a *App) closeGateways(ctx context.Context) {
-	for _, s := range a.gateways() {
-		if err := s.Close(ctx); err != nil {
-			a.log.Warn("live connections could not be closed in order", "error", err)
-		}
-	}
-}
-
 // startRoute starts what a route has going besides its provider: it takes in what that hears back, and
 // serves the wakes.
 func (a *App) startRoute(ctx context.Context, r *route) error {
@@ -176,33 +168,6 @@ func (a *App) startRoute(ctx context.Context, r *route) error {
 	}
 	r.workers = s
 	return nil
-}
-
-// stopRoutes lets the rounds under way finish, on all routes at once, and then stops receiving.
-func (a *App) stopRoutes(ctx context.Context) error {
-	all := a.routes.all()
-	errs := make(chan error, len(all))
-	for _, r := range all {
-		go func() { errs <- r.stop(ctx) }()
-	}
-	var out []error
-	for range all {
-		out = append(out, <-errs)
-	}
-	a.receiving.Wait()
-	return errors.Join(out...)
-}
-
-// stop ends what startRoute started.
-func (r *route) stop(ctx context.Context) error {
-	var err error
-	if r.workers != nil {
-		err = r.workers.Shutdown(ctx)
-	}
-	if r.deaf != nil {
-		r.deaf()
-	}
-	return err
 }
 
 // watchQueue makes what was in the queue due when Redis lost it, and has the relay look at once.
@@ -293,7 +258,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 		mux.Handle("/sandbox/", a.sandbox.Handler())
 		mux.Handle("/v1/sandbox/", a.sandbox.Handler())
 	}
-	return mux
+	return a.leaving(mux)
 }
 
 // edges puts the REST API and the console on one handler.
@@ -378,10 +343,6 @@ func (a *App) unsubscribeLink(u core.Unsubscription) string {
 	}
 	return a.unsubscriber.Link(u)
 }
-
-// ready reports whether requests can be taken: the store must answer. A queue that is away delays
-// deliveries and refuses nothing.
-func (a *App) ready(ctx context.Context) error { return a.store.Ping(ctx) }
 
 // keptTemplates is the store's side of templates as the API wants it.
 type keptTemplates struct{ *store.Store }

@@ -228,7 +228,7 @@ func (a *App) drain(ctx context.Context, t *tenant) error {
 func (a *App) discard(ctx context.Context, r *route) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	err := r.stop(ctx)
+	_, err := r.stop(ctx)
 	if r.slot != nil {
 		err = errors.Join(err, r.slot.Close(ctx))
 	}
