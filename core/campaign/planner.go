@@ -27,18 +27,21 @@ const (
 	// dispatchTimeout is how long a wake may take to become a turn.
 	dispatchTimeout = 5 * time.Second
 	wakeTimeout     = 500 * time.Millisecond
+	// finishMost is how long it is left alone at the most while something is pending.
+	finishMost = 15 * time.Second
 	// MaxTurn bounds a turn, come what may.
 	MaxTurn = 5 * time.Minute
 )
 
-// Options are what a Planner works with. All but Logger are required.
+// Options are what a Planner works with. All but Poll and Logger are required.
 type Options struct {
 	Campaigns Campaigns
 	Pages     Pages
 	Audiences Audiences
 	Renderer  Renderer
 	Queue     Queue
-	Logger    *slog.Logger // nil: slog.Default()
+	Poll      time.Duration // how often Run looks for what is due; 0: four times a second
+	Logger    *slog.Logger  // nil: slog.Default()
 }
 
 // Planner expands campaigns. It is safe for concurrent use, and any number of planners may work on the same
@@ -54,12 +57,15 @@ func NewPlanner(o Options) *Planner {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Poll <= 0 {
+		o.Poll = pollEvery
+	}
 	return &Planner{Options: o, heavy: make(chan struct{}, runtime.GOMAXPROCS(0))}
 }
 
 // Run looks for campaigns that are due, and wakes them, until ctx ends.
 func (p *Planner) Run(ctx context.Context) {
-	t := time.NewTicker(pollEvery)
+	t := time.NewTicker(p.Poll)
 	defer t.Stop()
 	failing := false
 	for {
@@ -407,8 +413,7 @@ func (t *turn) finish(ctx context.Context) (time.Time, error) {
 	now := t.Campaigns.Now()
 	if open > 0 {
 		// What waits for a service's answer may wait for hours.
-		t.waits = min(max(2*t.waits, 100*time.Millisecond), patience+time.Second)
-		return now.Add(t.waits), nil
+		return now.Add(min(max(now.Sub(t.c.PacedTo)/8, 100*time.Millisecond), finishMost)), nil
 	}
 	return time.Time{}, t.keep(ctx, func(c *core.Campaign) { c.State, c.EndedAt = core.CampaignCompleted, now })
 }
