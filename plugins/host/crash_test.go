@@ -309,7 +309,7 @@ func TestExitWhileOpening(t *testing.T) {
 			t.Parallel()
 			s := spec(t, "obedient")
 			if greeting == "hang" {
-				s.Timing.Start = 3 * time.Second
+				s.Timing.Start = 8 * time.Second // of which a busy machine takes some to start it
 			}
 			p := open(t, s, `{"greeting":"`+greeting+`"}`)
 			if h := p.Health(t.Context()); h.Status != providers.HealthDown || !strings.Contains(h.Reason, why) {

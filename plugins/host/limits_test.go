@@ -21,6 +21,7 @@ func TestMemory(t *testing.T) {
 	t.Parallel()
 	s := spec(t, "obedient")
 	s.Memory = 400 << 20
+	s.Timing.PingTimeout = patient // who leaks on a busy machine is slow to answer, and is killed for that else
 	l := newLog(t)
 	s.Logger = l.logger()
 	p := open(t, s, `{}`)
@@ -36,7 +37,7 @@ func TestMemory(t *testing.T) {
 		reason = attr(r[0], "reason").(string)
 	}
 	var used int
-	if _, err := fmt.Sscanf(reason, "it used %d MiB of memory, its limit is 400 MiB", &used); err != nil || used <= 400 || used > 1500 {
+	if _, err := fmt.Sscanf(reason, "it used %d MiB of memory, its limit is 400 MiB", &used); err != nil || used < 400 || used > 1500 {
 		t.Errorf("the reason of the restart: %q", reason)
 	}
 	s = spec(t, "glutton")

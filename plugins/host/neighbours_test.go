@@ -132,11 +132,14 @@ func neighbour(t testing.TB, prepare func(testing.TB) func(context.Context), tur
 func TestNeighbours(t *testing.T) {
 	for name, prepare := range misdeeds {
 		t.Run(name, func(t *testing.T) {
-			alone, beside, slowest := neighbour(t, prepare, 300*time.Millisecond)
-			t.Logf("%.0f messages/s alone, %.0f beside it (%.2f), the slowest call took %s", alone, beside, beside/alone, slowest)
-			if beside < alone/4 {
-				t.Errorf("%.0f messages/s alone, %.0f beside it", alone, beside)
+			for range 3 { // what else goes on on the machine comes and goes, a hold on the neighbour stays
+				alone, beside, slowest := neighbour(t, prepare, 300*time.Millisecond)
+				t.Logf("%.0f messages/s alone, %.0f beside it (%.2f), the slowest call took %s", alone, beside, beside/alone, slowest)
+				if beside >= alone/4 {
+					return
+				}
 			}
+			t.Error("three times it had less than a quarter of its throughput")
 		})
 	}
 }
