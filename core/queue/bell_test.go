@@ -347,6 +347,74 @@ func TestRing(t *testing.T) {
 		})
 		ring(t, here, there)
 	})
+	t.Run("other process, cluster", func(t *testing.T) {
+		t.Parallel()
+		nodes := coretest.StartRedisCluster(t)
+		here := open(t, queue.Options{URL: "redis-cluster://" + nodes[0].Addr})
+		there := open(t, queue.Options{URL: "redis-cluster://" + nodes[2].Addr})
+		eventually(t, "both are subscribed", func() bool {
+			n := int64(0) // a cluster tells every node what is published, and each counts its own subscribers
+			for _, s := range nodes {
+				subs, err := client(t, s.Addr).PubSubNumSub(t.Context(), "carillon:doorbell").Result()
+				if err != nil {
+					return false
+				}
+				n += subs["carillon:doorbell"]
+			}
+			return n == 2
+		})
+		ring(t, here, there)
+	})
+}
+
+// TestClusterSpreads tells that the queues of a cluster are spread over its nodes, each whole on one, and that
+// wakes of all of them come.
+func TestClusterSpreads(t *testing.T) {
+	t.Parallel()
+	nodes := coretest.StartRedisCluster(t)
+	routes := []string{"a", "b", "c", "d", "e"}
+	q := open(t, queue.Options{URL: "redis-cluster://" + nodes[0].Addr, Routes: routes})
+	sent := map[core.ID]bool{}
+	for _, route := range routes {
+		for _, lane := range core.Lanes {
+			w := wake()
+			w.Route, w.Lane = route, lane
+			enqueue(t, q, w)
+			sent[w.Batch] = true
+		}
+	}
+	at := map[string]int{}
+	holding := 0
+	for i, s := range nodes {
+		keys, err := client(t, s.Addr).Keys(t.Context(), "asynq:{*").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(keys) > 0 {
+			holding++
+		}
+		for _, key := range keys {
+			on, _, _ := strings.Cut(key, "}")
+			if node, known := at[on]; known && node != i {
+				t.Errorf("queue %s is on two nodes", on)
+			}
+			at[on] = i
+		}
+	}
+	if holding < 2 || len(at) != len(sent) {
+		t.Errorf("%d nodes hold %d queues", holding, len(at))
+	}
+	got := make(inbox, 100)
+	for _, route := range routes {
+		serveAs(t, q, queue.ServeOptions{Route: route, Handler: got.handle, Concurrency: map[core.Lane]int{"critical": 1, "normal": 1, "bulk": 1}})
+	}
+	for range sent {
+		w := got.next(t)
+		if !sent[w.Batch] {
+			t.Errorf("%+v came", w)
+		}
+		delete(sent, w.Batch)
+	}
 }
 
 func ring(t *testing.T, from, to *queue.Queue) {

@@ -3,10 +3,12 @@ package queue
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -94,7 +96,7 @@ func (o oneLine) Unwrap() error { return o.error }
 
 // errURL is all that is said of a URL that cannot be read, for it may hold a password.
 var errURL = errors.New("it is not redis://[user:password@]host[:port][/db], rediss://…, " +
-	"redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with &tls=true for TLS)")
+	"redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with tls=true for TLS, and ca_file=/path for an authority of your own)")
 
 // remote is how a real Redis is reached. It implements asynq.RedisConnOpt.
 type remote struct {
@@ -130,6 +132,13 @@ func parse(rawURL string) (*remote, error) {
 	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		if file := query.Get("ca_file"); file != "" {
+			if o.TLSConfig.RootCAs, err = authorities(file); err != nil {
+				return nil, err
+			}
+		}
+	} else if query.Has("ca_file") {
+		return nil, errURL // it would not be looked at
 	}
 	switch scheme {
 	case "redis", "rediss", "redis-cluster":
@@ -143,6 +152,19 @@ func parse(rawURL string) (*remote, error) {
 		return nil, errURL
 	}
 	return r, nil
+}
+
+// authorities are the certificates that a server's has to come from, in place of the system's.
+func authorities(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read ca_file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("read ca_file: %s holds no certificate in PEM form", file)
+	}
+	return pool, nil
 }
 
 // addresses gives each host of a list its port; none if one is empty.

@@ -2,9 +2,12 @@ package websocket
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +25,7 @@ const (
 	presenceInterval = 25 * time.Second
 )
 
-var errRedisURL = errors.New("redis: is not redis://[user:password@]host[:port][/db], rediss://…, redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with &tls=true for TLS)")
+var errRedisURL = errors.New("redis: is not redis://[user:password@]host[:port][/db], rediss://…, redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with tls=true for TLS, and ca_file=/path for an authority of your own)")
 
 // parseRedis reads a Redis URL. It takes it apart by hand because net/url refuses several hosts with
 // ports, and because its errors repeat the whole URL with the password.
@@ -54,6 +57,13 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 	query := u.Query()
 	if scheme == "rediss" || query.Get("tls") == "true" {
 		c.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		if file := query.Get("ca_file"); file != "" {
+			if c.TLSConfig.RootCAs, err = authorities(file); err != nil {
+				return c, err
+			}
+		}
+	} else if query.Has("ca_file") {
+		return c, errRedisURL // it would not be looked at
 	}
 	switch scheme {
 	case "redis", "rediss":
@@ -75,6 +85,19 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 		return c, err
 	}
 	return c, errRedisURL
+}
+
+// authorities are the certificates that a server's has to come from, in place of the system's.
+func authorities(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("redis: read ca_file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("redis: read ca_file: %s holds no certificate in PEM form", file)
+	}
+	return pool, nil
 }
 
 func hostPorts(list, port string) ([]string, error) {

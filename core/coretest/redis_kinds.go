@@ -1,0 +1,105 @@
+package coretest
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// StartRedisCluster starts a throw-away Redis Cluster of three nodes without replicas, each with a part of
+// the slots, and arguments added to each one's command line.
+func StartRedisCluster(t testing.TB, args ...string) []*RedisServer {
+	t.Helper()
+	var nodes []*RedisServer
+	var addrs []string
+	for range 3 {
+		_, bus, _ := net.SplitHostPort(FreeAddr(t))
+		s := StartRedis(t, append([]string{"--cluster-enabled", "yes", "--cluster-port", bus}, args...)...)
+		nodes, addrs = append(nodes, s), append(addrs, s.Addr)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	create := exec.CommandContext(ctx, "redis-cli", append(append([]string{"--cluster", "create"}, addrs...), "--cluster-replicas", "0", "--cluster-yes")...)
+	if out, err := create.CombinedOutput(); err != nil {
+		t.Fatalf("make a Redis Cluster: %v: %s", err, out)
+	}
+	for _, s := range nodes {
+		s.do(func(ctx context.Context, c *redis.Client) error {
+			info, err := c.ClusterInfo(ctx).Result()
+			if err == nil && (!strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_slots_ok:16384")) {
+				err = errNotYet
+			}
+			return err
+		})
+	}
+	return nodes
+}
+
+var errNotYet = errors.New("not yet")
+
+// TLS is a server certificate for 127.0.0.1 and localhost, in PEM files.
+type TLS struct{ CAFile, CertFile, KeyFile string }
+
+// NewTLS makes a certificate authority of the test's own and a certificate by it.
+func NewTLS(t testing.TB) TLS {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	key := func() *ecdsa.PrivateKey {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	ca, server := key(), key()
+	root := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test server"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature}
+	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, ca.Public(), ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, root, server.Public(), ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return TLS{CAFile: write("ca.pem", "CERTIFICATE", rootDER), CertFile: write("cert.pem", "CERTIFICATE", leafDER), KeyFile: write("key.pem", "EC PRIVATE KEY", keyDER)}
+}
+
+// RedisTLS starts a throw-away redis-server that speaks TLS on one address, with a certificate of NewTLS, and
+// plainly on another, for the test's own eyes; with arguments added to its command line.
+func RedisTLS(t testing.TB, with TLS, args ...string) (addr, plain string) {
+	t.Helper()
+	addr = FreeAddr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	s := StartRedis(t, append([]string{"--tls-port", port, "--tls-cert-file", with.CertFile, "--tls-key-file", with.KeyFile,
+		"--tls-ca-cert-file", with.CAFile, "--tls-auth-clients", "no"}, args...)...)
+	return addr, s.Addr
+}
