@@ -1,12 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/go-playground/validator/v10"
 
 	"github.com/carillon-notify/carillon/core"
@@ -206,7 +206,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 		r.Content = contentOf(b.Content, add)
 	}
 	for i := range b.To[:min(len(b.To), core.MaxTo+1)] { // one too many tells that there are too many
-		r.To = append(r.To, targetOf(&b.To[i], fmt.Sprintf("/to/%d", i), add))
+		r.To = append(r.To, targetOf(&b.To[i], "/to/"+strconv.Itoa(i), add))
 	}
 	return r, merge(before, f)
 }
@@ -243,29 +243,54 @@ func contentOf(raw json.RawMessage, add adder) *intake.Content {
 	if !objectOf(raw, "/content", add) {
 		return nil
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &members); err != nil {
+	out := &intake.Content{Channels: map[string]json.RawMessage{}}
+	members := jsontext.NewDecoder(bytes.NewBuffer(raw))
+	_, err := members.ReadToken() // its brace
+	for err == nil && members.PeekKind() != '}' {
+		var name jsontext.Token
+		if name, err = members.ReadToken(); err == nil {
+			err = contentMember(out, name.String(), members, add)
+		}
+	}
+	if err != nil {
 		add("/content", intake.FaultInvalid, "must be an object")
 		return nil
 	}
-	out := &intake.Content{Channels: map[string]json.RawMessage{}}
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		v, at := members[name], "/content/"+escapePointer(name)
-		switch name {
-		case "title", "body", "url":
-			to := map[string]*string{"title": &out.Title, "body": &out.Body, "url": &out.URL}[name]
-			if json.Unmarshal(v, to) != nil {
-				add(at, intake.FaultInvalid, "must be a text")
-			}
-		case "data":
-			objectOf(v, at, add)
-			out.Data = v
-		default:
-			objectOf(v, at, add)
-			out.Channels[name] = v
-		}
-	}
 	return out
+}
+
+// contentMember takes the value that comes next, that of the member name.
+func contentMember(out *intake.Content, name string, members *jsontext.Decoder, add adder) error {
+	v, err := members.ReadValue()
+	if err != nil {
+		return err
+	}
+	at := "/content/" + escapePointer(name)
+	text := func(to *string) {
+		if v.Kind() == 'n' {
+			return // null is none
+		}
+		b, err := jsontext.AppendUnquote(nil, v)
+		if err != nil {
+			add(at, intake.FaultInvalid, "must be a text")
+		}
+		*to = string(b)
+	}
+	switch name {
+	case "title":
+		text(&out.Title)
+	case "body":
+		text(&out.Body)
+	case "url":
+		text(&out.URL)
+	case "data":
+		objectOf(json.RawMessage(v), at, add)
+		out.Data = slices.Clone(json.RawMessage(v))
+	default:
+		objectOf(json.RawMessage(v), at, add)
+		out.Channels[name] = slices.Clone(json.RawMessage(v))
+	}
+	return nil
 }
 
 // targetOf reads an entry of `to`: exactly one of a recipient, a short form, or kind and address.

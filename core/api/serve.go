@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -120,7 +121,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.Logger.Error("a request panicked", "request_id", c.requestID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			a.fail(w, r, refuse(http.StatusInternalServerError, "Something went wrong here; the log has it under the request_id."))
 		}
-		a.Logger.Debug("request", "request_id", c.requestID, "method", r.Method, "operation", r.Pattern, "took", time.Since(began))
+		if a.Logger.Enabled(r.Context(), slog.LevelDebug) {
+			a.Logger.Debug("request", "request_id", c.requestID, "method", r.Method, "operation", r.Pattern, "took", time.Since(began))
+		}
 	}()
 	_, pattern := a.mux.Handler(r)
 	who, ok := operations[pattern]

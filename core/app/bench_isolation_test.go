@@ -9,18 +9,21 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
 // BenchmarkIsolation is the whole way of BenchmarkAPNs in requests of 100 recipients, with the provider in
 // the orchestrator's process and in one of its own, on one sandbox, and reports the ratio of messages a second.
 func BenchmarkIsolation(b *testing.B) {
 	w := startWorld(b)
-	settings, err := json.Marshal(w.apns)
+	settings, err := json.Marshal(w.settings["apns"])
 	if err != nil {
 		b.Fatal(err)
 	}
 	const n = 20_000
-	callers, pids := map[string]*caller{}, map[string]int{}
+	c := channel{content: pushContent, to: func(i int) string { return fmt.Sprintf(`{"apns":%q}`, hexToken(i)) }}
+	bases, pids := map[string]string{}, map[string]int{}
 	for _, isolation := range []string{"none", "process"} {
 		file := filepath.Join(b.TempDir(), "carillon.yaml")
 		text := fmt.Sprintf("listen: 127.0.0.1:0\napi_key: %s\ndata: %s\nsandbox: false\nroutes:\n  apns: {kind: apns, isolation: %s, settings: %s}\n", testKey, b.TempDir(), isolation, settings)
@@ -28,13 +31,13 @@ func BenchmarkIsolation(b *testing.B) {
 			b.Fatal(err)
 		}
 		p := startProcess(b, "orchestrator", []string{"-config", file}, nil)
-		callers[isolation], pids[isolation] = newCaller(b, p.base), p.cmd.Process.Pid
+		bases[isolation], pids[isolation] = p.base, p.cmd.Process.Pid
 	}
 	used := map[string]time.Duration{}
 	send := func(isolation string) time.Duration {
-		start, before, began := w.taken(b), family(b, pids[isolation]), time.Now()
-		sendBatches(b, callers[isolation], n, 100)
-		eventually(b, 2*time.Minute, "all pushes taken", func() bool { return w.taken(b) >= start+n })
+		start, before, began := w.taken(b, sandbox.APNs), family(b, pids[isolation]), time.Now()
+		c.send(b, bases[isolation], n, 100)
+		eventually(b, 2*time.Minute, "all pushes taken", func() bool { return w.taken(b, sandbox.APNs) >= start+n })
 		took := time.Since(began)
 		used[isolation] += family(b, pids[isolation]) - before
 		return took

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/providers"
@@ -38,7 +39,7 @@ func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 		if t.Recipient != "" {
 			continue
 		}
-		at := fmt.Sprintf("/to/%d", i)
+		at := "/to/" + strconv.Itoa(i)
 		k, err := in.routing.kind(t.Kind)
 		if err != nil {
 			f.add(at+t.kindPointer(), FaultUnknown, "%s", err)
