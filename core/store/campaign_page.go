@@ -227,7 +227,7 @@ func recountOne(ctx context.Context, t tx, n core.ID) (was, is core.Totals, err 
 	})
 	for i := range max(0, is.Expanded-is.Skipped-len(people)) {
 		if len(erased) == 0 { // retention took the deliveries: what was counted last stays
-			is.People = was.People
+			is = was
 			break
 		}
 		is.People.Add(erased[min(i, len(erased)-1)], 1)
