@@ -134,7 +134,8 @@ var (
 	mailHTML = "<html><body><p>" + strings.Repeat("It is on its way. ", 56) + "</p></body></html>"
 )
 
-func rawEmail(b *testing.B, w *world) func(n int) {
+// mailSessions are eight sessions of go-mail that are kept open, without the commands that cost time.
+func mailSessions(b *testing.B, w *world) (sessions []*gomail.Client) {
 	b.Helper()
 	s := w.settings["email"]
 	host, portText, err := net.SplitHostPort(s["addr"])
@@ -147,7 +148,6 @@ func rawEmail(b *testing.B, w *world) func(n int) {
 	}
 	conf := trust(b, s)
 	conf.ServerName = host
-	var sessions []*gomail.Client
 	for range 8 {
 		c, err := gomail.NewClient(host, gomail.WithPort(port), gomail.WithTLSPolicy(gomail.TLSMandatory), gomail.WithTLSConfig(conf),
 			gomail.WithSMTPAuth(gomail.SMTPAuthPlain), gomail.WithUsername(s["username"]), gomail.WithPassword(s["password"]), gomail.WithoutNoop(), gomail.WithoutRset())
@@ -160,6 +160,12 @@ func rawEmail(b *testing.B, w *world) func(n int) {
 		b.Cleanup(func() { _ = c.Close() })
 		sessions = append(sessions, c)
 	}
+	return sessions
+}
+
+func rawEmail(b *testing.B, w *world) func(n int) {
+	b.Helper()
+	sessions := mailSessions(b, w)
 	return func(n int) {
 		loop(b, n, len(sessions), func(session, i int) error {
 			m := gomail.NewMsg()

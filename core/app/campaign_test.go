@@ -63,9 +63,8 @@ func (w *campaignWorld) startWorker() {
 // load stores the recipients and the template: a mail of 8 KB of HTML, and a push.
 func (w *campaignWorld) load(n int) {
 	w.t.Helper()
-	html := `<p>Dear {{ recipient.attributes.name }},</p>` + strings.Repeat(`<p style="margin:0 0 12px">Spring is here, {{ recipient.attributes.name }}, and so are we.</p>`, 100)
 	w.c.must(http.MethodPut, "/v1/templates/spring", map[string]any{"locales": map[string]any{"default": map[string]any{
-		"title": "Spring, {{ recipient.attributes.name }}", "body": "It is here", "email": map[string]any{"subject": "Spring", "html": html}}}}, nil, http.StatusCreated)
+		"title": "Spring, {{ recipient.attributes.name }}", "body": "It is here", "email": map[string]any{"subject": "Spring", "html": campaignHTML}}}}, nil, http.StatusCreated)
 	var wg sync.WaitGroup
 	next := atomic.Int64{}
 	for range 32 {
