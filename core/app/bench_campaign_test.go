@@ -54,7 +54,9 @@ func benchCampaign(b *testing.B, w *world, p *process, profile func() func(), ch
 		"title": "Spring, {{ recipient.attributes.name }}", "body": "It is here", "email": map[string]any{"subject": "Spring", "html": campaignHTML}}}}, nil, http.StatusCreated)
 	raw(1000)
 	var took, used, rawTook, rawUsed time.Duration
-	size := func() int64 { return sizeOf(b, filepath.Join(data, "carillon.db")) + sizeOf(b, filepath.Join(data, "carillon.db-wal")) }
+	size := func() int64 {
+		return sizeOf(b, filepath.Join(data, "carillon.db")) + sizeOf(b, filepath.Join(data, "carillon.db-wal"))
+	}
 	var grown int64
 	end := profile()
 	for b.Loop() {

@@ -30,11 +30,14 @@ type renderer struct {
 	covered  map[contentChannel]bool
 	broken   map[contentChannel]bool // the channel's block does not fit its schema
 	slots    map[contentChannel]int
-	same     map[string]int // by the content's JSON
+	same     map[sameness]int
 	said     map[Fault]bool // of the template: a thousand recipients may share one
 	// lenient is not nil for a page of a campaign: why its entries cannot be rendered for, where they cannot.
 	lenient map[int]string
 }
+
+// sameness is all that one request's contents may differ in.
+type sameness struct{ title, body, url, data, block string }
 
 type contentChannel struct {
 	c       *templates.Content
@@ -45,7 +48,7 @@ type contentChannel struct {
 // error is the store's.
 func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *faults) (*renderer, error) {
 	r := &renderer{req: req, f: f, routing: in.routing, rendered: map[string]*templates.Content{}, byTo: map[int]*templates.Content{},
-		covered: map[contentChannel]bool{}, broken: map[contentChannel]bool{}, slots: map[contentChannel]int{}, same: map[string]int{}, said: map[Fault]bool{}}
+		covered: map[contentChannel]bool{}, broken: map[contentChannel]bool{}, slots: map[contentChannel]int{}, same: map[sameness]int{}, said: map[Fault]bool{}}
 	switch {
 	case req.Template == "" && req.Content == nil:
 		f.add("/content", FaultMissing, "give content or a template")
@@ -178,14 +181,14 @@ func (r *renderer) slot(i int, channel string) int {
 		return slot
 	}
 	content := r.content(i, channel)
-	text, err := json.Marshal(content)
-	if err != nil { // Data or Block that is no JSON
+	if r.inline != nil && (len(content.Data) > 0 && !json.Valid(content.Data) || len(content.Block) > 0 && !json.Valid(content.Block)) {
 		r.f.add(r.pointer(channel), FaultInvalid, "is not valid JSON")
 	}
-	if slot, done = r.same[string(text)]; !done {
+	same := sameness{content.Title, content.Body, content.URL, string(content.Data), string(content.Block)}
+	if slot, done = r.same[same]; !done {
 		slot = len(r.p.contents)
 		r.p.contents = append(r.p.contents, content)
-		r.same[string(text)] = slot
+		r.same[same] = slot
 	}
 	r.slots[at] = slot
 	return slot

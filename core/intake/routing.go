@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"golang.org/x/text/language"
@@ -234,8 +235,8 @@ func (c *channel) checkBlock(block json.RawMessage, pointer string, f *faults) b
 		f.add(pointer, FaultContent, "channel %s takes no block of its own, only title, body, url and data", c.name)
 		return false
 	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(block))
-	if err != nil {
+	var doc any
+	if err := jsonv2.Unmarshal(block, &doc); err != nil {
 		f.add(pointer, FaultInvalid, "not valid JSON")
 		return false
 	}

@@ -1,7 +1,7 @@
 package store
 
 import (
-	"container/list"
+	lists "container/list"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -80,16 +80,26 @@ func (b *binder) add(c core.Content) (core.ContentRef, error) {
 	return ref, nil
 }
 
-func (b *binder) rows() ([][]any, error) {
+func (b *binder) rows() [][]any {
 	rows := make([][]any, len(b.pages))
 	for i, p := range b.pages {
-		text, err := json.Marshal(b.texts[i])
-		if err != nil {
-			return nil, fmt.Errorf("encode a page: %w", err)
-		}
+		text := list(b.texts[i], p.size)
 		rows[i] = []any{p.id[:], pack(text), int64(b.refs[p.id])}
 	}
-	return rows, nil
+	return rows
+}
+
+// list is texts as a JSON list. Encoding them as one would read them all over again.
+func list(texts []json.RawMessage, size int) []byte {
+	out := make([]byte, 0, size+len(texts)+2)
+	out = append(out, '[')
+	for i, text := range texts {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, text...)
+	}
+	return append(out, ']')
 }
 
 // pageCache keeps decoded pages, the least recently used ones go first.
@@ -97,12 +107,12 @@ type pageCache struct {
 	mu    sync.Mutex
 	max   int
 	size  int
-	order *list.List
-	byID  map[core.ID]*list.Element
+	order *lists.List
+	byID  map[core.ID]*lists.Element
 }
 
 func newPageCache(maxBytes int) *pageCache {
-	return &pageCache{max: maxBytes, order: list.New(), byID: map[core.ID]*list.Element{}}
+	return &pageCache{max: maxBytes, order: lists.New(), byID: map[core.ID]*lists.Element{}}
 }
 
 func (c *pageCache) get(id core.ID) *page {

@@ -207,10 +207,7 @@ func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
 		}
 	}
 	all[0].pages = b.pages
-	rows, err := b.rows()
-	if err != nil {
-		return err
-	}
+	rows := b.rows()
 	if err := t.insert(ctx, "pages", "id, body, refs", rows); err != nil {
 		return fmt.Errorf("insert pages: %w", err)
 	}
