@@ -86,6 +86,9 @@ type Settlement struct {
 	// Stay is what becomes of the batch itself; Moves are the new batches split from it.
 	Stay  Batch
 	Moves []Move
+	// Advanced is the store's answer: how many deliveries of later channels go now, because their fallback
+	// moved on with this. Their batches are due; the relay finds them.
+	Advanced int
 	// At is the time the round ended, FinishedAt minus the claim's Now measured monotonically.
 	At time.Time
 }
@@ -198,9 +201,12 @@ func Pack(as []*Acceptance, now time.Time, maxBatch func(route string) int, wake
 		for i := range a.Deliveries {
 			d := &a.Deliveries[i]
 			k := key{app: d.App, route: d.Route, lane: n.Priority}
-			due := now
-			if n.SendAt.After(now) {
-				k.due, due = n.SendAt.Unix(), n.SendAt
+			due, at := now, n.SendAt
+			if !d.DueAt.IsZero() {
+				at = d.DueAt
+			}
+			if at.After(now) {
+				k.due, due = at.Unix(), at
 			}
 			o, ok := current[k]
 			if !ok || o.n >= max(1, maxBatch(d.Route)) {

@@ -80,6 +80,18 @@ type Delivery struct {
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 	ExpiresAt    time.Time
+	// DueAt is when it may go, where that is later than its notification's time, and Held why: one of the
+	// Held… constants. Zero and "" else. Both are as of when it was made.
+	DueAt time.Time
+	Held  string
+	// Quiet is the window that its attempts keep out of, a Window's text; "" for none.
+	Quiet string
+	// Ladder is the fallback that it is a step of, named by its first delivery; zero for none. Step is its
+	// place there, from 0.
+	Ladder ID
+	Step   int
+	// PassedAt is when it was sent to where nobody is, and the next channel went; zero: it was not.
+	PassedAt time.Time
 }
 
 // Policy is a route's way of trying again.
@@ -132,6 +144,7 @@ const (
 	CodePaused      = "paused"
 	CodeStopped     = "worker_stopped"
 	CodeNoRoute     = "no_route"
+	CodeQuiet       = "quiet_hours"
 )
 
 // Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part
@@ -146,8 +159,13 @@ func (d Delivery) Apply(r providers.Result, p Policy, at time.Time, jitter float
 	case providers.Accepted, providers.Absent:
 		d.State = Sent
 		d.Attempts++
-		if r.Outcome == providers.Absent && d.Code == "" {
-			d.Code = "absent"
+		if r.Outcome == providers.Absent {
+			if d.Code == "" {
+				d.Code = "absent"
+			}
+			if !d.Ladder.IsZero() {
+				d.PassedAt = at
+			}
 		}
 		if r.NewAddress != "" && r.NewAddress != d.Address {
 			v.Gone = &GoneEndpoint{App: d.App, Kind: d.Kind, Address: d.Address, NewAddress: r.NewAddress}

@@ -24,20 +24,22 @@ var Lanes = []Lane{providers.Critical, providers.Normal, providers.Bulk}
 
 // Notification is what was asked, without the words: those are Contents.
 type Notification struct {
-	ID          ID
-	App         string
-	CreatedAt   time.Time
-	SendAt      time.Time // when it is due; CreatedAt for now
-	ExpiresAt   time.Time // when it is worth nothing any more
-	Priority    Lane
-	Mode        string // "all"
-	Category    string
-	CollapseKey string
-	Unknown     UnknownPolicy
-	Template    string // "name@version", "" for inline content
-	Metadata    json.RawMessage
-	Skipped     []Skip
-	CancelledAt time.Time // zero unless cancelled
+	ID        ID
+	App       string
+	CreatedAt time.Time
+	SendAt    time.Time // when it is due; CreatedAt for now
+	ExpiresAt time.Time // when it is worth nothing any more
+	Priority  Lane
+	Mode      string // ModeAll or ModeFallback
+	// FallbackAfter is how long a channel of a fallback has until the next one goes, unacknowledged.
+	FallbackAfter time.Duration
+	Category      string
+	CollapseKey   string
+	Unknown       UnknownPolicy
+	Template      string // "name@version", "" for inline content
+	Metadata      json.RawMessage
+	Skipped       []Skip
+	CancelledAt   time.Time // zero unless cancelled
 }
 
 // UnknownPolicy says what to do after an attempt whose outcome nobody knows.

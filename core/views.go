@@ -58,18 +58,19 @@ type Page struct {
 
 // Step is one entry of a timeline.
 type Step struct {
-	At       time.Time
-	Delivery ID     // zero: of the notification as a whole
-	What     string // one of the Step… constants
-	Channel  string
-	Route    string
-	Worker   string
-	Attempt  int               // of the batch, for StepAttempt
-	Outcome  providers.Outcome // for StepAttempt and StepLate
-	State    State             // what the delivery became, for StepAttempt
-	Code     string
-	Reason   string
-	HeldTill time.Time // zero: not held
+	At        time.Time
+	Delivery  ID     // zero: of the notification as a whole
+	What      string // one of the Step… constants
+	Recipient string // of StepSkipped and StepResolved; "" for a direct address
+	Channel   string
+	Route     string
+	Worker    string
+	Attempt   int               // of the batch, for StepAttempt
+	Outcome   providers.Outcome // for StepAttempt and StepLate
+	State     State             // what the delivery became, for StepAttempt
+	Code      string
+	Reason    string
+	HeldTill  time.Time // zero: not held
 }
 
 // The steps of a timeline. Receipts are named by their event ("delivered", "seen", "read"...).

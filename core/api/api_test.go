@@ -138,7 +138,7 @@ func TestBadBodies(t *testing.T) {
 		"ttl zero":         {with(`"ttl":"0s"`), 422, map[string]string{"/ttl": "range"}},
 		"past":             {with(`"send_at":"2001-01-01T00:00:00Z"`), 422, map[string]string{"/send_at": "range"}},
 		"bad time":         {with(`"send_at":"tomorrow"`), 422, map[string]string{"/send_at": "invalid"}},
-		"fallback":         {with(`"mode":"fallback","fallback_after":"30s"`), 422, map[string]string{"/mode": "not_offered_yet", "/fallback_after": "not_offered_yet"}},
+		"fallback":         {with(`"mode":"fallback","fallback_after":"soon"`), 422, map[string]string{"/fallback_after": "invalid"}},
 		"topic":            {`{"to":[{"topic":"vip"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/topic": "not_offered_yet"}},
 		"token path":       {`{"to":[{"apns":"00/../11"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/apns": "invalid"}},
 		"header in to":     {`{"to":[{"email":"a@example.com\r\nBcc: b@example.com"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/email": "invalid"}},

@@ -122,8 +122,12 @@ var hostile = map[string]struct {
 	"long words":                   {mail(`"content":{"title":"t"},"category":"` + strings.Repeat("é", 129) + `","collapse_key":"` + strings.Repeat("x", 65) + `"`), 422, map[string]string{"/category": "too_large", "/collapse_key": "too_large"}},
 	"lists for objects":            {mail(`"content":{"title":"t","data":[]},"metadata":[],"data":"x"`), 422, map[string]string{"/content/data": "invalid", "/metadata": "invalid", "/data": "invalid"}},
 	// What is not offered yet.
-	"fallback": {mail(`"content":{"title":"t"},"mode":"fallback"`), 422, map[string]string{"/mode": "not_offered_yet"}},
-	"topics":   {`{"to":[{"topic":"vip"},{"email":"no address"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/topic": "not_offered_yet", "/to/1/email": "invalid"}},
+	"fallback after a while, and all at once": {mail(`"content":{"title":"t"},"fallback_after":"30s"`), 422, map[string]string{"/fallback_after": "conflict"}},
+	"fallback after no time":                  {mail(`"content":{"title":"t"},"mode":"fallback","fallback_after":"1ms"`), 422, map[string]string{"/fallback_after": "range"}},
+	"fallback after days":                     {mail(`"content":{"title":"t"},"mode":"fallback","fallback_after":"25h"`), 422, map[string]string{"/fallback_after": "range"}},
+	"fallback after below":                    {mail(`"content":{"title":"t"},"mode":"fallback","fallback_after":"-1s"`), 422, map[string]string{"/fallback_after": "range"}},
+	"a mode that is none":                     {mail(`"content":{"title":"t"},"mode":"some"`), 422, map[string]string{"/mode": "invalid"}},
+	"topics":                                  {`{"to":[{"topic":"vip"},{"email":"no address"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/topic": "not_offered_yet", "/to/1/email": "invalid"}},
 	// Everything at once, of the form, of the address and of the content.
 	"all at once": {`{"to":[{"email":"x"},{"apns":"` + device + `"},{"fcm":5}],"content":{"body":"` + strings.Repeat("x", 5000) + `"},"channels":["push","pigeon"],"ttl":"0s","send_at":"now","x":1}`, 422,
 		map[string]string{"/to/0/email": "invalid", "/to/2/fcm": "invalid", "/content": "content", "/channels/1": "unknown", "/ttl": "range", "/send_at": "invalid", "/x": "unknown_field"}},

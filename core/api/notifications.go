@@ -165,7 +165,7 @@ func (a *API) PreviewNotification(ctx context.Context, q PreviewNotificationRequ
 	out := PreviewNotification200JSONResponse{Template: p.Template, SendAt: p.SendAt, ExpiresAt: p.ExpiresAt, Contents: []Rendered{}, Decisions: []Decision{}}
 	for _, d := range p.Decisions {
 		v := Decision{To: d.To, Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route, Address: core.MaskAddress(d.Kind, d.Address),
-			Locale: d.Locale, Decision: d.Decision, Reason: d.Reason}
+			Locale: d.Locale, Decision: d.Decision, Reason: d.Reason, HeldTill: stamp(d.HeldTill)}
 		if d.Content >= 0 {
 			v.Content = &d.Content
 		}
@@ -184,13 +184,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	add := func(pointer, code, detail string) {
 		f = append(f, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
 	}
-	if b.Mode == "fallback" {
-		add("/mode", faultLater, "fallback is not offered yet; use all")
-	}
-	if b.FallbackAfter != "" {
-		add("/fallback_after", faultLater, "fallback is not offered yet; leave this out")
-	}
-	r := &intake.Request{Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: b.SendAt,
+	r := &intake.Request{Mode: b.Mode, Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: b.SendAt,
 		Unknown: core.UnknownPolicy(b.Unknown), CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}
 	if n, err := strconv.Atoi(b.Version); err == nil {
 		r.Version = max(n, 0)
@@ -200,6 +194,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	}
 	r.Delay = durationOf(b.Delay, "/delay", false, add)
 	r.TTL = durationOf(b.Ttl, "/ttl", true, add)
+	r.FallbackAfter = durationOf(b.FallbackAfter, "/fallback_after", true, add)
 	objectOf(b.Metadata, "/metadata", add)
 	objectOf(b.Data, "/data", add)
 	if len(b.Content) > 0 {

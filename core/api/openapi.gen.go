@@ -258,10 +258,17 @@ type Decision struct {
 	Channel string `json:"channel,omitempty"`
 
 	// Content Index into contents.
-	Content   *int   `json:"content,omitempty"`
-	Decision  string `json:"decision"`
-	Kind      string `json:"kind,omitempty"`
-	Locale    string `json:"locale,omitempty"`
+	Content *int `json:"content,omitempty"`
+
+	// Decision deliver; hold: later, for quiet hours; wait: it is a fallback's next channel; skip
+	Decision string `json:"decision"`
+
+	// HeldTill When what is held or waits goes.
+	HeldTill *time.Time `json:"held_till,omitempty"`
+	Kind     string     `json:"kind,omitempty"`
+	Locale   string     `json:"locale,omitempty"`
+
+	// Reason Why it is held or skipped.
 	Reason    string `json:"reason,omitempty"`
 	Recipient string `json:"recipient,omitempty"`
 	Route     string `json:"route,omitempty"`
@@ -357,13 +364,17 @@ type Notification struct {
 	Counts      Counts    `json:"counts"`
 	CreatedAt   time.Time `json:"created_at"`
 	ExpiresAt   time.Time `json:"expires_at"`
-	Id          string    `json:"id"`
-	Metadata    Object    `json:"metadata,omitempty"`
-	Priority    string    `json:"priority"`
-	SendAt      time.Time `json:"send_at"`
-	Skipped     []Skip    `json:"skipped,omitempty"`
-	Status      string    `json:"status"`
-	Template    string    `json:"template,omitempty"`
+
+	// FallbackAfter Of mode fallback.
+	FallbackAfter string    `json:"fallback_after,omitempty"`
+	Id            string    `json:"id"`
+	Metadata      Object    `json:"metadata,omitempty"`
+	Mode          string    `json:"mode,omitempty"`
+	Priority      string    `json:"priority"`
+	SendAt        time.Time `json:"send_at"`
+	Skipped       []Skip    `json:"skipped,omitempty"`
+	Status        string    `json:"status"`
+	Template      string    `json:"template,omitempty"`
 }
 
 // NotificationList defines model for NotificationList.
@@ -385,12 +396,12 @@ type NotificationRequest struct {
 	// Delay Go style: "90s", "15m", "24h"
 	Delay Duration `json:"delay,omitempty" validate:"omitempty,goduration"`
 
-	// FallbackAfter Not offered yet.
-	FallbackAfter string `json:"fallback_after,omitempty"`
+	// FallbackAfter Of mode fallback: "1s" to "24h", left out "30s".
+	FallbackAfter string `json:"fallback_after,omitempty" validate:"omitempty,goduration"`
 	Locale        string `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
 	Metadata      Object `json:"metadata,omitempty"`
 
-	// Mode all; fallback is not offered yet
+	// Mode all: every channel that reaches a recipient. fallback: one after the other, in the order of channels (left out: in_app, push, email, others): the next goes at once when the one before cannot deliver, and else when it was not acknowledged within fallback_after; an acknowledgement cancels what still waits.
 	Mode     string    `json:"mode,omitempty" validate:"omitempty,oneof=all fallback"`
 	Priority string    `json:"priority,omitempty" validate:"omitempty,oneof=critical normal bulk"`
 	SendAt   time.Time `json:"send_at,omitempty"`
@@ -454,6 +465,9 @@ type QueueDepth struct {
 	Sending int        `json:"sending"`
 }
 
+// QuietHours When a recipient is not to be disturbed, every day, by the clock of the recipient's timezone (UTC where there is none). Messages are held until it is over; those with priority critical pass.
+type QuietHours = *QuietHoursInput
+
 // Recipient defines model for Recipient.
 type Recipient struct {
 	Attributes Object     `json:"attributes,omitempty"`
@@ -461,6 +475,9 @@ type Recipient struct {
 	Endpoints  []Endpoint `json:"endpoints"`
 	Id         string     `json:"id"`
 	Locale     string     `json:"locale,omitempty"`
+
+	// QuietHours When a recipient is not to be disturbed, every day, by the clock of the recipient's timezone (UTC where there is none). Messages are held until it is over; those with priority critical pass.
+	QuietHours QuietHours `json:"quiet_hours,omitempty"`
 	Timezone   string     `json:"timezone,omitempty"`
 	UpdatedAt  time.Time  `json:"updated_at"`
 }
@@ -470,7 +487,10 @@ type RecipientInput struct {
 	Attributes Object          `json:"attributes,omitempty"`
 	Endpoints  []EndpointInput `json:"endpoints,omitempty" validate:"max=100,dive"`
 	Locale     string          `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
-	Timezone   string          `json:"timezone,omitempty" validate:"omitempty,timezone"`
+
+	// QuietHours When a recipient is not to be disturbed, every day, by the clock of the recipient's timezone (UTC where there is none). Messages are held until it is over; those with priority critical pass.
+	QuietHours QuietHours `json:"quiet_hours,omitempty"`
+	Timezone   string     `json:"timezone,omitempty" validate:"omitempty,timezone"`
 }
 
 // RecipientList defines model for RecipientList.
@@ -484,6 +504,9 @@ type RecipientPatch struct {
 	Attributes json.RawMessage `json:"attributes,omitempty"`
 	Endpoints  []EndpointInput `json:"endpoints,omitempty" validate:"max=100,dive"`
 	Locale     Nullable        `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
+
+	// QuietHours As of QuietHours: given, it replaces them; null removes them.
+	QuietHours json.RawMessage `json:"quiet_hours,omitempty"`
 	Timezone   Nullable        `json:"timezone,omitempty" validate:"omitempty,timezone"`
 }
 
@@ -562,18 +585,19 @@ type Skip struct {
 
 // Step defines model for Step.
 type Step struct {
-	At       time.Time  `json:"at"`
-	Attempt  int        `json:"attempt,omitempty"`
-	Channel  string     `json:"channel,omitempty"`
-	Code     string     `json:"code,omitempty"`
-	Delivery string     `json:"delivery,omitempty"`
-	HeldTill *time.Time `json:"held_till,omitempty"`
-	Outcome  string     `json:"outcome,omitempty"`
-	Reason   string     `json:"reason,omitempty"`
-	Route    string     `json:"route,omitempty"`
-	State    string     `json:"state,omitempty"`
-	Step     string     `json:"step"`
-	Worker   string     `json:"worker,omitempty"`
+	At        time.Time  `json:"at"`
+	Attempt   int        `json:"attempt,omitempty"`
+	Channel   string     `json:"channel,omitempty"`
+	Code      string     `json:"code,omitempty"`
+	Delivery  string     `json:"delivery,omitempty"`
+	HeldTill  *time.Time `json:"held_till,omitempty"`
+	Outcome   string     `json:"outcome,omitempty"`
+	Reason    string     `json:"reason,omitempty"`
+	Recipient string     `json:"recipient,omitempty"`
+	Route     string     `json:"route,omitempty"`
+	State     string     `json:"state,omitempty"`
+	Step      string     `json:"step"`
+	Worker    string     `json:"worker,omitempty"`
 }
 
 // Target Exactly one of recipient, email, apns, fcm, websocket, or kind with address. topic is not offered yet.

@@ -130,3 +130,80 @@ func TestUnsubscribe(t *testing.T) {
 		}
 	}
 }
+
+func TestQuietHours(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	get := func() *api.QuietHoursInput {
+		t.Helper()
+		var got api.Recipient
+		r.must(200, "GET", "/v1/recipients/u1", readKey, "").into(t, &got)
+		return got.QuietHours
+	}
+	want := &api.QuietHoursInput{From: "22:00", To: "08:00", Channels: []string{"push"}}
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{"timezone":"Europe/Berlin","quiet_hours":{"from":"22:00","to":"08:00","channels":["push"]}}`)
+	if diff := cmp.Diff(want, get()); diff != "" {
+		t.Error(diff)
+	}
+	r.must(200, "PATCH", "/v1/recipients/u1", sendKey, `{"locale":"de"}`)
+	if diff := cmp.Diff(want, get()); diff != "" {
+		t.Errorf("after a patch of something else: %s", diff)
+	}
+	r.must(200, "PATCH", "/v1/recipients/u1", sendKey, `{"quiet_hours":{"from":"23:00","to":"07:00"}}`)
+	if diff := cmp.Diff(&api.QuietHoursInput{From: "23:00", To: "07:00"}, get()); diff != "" {
+		t.Errorf("patched: %s", diff)
+	}
+	r.must(200, "PATCH", "/v1/recipients/u1", sendKey, `{"quiet_hours":null}`)
+	if got := get(); got != nil {
+		t.Errorf("removed, and %+v", got)
+	}
+	for body, want := range map[string]map[string]string{
+		`{"quiet_hours":{"from":"22","to":"08:00"}}`:                       {"/quiet_hours": "invalid"},
+		`{"quiet_hours":{"from":"22:00","to":"22:00"}}`:                    {"/quiet_hours": "invalid"},
+		`{"quiet_hours":{"from":"22:00","to":"08:00","channels":["psh"]}}`: {"/quiet_hours/channels/0": "unknown"},
+	} {
+		for _, method := range []string{"PUT", "PATCH"} {
+			if diff := cmp.Diff(want, r.must(422, method, "/v1/recipients/u1", sendKey, body).faults(t)); diff != "" {
+				t.Errorf("%s %s: %s", method, body, diff)
+			}
+		}
+	}
+	r.must(422, "PUT", "/v1/recipients/u1", sendKey, `{"quiet_hours":{"from":"22:00","until":"08:00"}}`)
+	r.must(422, "PATCH", "/v1/recipients/u1", sendKey, `{"quiet_hours":{"from":"22:00","until":"08:00"}}`)
+}
+
+func TestFallback(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{"endpoints":[{"kind":"email","address":"a@example.com"}]}`)
+	const body = `{"to":[{"recipient":"u1"}],"content":{"title":"t"},"mode":"fallback","fallback_after":"1m30s","channels":["in_app","push","email"]}`
+	var p api.Preview
+	r.must(200, "POST", "/v1/notifications/preview", sendKey, body).into(t, &p)
+	var got []string
+	for _, d := range p.Decisions {
+		text := d.Channel + " " + d.Decision + " " + d.Reason
+		if d.HeldTill != nil {
+			text += " " + d.HeldTill.Sub(p.SendAt).String()
+		}
+		got = append(got, text)
+	}
+	if diff := cmp.Diff([]string{"in_app deliver ", "push skip no_endpoint", "email wait fallback 1m30s"}, got); diff != "" {
+		t.Error(diff)
+	}
+	var a api.Accepted
+	r.must(202, "POST", "/v1/notifications", sendKey, body).into(t, &a)
+	var n api.Notification
+	r.must(200, "GET", "/v1/notifications/"+a.Id, readKey, "").into(t, &n)
+	if n.Mode != "fallback" || n.FallbackAfter != "1m30s" || n.Counts.Pending != 2 {
+		t.Errorf("%+v", n)
+	}
+	var steps api.Timeline
+	r.must(200, "GET", "/v1/notifications/"+a.Id+"/timeline", readKey, "").into(t, &steps)
+	got = nil
+	for _, s := range steps.Data[1:] {
+		got = append(got, s.Step+" "+s.Recipient+" "+s.Channel+" "+s.Code)
+	}
+	if diff := cmp.Diff([]string{"skipped u1 push no_endpoint", "resolved u1 in_app ", "resolved u1 email ", "held u1 email fallback"}, got); diff != "" {
+		t.Errorf("timeline: %s", diff)
+	}
+}

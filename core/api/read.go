@@ -37,7 +37,11 @@ func idOf(text string) (core.ID, error) {
 }
 
 func (a *API) notificationOf(v *core.NotificationView) Notification {
-	return Notification{Id: v.ID.String(), Status: string(core.StatusOf(&v.Notification, v.Counts, v.Begun, a.Notifications.Now())), CreatedAt: v.CreatedAt, SendAt: v.SendAt,
+	after := ""
+	if v.FallbackAfter > 0 {
+		after = v.FallbackAfter.String()
+	}
+	return Notification{Mode: v.Mode, FallbackAfter: after, Id: v.ID.String(), Status: string(core.StatusOf(&v.Notification, v.Counts, v.Begun, a.Notifications.Now())), CreatedAt: v.CreatedAt, SendAt: v.SendAt,
 		ExpiresAt: v.ExpiresAt, Priority: string(v.Priority), Category: v.Category, CollapseKey: v.CollapseKey, Template: v.Template, Metadata: v.Metadata,
 		Counts: countsOf(v.Counts), Skipped: skips(v.Skipped[:min(len(v.Skipped), core.MaxSkipShown)])}
 }
@@ -118,7 +122,7 @@ func (a *API) GetTimeline(ctx context.Context, q GetTimelineRequestObject) (GetT
 	}
 	out := GetTimeline200JSONResponse{Data: make([]Step, 0, len(steps))}
 	for _, s := range steps {
-		v := Step{At: s.At, Step: s.What, Channel: s.Channel, Route: s.Route, Worker: s.Worker, Attempt: s.Attempt, Code: s.Code, Reason: s.Reason, HeldTill: stamp(s.HeldTill)}
+		v := Step{At: s.At, Step: s.What, Recipient: s.Recipient, Channel: s.Channel, Route: s.Route, Worker: s.Worker, Attempt: s.Attempt, Code: s.Code, Reason: s.Reason, HeldTill: stamp(s.HeldTill)}
 		if !s.Delivery.IsZero() {
 			v.Delivery = s.Delivery.String()
 		}

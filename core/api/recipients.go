@@ -38,7 +38,7 @@ func (a *API) checkEndpoints(in []EndpointInput) ([]core.Endpoint, error) {
 }
 
 func recipientOf(r *core.Recipient) Recipient {
-	out := Recipient{Id: r.ID, Attributes: r.Attributes, Locale: r.Locale, Timezone: r.Timezone, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, Endpoints: []Endpoint{}}
+	out := Recipient{Id: r.ID, Attributes: r.Attributes, Locale: r.Locale, Timezone: r.Timezone, QuietHours: quietOf(r.QuietHours), CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, Endpoints: []Endpoint{}}
 	for _, e := range r.Endpoints {
 		out.Endpoints = append(out.Endpoints, Endpoint{Kind: e.Kind, Address: e.Address, Route: e.Route, AppVersion: e.AppVersion, RegisteredAt: e.RegisteredAt})
 	}
@@ -68,8 +68,13 @@ func (a *API) PutRecipient(ctx context.Context, q PutRecipientRequestObject) (Pu
 	if err != nil {
 		return nil, err
 	}
+	quiet, err := a.checkQuiet(q.Body.QuietHours)
+	if err != nil {
+		return nil, err
+	}
 	app := callOf(ctx).principal.App
-	created, err := a.Recipients.PutRecipient(ctx, &core.Recipient{App: app, ID: q.Id, Attributes: attributes, Locale: q.Body.Locale, Timezone: q.Body.Timezone, Endpoints: endpoints})
+	created, err := a.Recipients.PutRecipient(ctx, &core.Recipient{App: app, ID: q.Id, Attributes: attributes, Locale: q.Body.Locale, Timezone: q.Body.Timezone,
+		QuietHours: quiet, Endpoints: endpoints})
 	if err != nil {
 		return nil, err
 	}
@@ -96,6 +101,10 @@ func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject)
 	if _, err := attributesOf(q.Body.Attributes); err != nil {
 		return nil, err
 	}
+	quiet, changeQuiet, err := a.patchQuiet(q.Body.QuietHours)
+	if err != nil {
+		return nil, err
+	}
 	app := callOf(ctx).principal.App
 	created, err := a.Recipients.UpdateRecipient(ctx, app, q.Id, func(r *core.Recipient) error {
 		if q.Body.Locale.Set {
@@ -103,6 +112,9 @@ func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject)
 		}
 		if q.Body.Timezone.Set {
 			r.Timezone = q.Body.Timezone.Value
+		}
+		if changeQuiet {
+			r.QuietHours = quiet
 		}
 		for _, e := range endpoints {
 			r.Endpoints = setEndpoint(r.Endpoints, e)

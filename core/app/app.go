@@ -273,7 +273,8 @@ func (a *App) deliver(ctx context.Context) error {
 	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
 	a.name = fmt.Sprintf("%s:%d", host, os.Getpid())
-	o := dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log, Worker: a.name}
+	o := dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log, Worker: a.name,
+		Nudge: func() { a.relay.Nudge() }} // nothing is delivered before there is a relay
 	if a.cfg.PublicURL != "" {
 		o.Unsubscribe = a.unsubscribeLink
 	}

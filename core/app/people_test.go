@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strings"
@@ -63,4 +64,85 @@ func TestUnsubscribe(t *testing.T) {
 	send("news", 0)
 	send("orders", 1)
 	send("security", 1)
+}
+
+// TestFallback goes the whole way with a released centrifuge client: in-app, and when nobody says that it came,
+// push, and then mail; what is acknowledged goes no further.
+func TestFallback(t *testing.T) {
+	t.Parallel()
+	_, c := startApp(t, nil)
+	for id, phone := range map[string]string{"u_42": "phone-of-ann", "u_away": "dead-phone"} {
+		c.must(http.MethodPut, "/v1/recipients/"+id, `{"endpoints":[{"kind":"fcm","address":"`+phone+`"},{"kind":"email","address":"`+id+`@example.com"}]}`, nil, http.StatusCreated)
+	}
+	var minted struct{ Token string }
+	c.must(http.MethodPost, "/v1/recipients/u_42/token", nil, &minted, http.StatusOK)
+	js := startJS(t, c.base)
+	js.do(`{"cmd":"connect"}`)
+	js.want("getToken")
+	js.do(fmt.Sprintf(`{"cmd":"token","token":%q}`, minted.Token))
+	js.want("subscribed")
+	tell := func(who, after string) string {
+		t.Helper()
+		var got accepted
+		c.must(http.MethodPost, "/v1/notifications", `{"to":[{"recipient":"`+who+`"}],"mode":"fallback","fallback_after":"`+after+`","content":{"title":"Hello","body":"Somebody is at the door"}}`, &got, http.StatusAccepted)
+		if got.Deliveries != 3 {
+			t.Fatalf("%d deliveries, want one for each channel", got.Deliveries)
+		}
+		return got.ID
+	}
+	become := func(id string, want ...string) {
+		t.Helper()
+		got := map[string]string{}
+		eventually(t, 20*time.Second, strings.Join(want, ", "), func() bool {
+			same := true
+			for i, d := range c.deliveries(id) { // in_app, push, email
+				got[d.Channel] = strings.TrimSpace(d.State + " " + d.Code)
+				same = same && strings.HasPrefix(got[d.Channel], want[i])
+			}
+			return same
+		})
+	}
+	ack := func(id string) {
+		js.do(fmt.Sprintf(`{"cmd":"rpc","method":"ack","data":{"ids":[%q]}}`, id))
+		js.want("rpc")
+	}
+
+	// At once: nothing else goes.
+	id := tell("u_42", "1m")
+	ack(js.want("publication").ID)
+	become(id, "delivered", "cancelled acknowledged", "cancelled acknowledged")
+
+	// Late: the push went meanwhile, the mail does not.
+	id = tell("u_42", "3s")
+	live := js.want("publication").ID
+	become(id, "sent", "sent", "pending")
+	ack(live)
+	become(id, "delivered", "sent", "cancelled acknowledged")
+	var steps struct {
+		Data []struct{ Step, Channel, Code, Recipient string }
+	}
+	c.must(http.MethodGet, "/v1/notifications/"+id+"/timeline", nil, &steps, http.StatusOK)
+	var mail []string
+	for _, s := range steps.Data {
+		if s.Channel == "email" {
+			mail = append(mail, strings.TrimSpace(s.Step+" "+s.Code))
+		}
+	}
+	if got := strings.Join(mail, ", "); got != "resolved, held fallback, cancelled acknowledged" {
+		t.Errorf("the timeline says of the mail: %s", got)
+	}
+
+	// Nobody is there: the push goes at once, long before its time. The service says that the phone is gone,
+	// and the mail goes at once as well.
+	id = tell("u_away", "1h")
+	become(id, "sent", "failed", "sent")
+
+	// Nobody has a device any more, and the mail is next.
+	var preview struct {
+		Decisions []struct{ Channel, Decision, Reason string }
+	}
+	c.must(http.MethodPost, "/v1/notifications/preview", `{"to":[{"recipient":"u_away"}],"mode":"fallback","content":{"title":"Hello","body":"Once more"}}`, &preview, http.StatusOK)
+	if got := fmt.Sprint(preview.Decisions); got != "[{in_app deliver } {push skip no_endpoint} {email wait fallback}]" {
+		t.Errorf("the preview after the device was dropped: %s", got)
+	}
 }

@@ -27,6 +27,8 @@ type Options struct {
 	Worker   string       // this process's name in the timeline: host:pid
 	// Unsubscribe makes the one-click link of a mail to a stored recipient; nil: mails have none.
 	Unsubscribe func(core.Unsubscription) string
+	// Nudge makes a relay look for what is due now: a fallback moved on. Nil: it looks in its own time.
+	Nudge func()
 }
 
 // Dispatcher turns wakes into rounds. It is safe for concurrent use.
@@ -39,13 +41,17 @@ type Dispatcher struct {
 	log         *slog.Logger
 	worker      string
 	unsubscribe func(core.Unsubscription) string
+	nudge       func()
 }
 
 // New returns a Dispatcher.
 func New(o Options) *Dispatcher {
-	d := &Dispatcher{store: o.Store, queue: o.Queue, gate: o.Gate, routes: o.Routes, observer: o.Observer, log: o.Logger, worker: o.Worker, unsubscribe: o.Unsubscribe}
+	d := &Dispatcher{store: o.Store, queue: o.Queue, gate: o.Gate, routes: o.Routes, observer: o.Observer, log: o.Logger, worker: o.Worker, unsubscribe: o.Unsubscribe, nudge: o.Nudge}
 	if d.observer == nil {
 		d.observer = nobody{}
+	}
+	if d.nudge == nil {
+		d.nudge = func() {}
 	}
 	if d.log == nil {
 		d.log = slog.Default()
@@ -78,6 +84,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 		r.holdBeyond(0, 0, core.CodeStopped) // nothing was sent, and nothing will be here
 	}
 	r.holdPaused()
+	r.holdQuiet()
 	r.expire()
 	if r.waiting() > 0 {
 		admit, cancel := clock.until(ctx, limits.Timeout+settleMargin)
@@ -123,6 +130,9 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	}
 	crash.At(crash.SettleCommitted)
 	d.observer.Settled(r.Route, r.Lane, s, r.clock.elapsed())
+	if s.Advanced > 0 {
+		d.nudge()
+	}
 	if len(wakes) == 0 {
 		return nil
 	}
@@ -161,6 +171,24 @@ func (r *round) holdPaused() {
 	if r.Paused {
 		r.holdBeyond(0, pausedFor, core.CodePaused)
 	}
+}
+
+// holdQuiet holds what would disturb somebody's quiet hours, until they are over. That its time was chosen
+// with them in mind when it was made does not help when it is late.
+func (r *round) holdQuiet() {
+	now := r.clock.now()
+	kept := r.todo[:0:len(r.todo)]
+	for _, d := range r.todo {
+		if d.Quiet != "" {
+			w, err := core.ParseWindow(d.Quiet)
+			if end, quiet := w.Until(now); err == nil && quiet {
+				r.add(d.Hold(core.CodeQuiet, end, now), nil)
+				continue
+			}
+		}
+		kept = append(kept, d)
+	}
+	r.todo = kept
 }
 
 // expire takes out what ran out of time.

@@ -250,6 +250,9 @@ func (d *Dispatcher) Receive(ctx context.Context, store Receipts, route string, 
 				return fmt.Errorf("record receipt: %w", err)
 			}
 			d.observer.Received(route, receipt.Event, found)
+			if found && (receipt.Event == providers.EventFailed || receipt.Event == providers.EventBounced) {
+				d.nudge() // a fallback may have moved on
+			}
 			return nil
 		})
 		if ctx.Err() != nil {

@@ -137,6 +137,7 @@ type plan struct {
 	deliveries   []core.Delivery
 	contents     []core.Content
 	decisions    []Decision
+	ladders      [][]int // fallbacks of two steps or more: their deliveries' places
 }
 
 // plan checks, resolves and renders. It goes on past faults with what is left, so that the caller
@@ -197,11 +198,19 @@ func replay(answer []byte) (*Accepted, error) {
 // notification is the request without its words, with the defaults filled in.
 func notification(app string, req *Request, now time.Time) core.Notification {
 	n := core.Notification{
-		ID: core.NewID(now), App: app, CreatedAt: now, SendAt: now, Priority: req.Priority, Mode: "all",
+		ID: core.NewID(now), App: app, CreatedAt: now, SendAt: now, Priority: req.Priority, Mode: req.Mode,
 		Category: req.Category, CollapseKey: req.CollapseKey, Unknown: req.Unknown, Metadata: req.Metadata,
 	}
 	if n.Priority == "" {
 		n.Priority = core.Lanes[1]
+	}
+	if n.Mode == "" {
+		n.Mode = core.ModeAll
+	}
+	if n.Mode == core.ModeFallback {
+		if n.FallbackAfter = req.FallbackAfter; n.FallbackAfter == 0 {
+			n.FallbackAfter = core.DefaultFallbackAfter
+		}
 	}
 	if n.Unknown == "" {
 		n.Unknown = core.RetryUnknown
@@ -231,6 +240,14 @@ func later(a, b time.Time) time.Time {
 const pastSlack = time.Minute
 
 func checkTimes(req *Request, n *core.Notification, now time.Time, f *faults) {
+	switch {
+	case req.Mode != "" && req.Mode != core.ModeAll && req.Mode != core.ModeFallback:
+		f.add("/mode", FaultInvalid, "must be %s or %s", core.ModeAll, core.ModeFallback)
+	case req.FallbackAfter != 0 && n.Mode != core.ModeFallback:
+		f.add("/fallback_after", FaultConflict, "belongs to mode %s", core.ModeFallback)
+	case req.FallbackAfter != 0 && (req.FallbackAfter < core.MinFallbackAfter || req.FallbackAfter > core.MaxFallbackAfter):
+		f.add("/fallback_after", FaultRange, "must be %s to %s", core.MinFallbackAfter, core.MaxFallbackAfter)
+	}
 	if !req.SendAt.IsZero() && req.Delay != 0 {
 		f.add("/delay", FaultConflict, "give send_at or delay, not both")
 	}

@@ -13,21 +13,25 @@ import (
 // Request is what is asked for, as API.md's POST /v1/notifications says it. A campaign keeps it as JSON: a
 // json.RawMessage in it has to be omitted where it is empty, or comes back as null.
 type Request struct {
-	To          []Target
-	Template    string
-	Version     int             // of the template; 0: the latest
-	Data        json.RawMessage `json:",omitempty"`
-	Locale      string
-	Content     *Content // instead of Template
-	Channels    []string // nil: all that the content covers
-	Priority    core.Lane
-	SendAt      time.Time     // zero: now
-	Delay       time.Duration // 0: none; not beside SendAt
-	TTL         time.Duration // 0: core.DefaultTTL
-	Unknown     core.UnknownPolicy
-	CollapseKey string
-	Category    string
-	Metadata    json.RawMessage `json:",omitempty"`
+	To       []Target
+	Template string
+	Version  int             // of the template; 0: the latest
+	Data     json.RawMessage `json:",omitempty"`
+	Locale   string
+	Content  *Content // instead of Template
+	Channels []string // nil: all that the content covers
+	Mode     string   // "": core.ModeAll
+	// FallbackAfter is how long a channel has until the next one goes; 0: core.DefaultFallbackAfter. Of
+	// core.ModeFallback only, whose channels go in the order of Channels, or core.FallbackOrder.
+	FallbackAfter time.Duration
+	Priority      core.Lane
+	SendAt        time.Time     // zero: now
+	Delay         time.Duration // 0: none; not beside SendAt
+	TTL           time.Duration // 0: core.DefaultTTL
+	Unknown       core.UnknownPolicy
+	CollapseKey   string
+	Category      string
+	Metadata      json.RawMessage `json:",omitempty"`
 }
 
 // Target is one entry of `to`: a stored recipient, or an address of a kind.
@@ -67,17 +71,26 @@ type Accepted struct {
 
 // Decision is what Preview says of one recipient and channel.
 type Decision struct {
-	To        int    `json:"to"`
-	Recipient string `json:"recipient,omitempty"`
-	Channel   string `json:"channel,omitempty"`
-	Kind      string `json:"kind,omitempty"`
-	Route     string `json:"route,omitempty"`
-	Address   string `json:"address,omitempty"` // to be masked by whoever shows it
-	Locale    string `json:"locale,omitempty"`  // of the template that was used
-	Decision  string `json:"decision"`          // "deliver" or "skip"
-	Reason    string `json:"reason,omitempty"`
-	Content   int    `json:"content"` // index into Preview.Contents; -1 when skipped
+	To        int       `json:"to"`
+	Recipient string    `json:"recipient,omitempty"`
+	Channel   string    `json:"channel,omitempty"`
+	Kind      string    `json:"kind,omitempty"`
+	Route     string    `json:"route,omitempty"`
+	Address   string    `json:"address,omitempty"`  // to be masked by whoever shows it
+	Locale    string    `json:"locale,omitempty"`   // of the template that was used
+	Decision  string    `json:"decision"`           // one of the Decision… constants
+	Reason    string    `json:"reason,omitempty"`   // why it is held or skipped
+	HeldTill  time.Time `json:"held_till,omitzero"` // when it goes, if nothing comes in between; zero: at the notification's time
+	Content   int       `json:"content"`            // index into Preview.Contents; -1 when skipped
 }
+
+// What is decided of a recipient and channel.
+const (
+	DecisionDeliver = "deliver" // it goes at the notification's time
+	DecisionHold    = "hold"    // it goes later: the recipient's quiet hours
+	DecisionWait    = "wait"    // it goes if the channel before does not do: a fallback
+	DecisionSkip    = "skip"
+)
 
 // Preview is what Accept would do.
 type Preview struct {

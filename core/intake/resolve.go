@@ -114,6 +114,9 @@ func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, re
 	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: map[[2]string]bool{}, checked: map[kindContent]bool{}}
 	if req.Channels == nil {
 		v.channels = in.routing.order
+		if p.notification.Mode == core.ModeFallback {
+			v.channels = core.InFallbackOrder(v.channels)
+		}
 	}
 	for _, name := range req.Channels {
 		if in.routing.channels[name] != nil && !slices.Contains(v.channels, name) {
@@ -138,6 +141,11 @@ func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, re
 	for i := range p.deliveries {
 		p.deliveries[i].ID = ids[i]
 	}
+	for _, ladder := range p.ladders {
+		for _, i := range ladder {
+			p.deliveries[i].Ladder = ids[ladder[0]]
+		}
+	}
 	return nil
 }
 
@@ -161,9 +169,11 @@ func (v *resolver) direct(i int, t target) {
 	v.deliver(i, d, t.kind, t.route)
 }
 
-// recipient makes the deliveries of a stored recipient: on each channel every endpoint of every kind.
+// recipient makes the deliveries of a stored recipient: on each channel every endpoint of every kind, as
+// core.Rules decide.
 func (v *resolver) recipient(i int, rec *core.Recipient) {
-	name := recipientName(rec)
+	n := &v.p.notification
+	name, climb, first := recipientName(rec), core.NewClimb(n), len(v.p.deliveries)
 	for _, c := range v.channels {
 		if !v.render.covers(i, rec, c) {
 			switch reason := v.render.lenient[i]; {
@@ -174,20 +184,23 @@ func (v *resolver) recipient(i int, rec *core.Recipient) {
 			}
 			continue
 		}
-		if choice := v.in.rules.Decide(rec, &v.p.notification, c, v.p.notification.SendAt); choice.Skip != "" {
+		choice := v.in.rules.Decide(rec, n, c, climb.DueAt())
+		if choice.Skip != "" {
 			v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: choice.Skip})
 			continue
 		}
-		reached, routed := 0, 0
+		reached, routed, before := 0, 0, len(v.p.deliveries)
 		for _, k := range v.in.routing.channels[c].kinds {
 			for _, e := range endpoints(rec, k.Name) {
 				reached++
-				route, ok := v.in.route(k, v.p.notification.App, e.Route)
+				route, ok := v.in.route(k, n.App, e.Route)
 				if !ok {
 					continue
 				}
 				routed++
-				v.deliver(i, core.Delivery{Recipient: rec.ID, Name: name, Kind: k.Name, Channel: c, Route: route.Name, Address: e.Address}, k, route)
+				d := core.Delivery{Recipient: rec.ID, Name: name, Kind: k.Name, Channel: c, Route: route.Name, Address: e.Address}
+				climb.Place(&d, &choice)
+				v.deliver(i, d, k, route)
 			}
 		}
 		switch {
@@ -195,7 +208,16 @@ func (v *resolver) recipient(i int, rec *core.Recipient) {
 			v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: core.SkipNoEndpoint})
 		case routed == 0:
 			v.skip(core.Skip{To: i, Recipient: rec.ID, Channel: c, Reason: core.SkipNoRoute})
+		case len(v.p.deliveries) > before:
+			climb.Next(&choice)
 		}
+	}
+	if last := len(v.p.deliveries) - 1; last > first && v.p.deliveries[last].Step > 0 {
+		ladder := make([]int, 0, last-first+1)
+		for at := first; at <= last; at++ {
+			ladder = append(ladder, at)
+		}
+		v.p.ladders = append(v.p.ladders, ladder)
 	}
 }
 
@@ -215,7 +237,7 @@ func endpoints(rec *core.Recipient, kind string) []core.Endpoint {
 
 func (v *resolver) skip(s core.Skip) {
 	v.p.notification.Skipped = append(v.p.notification.Skipped, s)
-	v.p.decisions = append(v.p.decisions, Decision{To: s.To, Recipient: s.Recipient, Channel: s.Channel, Decision: "skip", Reason: s.Reason, Content: -1})
+	v.p.decisions = append(v.p.decisions, Decision{To: s.To, Recipient: s.Recipient, Channel: s.Channel, Decision: DecisionSkip, Reason: s.Reason, Content: -1})
 }
 
 // deliver adds a delivery, unless its address is reached already or its kind does not take it.
@@ -238,7 +260,18 @@ func (v *resolver) deliver(i int, d core.Delivery, k *servedKind, route core.Rou
 	d.Content.Slot = v.render.slot(i, d.Channel)
 	v.p.deliveries = append(v.p.deliveries, d)
 	v.p.decisions = append(v.p.decisions, Decision{To: i, Recipient: d.Recipient, Channel: d.Channel, Kind: d.Kind, Route: d.Route,
-		Address: d.Address, Locale: v.render.locale(i), Decision: "deliver", Content: d.Content.Slot})
+		Address: d.Address, Locale: v.render.locale(i), Decision: decided(&d), Reason: d.Held, HeldTill: d.DueAt, Content: d.Content.Slot})
+}
+
+// decided is what was decided of a delivery that is made.
+func decided(d *core.Delivery) string {
+	switch {
+	case d.Step > 0:
+		return DecisionWait
+	case d.Held != "":
+		return DecisionHold
+	}
+	return DecisionDeliver
 }
 
 // takes lets a kind look at what it is to deliver: at each content once, for a thousand recipients may

@@ -120,8 +120,8 @@ func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
 	for i, r := range rounds {
 		sets[i] = []any{r.ID[:]}
 	}
-	err := t.queryMany(ctx, "SELECT "+deliveryColumns+" FROM deliveries WHERE batch_id = $1 AND state = 1 ORDER BY id", sets, func(i int, r row) error {
-		d, err := scanDelivery(r)
+	err := t.queryMany(ctx, "SELECT "+roundColumns+" FROM deliveries WHERE batch_id = $1 AND state = 1 ORDER BY id", sets, func(i int, r row) error {
+		d, err := scanRound(r)
 		if err != nil {
 			return err
 		}
@@ -175,12 +175,13 @@ func markPaused(ctx context.Context, t tx, rounds []*core.Round) error {
 const deliveryColumns = `id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, page_id, slot, state,
 	attempts, unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at`
 
-func scanDelivery(r row) (core.Delivery, error) {
+// scanDelivery scans deliveryColumns, and more columns behind them.
+func scanDelivery(r row, more ...any) (core.Delivery, error) {
 	var d core.Delivery
 	var slot, state, attempts, unknowns, most int64
-	err := r.Scan(key{&d.ID}, key{&d.Notification}, key{&d.Batch}, &d.App, &d.Channel, &d.Kind, &d.Route, &d.Recipient, &d.Address, &d.Name,
+	err := r.Scan(append(append(make([]any, 0, 22+len(more)), key{&d.ID}, key{&d.Notification}, key{&d.Batch}, &d.App, &d.Channel, &d.Kind, &d.Route, &d.Recipient, &d.Address, &d.Name,
 		key{&d.Content.Page}, &slot, &state, &attempts, &unknowns, &most, &d.Code, &d.Reason, &d.ProviderID,
-		stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt})
+		stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt}), more...)...)
 	d.Content.Slot, d.State, d.Attempts, d.Unknowns, d.MaxUnknown = int(slot), core.State(state), int(attempts), int(unknowns), int(most)
 	return d, err
 }

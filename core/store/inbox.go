@@ -75,8 +75,19 @@ func (s *Store) MarkInbox(ctx context.Context, app, recipient string, id core.ID
 	}
 	var n int64
 	err := s.ride(ctx, &member{run: func(t tx) (err error) {
-		n, err = t.exec(ctx, "UPDATE deliveries SET "+set+" WHERE "+inInbox+" AND id = $3", app, recipient, id[:], micros(s.Now()))
-		return err
+		now := micros(s.Now())
+		n, err = t.exec(ctx, "UPDATE deliveries SET "+set+" WHERE "+inInbox+" AND id = $3", app, recipient, id[:], now)
+		if err != nil || n == 0 || event == "unread" {
+			return err
+		}
+		// Who looks at it has it: no other channel needs to tell.
+		var ladder core.ID
+		var step int
+		err = t.query(ctx, "SELECT ladder, step FROM deliveries WHERE id = $1", func(r row) error { return r.Scan(key{&ladder}, &step) }, id[:])
+		if err != nil || ladder.IsZero() {
+			return err
+		}
+		return stopFallback(ctx, t, now, ladder, step)
 	}})
 	if err == nil && n == 0 {
 		return core.ErrNotFound

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/carillon-notify/carillon/core"
 )
@@ -22,18 +23,19 @@ func limitOf(p core.Page) int {
 	return min(p.Limit, maxLimit)
 }
 
-const notificationColumns = `id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key, unknown, template, metadata, skipped, cancelled_at`
+const notificationColumns = `id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key, unknown, template, metadata, skipped, cancelled_at, fallback_after`
 
 func scanNotification(r row) (v core.NotificationView, err error) {
-	var lane int64
+	var lane, after int64
 	var unknown string
 	var metadata, skipped []byte
 	n := &v.Notification
 	err = r.Scan(key{&n.ID}, &n.App, stamp{&n.CreatedAt}, stamp{&n.SendAt}, stamp{&n.ExpiresAt}, &lane, &n.Mode, &n.Category,
-		&n.CollapseKey, &unknown, &n.Template, &metadata, &skipped, stamp{&n.CancelledAt})
+		&n.CollapseKey, &unknown, &n.Template, &metadata, &skipped, stamp{&n.CancelledAt}, &after)
 	if err != nil {
 		return v, err
 	}
+	n.FallbackAfter = time.Duration(after) * time.Microsecond
 	n.Priority, n.Unknown, n.Metadata = laneOf(lane), core.UnknownPolicy(unknown), metadata
 	if len(skipped) > 0 {
 		if err := json.Unmarshal(skipped, &n.Skipped); err != nil {
@@ -162,9 +164,9 @@ func (s *Store) Deliveries(ctx context.Context, app string, notification core.ID
 			return nil, "", err
 		}
 	}
-	err = s.read(ctx, "list deliveries", "SELECT "+deliveryColumns+` FROM deliveries
+	err = s.read(ctx, "list deliveries", "SELECT "+fullColumns+` FROM deliveries
 		WHERE notification_id = $1 AND app = $2 AND id > $3 ORDER BY id LIMIT $4`, func(r row) error {
-		d, err := scanDelivery(r)
+		d, err := scanFull(r)
 		out = append(out, d)
 		return err
 	}, notification[:], app, from[:], int64(limit+1))

@@ -26,14 +26,14 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	err = s.ride(ctx, &member{run: func(t tx) error {
 		found = false
 		type hit struct {
-			id, of       core.ID
-			app, address string
-			state        int64
+			id, of, ladder core.ID
+			app, address   string
+			state, step    int64
 		}
 		var h *hit
-		err := t.query(ctx, "SELECT id, notification_id, app, address, state FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
+		err := t.query(ctx, "SELECT id, notification_id, app, address, state, ladder, step FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
 			h = &hit{}
-			return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state)
+			return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state, key{&h.ladder}, &h.step)
 		}, args...)
 		if err != nil || h == nil || (rc.App != "" && rc.App != h.app) || (rc.Address != "" && rc.Address != h.address) {
 			return err
@@ -56,12 +56,30 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 				return err
 			}
 		}
+		if !h.ladder.IsZero() {
+			if err := s.heardOf(ctx, t, rc.Event, h.ladder, int(h.step)); err != nil {
+				return err
+			}
+		}
 		return engage(ctx, t, h.id, rc.Event, micros(at))
 	}})
 	if err != nil {
 		return false, s.fail("record a receipt", err)
 	}
 	return found, nil
+}
+
+// heardOf lets a fallback end or go on by what was heard of one of its steps.
+func (s *Store) heardOf(ctx context.Context, t tx, e providers.Event, ladder core.ID, step int) error {
+	now := s.Now()
+	if acknowledges(e) {
+		return stopFallback(ctx, t, micros(now), ladder, step)
+	}
+	if err := lockLadders(ctx, t, []core.ID{ladder}); err != nil {
+		return err
+	}
+	_, err := advance(ctx, t, now, []core.ID{ladder})
+	return err
 }
 
 // engagement says which columns an event sets; what was read was seen as well.

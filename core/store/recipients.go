@@ -292,7 +292,7 @@ func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
 		if err := unref(ctx, t, shown); err != nil {
 			return err
 		}
-		_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', page_id = NULL, slot = 0
+		_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', page_id = NULL, slot = 0, quiet = ''
 			WHERE app = $1 AND recipient = $2`, app, id)
 		return err
 	})

@@ -227,7 +227,7 @@ func insertBatches(ctx context.Context, t tx, batches []core.Batch) error {
 }
 
 func insertNotifications(ctx context.Context, t tx, all []*recording) error {
-	var ns, ds [][]any
+	var ns, ds, held [][]any
 	for _, r := range all {
 		n := &r.a.Notification
 		skipped, err := encodeSkips(n.Skipped)
@@ -236,21 +236,29 @@ func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 		}
 		if !r.joins {
 			ns = append(ns, []any{n.ID[:], n.App, micros(n.CreatedAt), micros(n.SendAt), micros(n.ExpiresAt), laneNumbers[n.Priority],
-				n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped)})
+				n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped), n.FallbackAfter.Microseconds()})
 		}
 		for i := range r.a.Deliveries {
 			d := &r.a.Deliveries[i]
-			ds = append(ds, []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
+			row := []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
 				blob(d.Content.Page), int64(d.Content.Slot), int64(d.State), int64(0), int64(0), int64(d.MaxUnknown), "", "", "",
-				micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)})
+				micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)}
+			if d.Held == "" && d.Quiet == "" && d.Ladder.IsZero() {
+				ds = append(ds, row)
+			} else {
+				held = append(held, append(row, blob(d.Ladder), int64(d.Step), d.Quiet, d.Held, micros(d.DueAt)))
+			}
 		}
 	}
 	if err := t.insert(ctx, "notifications", `id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key,
-		unknown, template, metadata, skipped`, ns); err != nil {
+		unknown, template, metadata, skipped, fallback_after`, ns); err != nil {
 		return fmt.Errorf("insert notifications: %w", err)
 	}
 	if err := t.insert(ctx, "deliveries", deliveryColumns, ds); err != nil {
 		return fmt.Errorf("insert deliveries: %w", err)
+	}
+	if err := t.insert(ctx, "deliveries", deliveryColumns+heldColumns, held); err != nil {
+		return fmt.Errorf("insert deliveries that wait: %w", err)
 	}
 	return nil
 }

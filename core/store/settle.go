@@ -63,13 +63,34 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 	if err := insertBatches(ctx, t, moves); err != nil {
 		return err
 	}
+	ladders := climbed(current)
+	if err := lockLadders(ctx, t, ladders); err != nil {
+		return err
+	}
 	if err := settleDeliveries(ctx, t, current); err != nil {
 		return err
+	}
+	if len(ladders) > 0 {
+		if err := moveOn(ctx, t, current, ladders); err != nil {
+			return err
+		}
 	}
 	if err := finishRounds(ctx, t, current); err != nil {
 		return err
 	}
 	return dropGone(ctx, t, current)
+}
+
+// moveOn lets the fallbacks go on that settlements end a step of.
+func moveOn(ctx context.Context, t tx, all []*core.Settlement, ladders []core.ID) error {
+	if err := notePassed(ctx, t, all); err != nil {
+		return err
+	}
+	n, err := advance(ctx, t, all[0].At, ladders)
+	for _, s := range all {
+		s.Advanced = n
+	}
+	return err
 }
 
 // outcome is what one statement writes to all deliveries that came to the same.

@@ -37,19 +37,26 @@ func (s *Store) Timeline(ctx context.Context, app string, notification core.ID) 
 	h.steps = append(h.steps, core.Step{At: n.CreatedAt, What: core.StepAccepted})
 	for i, skip := range n.Skipped {
 		if i < core.MaxSkipShown {
-			h.steps = append(h.steps, core.Step{At: n.CreatedAt, What: core.StepSkipped, Channel: skip.Channel, Code: skip.Reason})
+			h.steps = append(h.steps, core.Step{At: n.CreatedAt, What: core.StepSkipped, Recipient: skip.Recipient, Channel: skip.Channel, Code: skip.Reason})
 		}
 	}
 	if !n.CancelledAt.IsZero() {
 		h.steps = append(h.steps, core.Step{At: n.CancelledAt, What: core.StepCancelled})
 	}
-	err = s.read(ctx, "read deliveries", "SELECT "+deliveryColumns+" FROM deliveries WHERE notification_id = $1 ORDER BY id", func(r row) error {
-		d, err := scanDelivery(r)
+	err = s.read(ctx, "read deliveries", "SELECT "+fullColumns+" FROM deliveries WHERE notification_id = $1 ORDER BY id", func(r row) error {
+		d, err := scanFull(r)
 		h.deliveries[d.ID] = &d
 		h.batches[d.Batch] = &past{}
-		h.steps = append(h.steps, core.Step{At: d.CreatedAt, Delivery: d.ID, What: core.StepResolved, Channel: d.Channel, Route: d.Route})
+		h.steps = append(h.steps, core.Step{At: d.CreatedAt, Delivery: d.ID, What: core.StepResolved, Recipient: d.Recipient, Channel: d.Channel, Route: d.Route})
+		if d.Held != "" {
+			h.steps = append(h.steps, core.Step{At: d.CreatedAt, Delivery: d.ID, What: core.StepHeld, Recipient: d.Recipient, Channel: d.Channel, Route: d.Route, Code: d.Held, HeldTill: d.DueAt})
+		}
 		if d.State == core.Cancelled {
-			h.steps = append(h.steps, core.Step{At: d.UpdatedAt, Delivery: d.ID, What: core.StepCancelled, Channel: d.Channel, Route: d.Route})
+			step := core.Step{At: d.UpdatedAt, Delivery: d.ID, What: core.StepCancelled, Recipient: d.Recipient, Channel: d.Channel, Route: d.Route}
+			if d.Code == core.CodeAcknowledged {
+				step.Code = d.Code
+			}
+			h.steps = append(h.steps, step)
 		}
 		return err
 	}, notification[:])

@@ -1,0 +1,233 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
+)
+
+// heldColumns are those of a delivery that is due at a time of its own or is a step of a fallback. Others
+// leave them to their defaults, so that they cost nothing.
+const heldColumns = ", ladder, step, quiet, held, held_till"
+
+// fullColumns are a delivery's, to be read by scanFull.
+const fullColumns = deliveryColumns + heldColumns + ", passed_at"
+
+func scanFull(r row) (core.Delivery, error) {
+	var h struct {
+		ladder      core.ID
+		step        int64
+		quiet, held string
+		due, passed time.Time
+	}
+	d, err := scanDelivery(r, key{&h.ladder}, &h.step, &h.quiet, &h.held, stamp{&h.due}, stamp{&h.passed})
+	d.Ladder, d.Step, d.Quiet, d.Held, d.DueAt, d.PassedAt = h.ladder, int(h.step), h.quiet, h.held, h.due, h.passed
+	return d, err
+}
+
+// roundColumns are those that a round needs to know of a delivery, to be read by scanRound.
+const roundColumns = deliveryColumns + ", ladder, quiet"
+
+func scanRound(r row) (core.Delivery, error) {
+	var ladder core.ID
+	var quiet string
+	d, err := scanDelivery(r, key{&ladder}, &quiet)
+	d.Ladder, d.Quiet = ladder, quiet
+	return d, err
+}
+
+// climbed are the ladders that a group of settlements concerns: those of deliveries that are settled.
+func climbed(all []*core.Settlement) []core.ID {
+	var out []core.ID
+	for _, s := range all {
+		for i := range s.Verdicts {
+			if v := &s.Verdicts[i]; !v.Delivery.Ladder.IsZero() && !v.Held {
+				out = append(out, v.Delivery.Ladder)
+			}
+		}
+	}
+	return sorted(out)
+}
+
+func sorted(ids []core.ID) []core.ID {
+	slices.SortFunc(ids, func(a, b core.ID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(ids)
+}
+
+// lockLadders lets one transaction at a time change a fallback: two that each end one of two devices would
+// else each see the other's still to come, and nobody would move on. A ladder is locked by its first
+// delivery, several in the order of their ids.
+func lockLadders(ctx context.Context, t tx, ladders []core.ID) error {
+	if len(ladders) == 0 || t.forUpdate() == "" {
+		return nil
+	}
+	sets := make([][]any, len(ladders))
+	for i := range ladders {
+		sets[i] = []any{ladders[i][:]}
+	}
+	if err := t.queryMany(ctx, "SELECT 1 FROM deliveries WHERE id = $1"+t.forUpdate(), sets, func(int, row) error { return nil }); err != nil {
+		return fmt.Errorf("lock fallbacks: %w", err)
+	}
+	return nil
+}
+
+// notePassed keeps which deliveries went to where nobody is.
+func notePassed(ctx context.Context, t tx, all []*core.Settlement) error {
+	passed := map[int64][][]byte{}
+	for _, s := range all {
+		for i := range s.Verdicts {
+			if d := &s.Verdicts[i].Delivery; !d.PassedAt.IsZero() {
+				at := micros(d.PassedAt)
+				passed[at] = append(passed[at], d.ID[:])
+			}
+		}
+	}
+	for at, ids := range passed {
+		if err := t.execIDs(ctx, "UPDATE deliveries SET passed_at = $1 WHERE id {ids}", ids, at); err != nil {
+			return fmt.Errorf("note where nobody is: %w", err)
+		}
+	}
+	return nil
+}
+
+// rungsOf is a fallback as it stands.
+type rungsOf struct {
+	ladder core.ID
+	after  time.Duration
+	rungs  []core.Rung
+	batch  map[core.ID]core.Batch
+}
+
+func readRungs(ctx context.Context, t tx, ladders []core.ID) ([]rungsOf, error) {
+	out := make([]rungsOf, len(ladders))
+	sets := make([][]any, len(ladders))
+	for i := range ladders {
+		out[i] = rungsOf{ladder: ladders[i], batch: map[core.ID]core.Batch{}}
+		sets[i] = []any{ladders[i][:]}
+	}
+	err := t.queryMany(ctx, `SELECT d.id, d.batch_id, d.step, d.state, d.passed_at, d.attempts + d.unknowns, d.code, n.fallback_after,
+		b.app, b.route, b.lane, b.state, b.due_at, d.quiet, b.campaign
+		FROM deliveries d JOIN batches b ON b.id = d.batch_id JOIN notifications n ON n.id = d.notification_id WHERE d.ladder = $1`, sets, func(i int, r row) error {
+		var x core.Rung
+		var b core.Batch
+		var step, state, passed, tries, after, lane, batchState int64
+		var code string
+		if err := r.Scan(key{&x.Delivery}, key{&x.Batch}, &step, &state, &passed, &tries, &code, &after, &b.App, &b.Route, &lane, &batchState, stamp{&b.DueAt}, &x.Quiet, key{&b.Campaign}); err != nil {
+			return err
+		}
+		b.ID, b.Lane, b.State = x.Batch, laneOf(lane), core.BatchState(batchState)
+		x.Step, x.State, x.Passed, x.DueAt = int(step), core.State(state), passed > 0, b.DueAt
+		x.Fresh = tries == 0 && code == "" && (b.State == core.BatchPending || b.State == core.BatchQueued)
+		out[i].after = time.Duration(after) * time.Microsecond
+		out[i].rungs = append(out[i].rungs, x)
+		out[i].batch[b.ID] = b
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read fallbacks: %w", err)
+	}
+	return out, nil
+}
+
+// advance lets fallbacks move on whose deliveries changed, and returns how many deliveries go now. Those
+// that go earlier move to batches of their own; a batch that is left empty is closed by its wake. Before they
+// are moved their batches are locked, so that no claim comes in between, and looked at again.
+func advance(ctx context.Context, t tx, now time.Time, ladders []core.ID) (int, error) {
+	if len(ladders) == 0 {
+		return 0, nil
+	}
+	for held := map[core.ID]bool{}; ; {
+		all, err := readRungs(ctx, t, ladders)
+		if err != nil {
+			return 0, err
+		}
+		var moves []forward
+		var missing []core.ID
+		for _, l := range all {
+			for _, f := range core.Advance(l.rungs, l.after, now) {
+				moves = append(moves, forward{f, l.batch[f.Batch]})
+				if !held[f.Batch] {
+					missing, held[f.Batch] = append(missing, f.Batch), true
+				}
+			}
+		}
+		if len(missing) > 0 {
+			if err := t.lock(ctx, sorted(missing)); err != nil {
+				return 0, err
+			}
+			if t.forUpdate() != "" {
+				continue // what was read may be old by now
+			}
+		}
+		return bringForward(ctx, t, now, moves)
+	}
+}
+
+// forward is a delivery that goes earlier, and the batch that it leaves.
+type forward struct {
+	core.Forward
+	from core.Batch
+}
+
+// bringForward moves deliveries to new batches: those for one route and lane that are due in the same
+// second together.
+func bringForward(ctx context.Context, t tx, now time.Time, moves []forward) (int, error) {
+	type place struct {
+		app, route string
+		lane       core.Lane
+		campaign   core.ID
+		due        int64
+	}
+	at := map[place]int{}
+	var batches []core.Batch
+	var sets [][]any
+	atOnce := 0
+	for _, m := range moves {
+		p := place{m.from.App, m.from.Route, m.from.Lane, m.from.Campaign, m.To.Unix()}
+		i, ok := at[p]
+		if !ok {
+			i = len(batches)
+			at[p] = i
+			batches = append(batches, core.Batch{ID: core.NewID(now), App: p.app, Route: p.route, Lane: p.lane, Campaign: p.campaign,
+				State: core.BatchPending, Fence: 1, DueAt: m.To, RunAt: m.To})
+		}
+		sets = append(sets, []any{m.Delivery[:], batches[i].ID[:]})
+		if !m.To.After(now) {
+			atOnce++
+		}
+	}
+	if err := insertBatches(ctx, t, batches); err != nil {
+		return 0, err
+	}
+	if _, err := t.execMany(ctx, "UPDATE deliveries SET batch_id = $2 WHERE id = $1 AND state = 1", sets); err != nil {
+		return 0, fmt.Errorf("bring deliveries forward: %w", err)
+	}
+	return atOnce, nil
+}
+
+// acknowledges reports whether an event says that the recipient has the message.
+func acknowledges(e providers.Event) bool {
+	switch e {
+	case providers.EventDelivered, providers.EventSeen, providers.EventRead, providers.EventClicked, providers.EventArchived:
+		return true
+	}
+	return false
+}
+
+// stopFallback cancels what waits of a fallback behind a step that was acknowledged.
+func stopFallback(ctx context.Context, t tx, now int64, ladder core.ID, step int) error {
+	if _, err := cancelWhere(ctx, t, now, "d.ladder = $1 AND d.step > $2", ladder[:], int64(step)); err != nil {
+		return fmt.Errorf("stop a fallback: %w", err)
+	}
+	_, err := t.exec(ctx, "UPDATE deliveries SET code = $3 WHERE ladder = $1 AND step > $2 AND (state = 6 OR cancel_requested = 1) AND updated_at = $4 AND code = ''",
+		ladder[:], int64(step), core.CodeAcknowledged, now)
+	if err != nil {
+		return fmt.Errorf("say why a fallback stopped: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,2 @@
+-- +goose Up
+CREATE INDEX deliveries_ladder ON deliveries (ladder) WHERE ladder IS NOT NULL;
