@@ -287,12 +287,14 @@ func (a *App) deliver(ctx context.Context) error {
 		}
 	}
 	background, cancel := context.WithCancel(context.Background())
-	a.running.Go(func() { a.relay.Run(background) })
 	a.running.Go(func() { a.sweep(background) })
 	a.running.Go(func() { a.mend(background) })
 	if !a.cfg.IsSQLite() {
+		a.relay.Lead(false)
+		a.running.Go(func() { a.leadRelay(background) })
 		a.running.Go(func() { a.report(background) })
 	}
+	a.running.Go(func() { a.relay.Run(background) })
 	if a.cfg.Queue.Reveal() != config.QueueEmbedded {
 		a.running.Go(func() { a.watchQueue(background) })
 	}

@@ -311,3 +311,26 @@ func TestRollingUpgrade(t *testing.T) {
 		p.terminate(t)
 	}
 }
+
+// TestLeaderDies: when the process that leads is killed, another brings in what is due within a second or
+// two, long before the dead one's lease is over.
+func TestLeaderDies(t *testing.T) {
+	t.Parallel()
+	world := startSandbox(t)
+	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), coretest.Redis(t)))
+	leader := startProcess(t, "orchestrator", []string{"-config", file}, nil) // alone, so it leads
+	c := newCaller(t, startProcess(t, "orchestrator", []string{"-config", file}, nil).base)
+	const delay = 3 * time.Second
+	began := time.Now()
+	var got accepted
+	c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"apns":%q}],"content":{"title":"due"},"delay":"%s"}`, hexToken(1), delay), &got, http.StatusAccepted)
+	leader.kill()
+	eventually(t, time.Minute, "it is sent", func() bool {
+		var v notification
+		c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &v, http.StatusOK)
+		return v.Counts.Sent == 1
+	})
+	if took := time.Since(began); took > delay+8*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}

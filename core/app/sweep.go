@@ -32,6 +32,16 @@ func (a *App) sweep(ctx context.Context) {
 	})
 }
 
+// leadRelay makes one process's relay the one that looks often. Nothing depends on its being one: whatever a
+// relay does is conditional on a batch's fence.
+func (a *App) leadRelay(ctx context.Context) {
+	lead.Run(ctx, lead.Options{Leases: a.store, Name: "relay", Holder: a.name, Logger: a.log}, func(ctx context.Context, _ core.Lease) {
+		a.relay.Lead(true)
+		<-ctx.Done()
+		a.relay.Lead(false)
+	})
+}
+
 // sweepOnce is one pass: short transactions with rests between them, that others need not wait for long.
 func (a *App) sweepOnce(ctx context.Context, l core.Lease, keep time.Duration) error {
 	began, all := time.Now(), 0

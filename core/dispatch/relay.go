@@ -15,6 +15,7 @@ import (
 // The relay's rhythm.
 const (
 	relayTick    = 250 * time.Millisecond // how often it looks when nobody calls it
+	relayStandby = time.Second            // likewise, while another process's leads
 	relayBusy    = 25 * time.Millisecond  // how soon again while more is due than the queue has room for
 	relayPage    = 500                    // wakes taken in one transaction
 	lapsedPage   = 100
@@ -32,7 +33,8 @@ type RelayOptions struct {
 }
 
 // Relay finds what is due or overdue and wakes it: campaigns' and delayed batches whose time came,
-// wakes that got lost, rounds whose worker died. Any number of relays may run; fences keep them apart.
+// wakes that got lost, rounds whose worker died. Any number of relays may run; fences keep them apart. One
+// that does not lead looks less often, so that idle processes cost little and a leader's death a second.
 type Relay struct {
 	store  Overdue
 	d      *Dispatcher
@@ -40,6 +42,8 @@ type Relay struct {
 	log    *slog.Logger
 	nudge  chan struct{}
 	strays time.Time
+
+	standby atomic.Bool
 }
 
 // NewRelay returns a Relay.
@@ -54,6 +58,13 @@ func NewRelay(o RelayOptions) *Relay {
 
 // SetRoutes tells the relay which routes there are from now on.
 func (r *Relay) SetRoutes(names []string) { r.routes.Store(&names) }
+
+// Lead tells the relay whether it leads, which it does until told otherwise.
+func (r *Relay) Lead(is bool) {
+	if r.standby.Swap(!is) && is {
+		r.Nudge()
+	}
+}
 
 // Nudge makes the relay look now: a route was resumed, the queue lost its wakes.
 func (r *Relay) Nudge() {
@@ -85,7 +96,7 @@ func (r *Relay) Run(ctx context.Context) {
 			}
 			timer.Reset(relayBackoff)
 		default:
-			timer.Reset(found.pause(&vain))
+			timer.Reset(found.pause(&vain, r.tick()))
 		}
 		failing = err != nil
 	}
@@ -98,9 +109,17 @@ type found struct {
 	behind bool // something due had no room
 }
 
-// pause is how long to wait after a pass: while more is due than the queue has room for, not for long,
+// tick is how often to look while nothing is due.
+func (r *Relay) tick() time.Duration {
+	if r.standby.Load() {
+		return relayStandby
+	}
+	return relayTick
+}
+
+// pause is how long to wait after a pass: a tick if nothing was due; while more is due than the queue has room for, not for long,
 // but longer after each pass in vain.
-func (f found) pause(vain *int) time.Duration {
+func (f found) pause(vain *int, tick time.Duration) time.Duration {
 	if f.behind && !f.some {
 		*vain++
 		return min(relayBusy<<min(*vain-1, 10), relayTick)
@@ -112,12 +131,12 @@ func (f found) pause(vain *int) time.Duration {
 	case f.some:
 		return relayBusy
 	}
-	return relayTick
+	return tick
 }
 
 // look is one pass.
 func (r *Relay) look(ctx context.Context) (f found, err error) {
-	if time.Since(r.strays) > strayEvery {
+	if !r.standby.Load() && time.Since(r.strays) > strayEvery {
 		r.strays = time.Now()
 		n, err := r.store.Stray(ctx, *r.routes.Load(), strayEvery)
 		if err != nil {

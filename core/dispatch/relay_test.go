@@ -127,3 +127,41 @@ func TestRelayRoom(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestRelayStandby tells that a relay that does not lead looks once a second, takes what is due all the
+// same, and looks at once when it leads again.
+func TestRelayStandby(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		w := &window{memory: m, room: map[string]int{"a": 10}, behind: map[string]bool{}, woken: map[string]int{}}
+		d := dispatch.New(dispatch.Options{Store: w, Queue: w, Logger: slog.New(slog.DiscardHandler)})
+		relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: w, Dispatcher: d, Routes: []string{"r"}})
+		relay.Lead(false)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go relay.Run(ctx)
+		time.Sleep(3500 * time.Millisecond)
+		if diff := cmp.Diff([]time.Duration{1000, 1000, 1000}, w.gaps(0)); diff != "" {
+			t.Error("looks in standby: " + diff)
+		}
+		now := time.Now()
+		b := core.Batch{ID: core.NewID(now), App: "a", Route: "r", Lane: "normal", State: core.BatchPending, Fence: 1, DueAt: now, RunAt: now}
+		w.put([]core.Delivery{{ID: core.NewID(now), Batch: b.ID, App: b.App, Route: "r", State: core.Pending}}, b)
+		time.Sleep(time.Second)
+		w.mu.Lock()
+		if w.woken["a"] != 1 {
+			t.Error("what is due was left to a leader that may be dead")
+		}
+		n := len(w.looks)
+		w.mu.Unlock()
+		relay.Lead(true)
+		time.Sleep(600 * time.Millisecond)
+		if diff := cmp.Diff([]time.Duration{250, 250}, w.gaps(n)); diff != "" {
+			t.Error("looks as the leader: " + diff)
+		}
+		cancel()
+		close(m.end)
+		synctest.Wait()
+	})
+}
