@@ -104,7 +104,7 @@ func (c *counter) wait(n int) {
 }
 
 // bareNode is centrifuge with nothing of ours.
-func bareNode(b *testing.B) (node *centrifuge.Node, url string) {
+func bareNode(b testing.TB) (node *centrifuge.Node, url string) {
 	b.Helper()
 	node, err := centrifuge.New(centrifuge.Config{Metrics: centrifuge.MetricsConfig{RegistererGatherer: prometheus.NewRegistry()}})
 	if err != nil {
