@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -69,16 +70,10 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 		return nil // the relay reports strays
 	}
 	crash.At(crash.ClaimTaken)
-	lease := limits.Timeout + core.LeaseSlack
-	clock := newClock(lease)
-	batch, err := d.store.Claim(ctx, w, d.worker, lease)
-	if err != nil {
-		return fmt.Errorf("claim batch %s: %w", w.Batch, err)
+	batch, clock, err := d.claim(ctx, w, limits.Timeout+core.LeaseSlack)
+	if err != nil || batch == nil {
+		return err
 	}
-	if batch == nil {
-		return nil
-	}
-	clock.set(batch.Now)
 	r := newRound(batch, limits.Policy, clock)
 	if clock.waitFor(ctx, batch.DueAt) != nil {
 		r.holdBeyond(0, 0, core.CodeStopped) // nothing was sent, and nothing will be here
@@ -112,7 +107,44 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	return err
 }
 
-// settle writes what a round came to and wakes what is held.
+// claim takes the batch. It asks again for a while where the store is away: a wake that is given up costs
+// its batch the rest of core.DispatchTimeout.
+func (d *Dispatcher) claim(ctx context.Context, w core.Wake, lease time.Duration) (batch *core.Round, c *clock, err error) {
+	err = outlast(ctx, func() (err error) {
+		c = newClock(lease)
+		batch, err = d.store.Claim(ctx, w, d.worker, lease)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("claim batch %s: %w", w.Batch, err)
+	}
+	if batch != nil {
+		c.set(batch.Now)
+	}
+	return batch, c, nil
+}
+
+// Of asking a store again that was away: how soon at first, and for how long.
+const (
+	awayFirst = 100 * time.Millisecond
+	awayLast  = time.Second
+	patience  = core.LeaseSlack
+)
+
+// outlast does something again while the store is away, within its patience and ctx. It has to be something
+// that may be done twice: the first time may have been kept though its answer was lost.
+func outlast(ctx context.Context, do func() error) error {
+	began := time.Now()
+	for wait := awayFirst; ; wait = min(2*wait, awayLast) {
+		err := do()
+		if !errors.Is(err, core.ErrUnavailable) || time.Since(began)+wait > patience || !pause(ctx, wait) {
+			return err
+		}
+	}
+}
+
+// settle writes what a round came to and wakes what is held. What the service answered is known here alone,
+// so a store that is away is asked again: else all of it would be unknown.
 func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	// What was sent must be written even when the process is told to stop in this moment.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), core.LeaseSlack)
@@ -120,7 +152,11 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	s := &r.settlement
 	s.Worker, s.At = d.worker, r.clock.now()
 	wakes := s.Split(s.At, d.queue.Room(core.Wake{App: r.App, Route: r.Route, Lane: r.Lane, At: s.At.Add(time.Second)}) > 0) // what is held is due later
-	stale, err := d.store.Settle(ctx, s)
+	var stale bool
+	err := outlast(ctx, func() (err error) {
+		stale, err = d.store.Settle(ctx, s)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("settle batch %s: %w", r.ID, err)
 	}

@@ -24,12 +24,13 @@ type bench struct {
 	settled *core.Settlement
 	granted int
 	believe bool
+	away    map[string]int // how often the store is away before it does something
 	deliver func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
 }
 
 func newBench(n int) *bench {
 	now := time.Now()
-	b := &bench{granted: 1000, believe: true, round: &core.Round{Batch: core.Batch{ID: core.NewID(now), App: "a", Route: "r", Lane: providers.Normal, Fence: 3, DueAt: now, State: core.BatchSending},
+	b := &bench{granted: 1000, believe: true, away: map[string]int{}, round: &core.Round{Batch: core.Batch{ID: core.NewID(now), App: "a", Route: "r", Lane: providers.Normal, Fence: 3, DueAt: now, State: core.BatchSending},
 		Now: now, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}}
 	for _, id := range core.NewIDs(now, n) {
 		b.round.Deliveries = append(b.round.Deliveries, core.Delivery{ID: id, App: "a", Route: "r", Kind: "k", Address: "x", State: core.Pending, MaxUnknown: 3, ExpiresAt: now.Add(time.Hour)})
@@ -38,12 +39,23 @@ func newBench(n int) *bench {
 }
 
 func (b *bench) Claim(context.Context, core.Wake, string, time.Duration) (*core.Round, error) {
-	return b.round, nil
+	return b.round, b.absent("claim")
+}
+
+// absent says that the store is away, as often as it is to be.
+func (b *bench) absent(what string) error {
+	if b.away[what]--; b.away[what] >= 0 {
+		return fmt.Errorf("%w: no connection", core.ErrUnavailable)
+	}
+	return nil
 }
 
 func (b *bench) Settle(_ context.Context, s *core.Settlement) (bool, error) {
-	b.settled = s
-	return false, nil
+	err := b.absent("settle")
+	if err == nil {
+		b.settled = s
+	}
+	return false, err
 }
 
 func (b *bench) Wake(context.Context, ...core.Wake) error { return nil }
@@ -188,6 +200,32 @@ func TestCallEndsBeforeLease(t *testing.T) {
 		}
 		if took := b.settled.At.Sub(began); took > timeout+core.LeaseSlack {
 			t.Errorf("settled after %s, past the lease", took)
+		}
+	})
+}
+
+// TestStoreAway: what the service answered outlives a store that is away for a moment, and a wake does too.
+func TestStoreAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(2)
+		b.deliver = all(providers.Accepted)
+		b.away["claim"], b.away["settle"] = 3, 4
+		began := time.Now()
+		if got := b.run(t); got[core.Sent] != 2 {
+			t.Errorf("%v", got)
+		}
+		if took := time.Since(began); took < 2*time.Second || took > 2*core.LeaseSlack {
+			t.Errorf("the store was asked seven times too often within %v", took)
+		}
+		b.away["settle"] = 100
+		d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w"})
+		began = time.Now()
+		if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); !errors.Is(err, core.ErrUnavailable) {
+			t.Errorf("a store that is away for good: %v", err)
+		}
+		if took := time.Since(began); took > core.LeaseSlack+time.Second {
+			t.Errorf("it was given up after %v", took)
 		}
 	})
 }

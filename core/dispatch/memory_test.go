@@ -14,7 +14,11 @@ import (
 	"github.com/carillon-notify/carillon/providers"
 )
 
-var errDown = errors.New("the store is down")
+// errDown is what a worker that died goes on with, errAway what a live one is told: that one asks again.
+var (
+	errDown = errors.New("the store is down")
+	errAway = fmt.Errorf("%w: the connection broke", core.ErrUnavailable)
+)
 
 // mishap is what goes wrong with one call of the store.
 type mishap struct {
@@ -79,6 +83,9 @@ func (m *memory) call(op string, batch core.ID, tx func(now time.Time)) error {
 	m.pause(f.before)
 	if f.refused || f.diesBefore { // who died goes on with nothing; a relay that did is begun again
 		m.note("%s %v: nothing was committed (%s)", op, batch, f)
+		if f.refused {
+			return errAway
+		}
 		return errDown
 	}
 	m.mu.Lock()
@@ -92,7 +99,7 @@ func (m *memory) call(op string, batch core.ID, tx func(now time.Time)) error {
 	m.pause(f.after)
 	if f.lost {
 		m.note("%s %v: committed, and the reply was lost", op, batch)
-		return errDown
+		return errAway
 	}
 	return nil
 }

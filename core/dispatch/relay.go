@@ -19,7 +19,7 @@ const (
 	relayBusy    = 25 * time.Millisecond  // how soon again while more is due than the queue has room for
 	relayPage    = 500                    // wakes taken in one transaction
 	lapsedPage   = 100
-	repairLease  = 15 * time.Second // what it has to settle a lapsed round
+	repairLease  = core.LeaseSlack // what it has to settle a page of lapsed rounds; a relay that dies in it costs that much again
 	strayEvery   = time.Minute
 	relayBackoff = 2 * time.Second // after an error of the store
 )
@@ -176,7 +176,11 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 	if len(rounds) > 0 {
 		crash.At(crash.RelayLapsed)
 	}
+	began := time.Now()
 	for _, b := range rounds {
+		if time.Since(began) > repairLease/2 {
+			break // a slow store: what is left lapses again, and is not settled under a fence that is gone
+		}
 		policy := core.DefaultPolicy
 		if _, l, ok := r.d.routes.Provider(b.Route); ok {
 			policy = l.Policy

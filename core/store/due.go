@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -226,6 +227,30 @@ func (s *Store) Requeue(ctx context.Context) (int, error) {
 	})
 	return int(n), err
 }
+
+// Unqueue makes batches whose wakes did not reach the queue due by their due time, or now if that is over,
+// unless somebody else has them by now.
+func (s *Store) Unqueue(ctx context.Context, wakes []core.Wake) error {
+	for page := range slices.Chunk(wakes, unqueuePage) {
+		err := s.write(ctx, "make batches due whose wakes were lost", func(t tx) error {
+			now := micros(s.Now())
+			sets := make([][]any, len(page))
+			for i := range page {
+				sets[i] = []any{page[i].Batch[:], page[i].Fence, now}
+			}
+			_, err := t.execMany(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $3 THEN due_at ELSE $3 END
+				WHERE id = $1 AND fence = $2 AND state = 2 AND run_at > $3`, sets)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unqueuePage is how many batches one transaction of Unqueue takes.
+const unqueuePage = 500
 
 // Stray moves the alarm clock of overdue batches on routes that are not in the list on by until, and
 // returns how many there are.

@@ -222,7 +222,9 @@ func keepLate(ctx context.Context, t tx, s *core.Settlement) error {
 		return err
 	}
 	id := core.NewID(s.At)
-	_, err = t.exec(ctx, "INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) VALUES ($1, $2, $3, $4, $5, $6)",
+	// A settlement that was kept although its answer was lost comes twice. The second is not late, it is known.
+	_, err = t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
+		WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE batch_id = $2 AND fence = $3 AND finished_at = $5 AND results = $6)`,
 		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results)
 	if err != nil {
 		return fmt.Errorf("keep late results: %w", err)

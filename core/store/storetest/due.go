@@ -135,6 +135,16 @@ func requeue(t *testing.T, s *store.Store) {
 	if err != nil || len(again) != 2 {
 		t.Fatalf("%+v %v", again, err)
 	}
+	old := again[0]
+	old.Fence--
+	if err := s.Unqueue(t.Context(), []core.Wake{again[1], old}); err != nil { // its wake was lost, and one long past
+		t.Fatal(err)
+	}
+	lost, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil)
+	if err != nil || len(lost) != 1 || lost[0].Batch != again[1].Batch {
+		t.Fatalf("%+v are due, not %s alone; %v", lost, again[1].Batch, err)
+	}
+	again[1] = lost[0]
 	for _, w := range again {
 		if claim(t, s, w) == nil {
 			t.Errorf("the new wake %+v is not good", w)

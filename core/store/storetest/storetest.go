@@ -144,6 +144,9 @@ func fence(t *testing.T, s *store.Store) {
 	if settle(t, s, st) {
 		t.Fatal("the first settlement is not stale")
 	}
+	if !settle(t, s, st) { // its answer was lost, and it comes again: it is known, and not late
+		t.Error("the same settlement counted twice")
+	}
 	late := judge(r, all(providers.Accepted))
 	if !settle(t, s, late) {
 		t.Fatal("a second settlement under the same fence counted")
@@ -157,8 +160,11 @@ func fence(t *testing.T, s *store.Store) {
 	}
 	n := 0
 	for _, x := range steps {
-		if x.What == core.StepLate && x.Outcome == providers.Accepted {
+		if x.What == core.StepLate {
 			n++
+			if x.Outcome != providers.Accepted {
+				t.Errorf("a late result on record that is none: %+v", x)
+			}
 		}
 	}
 	if n != 2 {
