@@ -170,7 +170,8 @@ func (a *App) startRoute(ctx context.Context, r *route) error {
 	return nil
 }
 
-// watchQueue makes what was in the queue due when Redis lost it, and has the relay look at once.
+// watchQueue makes due what was in the queue when Redis lost it, and what Redis did not take while it was
+// away, and has the relay look at once.
 func (a *App) watchQueue(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -180,6 +181,9 @@ func (a *App) watchQueue(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		}
+		if err := a.bringBack(ctx); err != nil && ctx.Err() == nil {
+			a.log.Debug("wakes that were not enqueued are not brought back yet", "error", err)
 		}
 		changed, err := a.queue.Epoch(ctx)
 		if lost = lost || changed; err != nil || !lost {
@@ -195,6 +199,19 @@ func (a *App) watchQueue(ctx context.Context) {
 			a.relay.Nudge()
 		}
 	}
+}
+
+// bringBack makes the batches due whose wakes could not be enqueued.
+func (a *App) bringBack(ctx context.Context) error {
+	wakes, err := a.queue.Lost(ctx)
+	if err != nil || len(wakes) == 0 {
+		return err
+	}
+	if err := a.store.Unqueue(ctx, wakes); err != nil {
+		return err // their alarm clocks go on
+	}
+	a.relay.Nudge()
+	return nil
 }
 
 // storedTemplates gives the catalog what the API put into the store.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -73,6 +74,59 @@ func TestRestart(t *testing.T) {
 	} else {
 		t.Logf("an idle server of one lane sent %d commands in %v", n, span)
 	}
+}
+
+// TestLost: wakes that Redis did not take are told of once it takes writes again, and then no more.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	r := coretest.StartRedis(t)
+	q := open(t, queue.Options{URL: "redis://" + r.Addr})
+	enqueue(t, q, wake())
+	if lost, err := q.Lost(limit(t)); len(lost) != 0 || err != nil {
+		t.Errorf("lost, with nothing amiss: %v, %v", lost, err)
+	}
+	r.Do("CONFIG", "SET", "maxmemory", "1")
+	want := []core.Wake{wake(), wake()}
+	for _, w := range want {
+		if err := q.Wake(limit(t), w); err == nil {
+			t.Fatal("a full Redis took a wake")
+		}
+	}
+	if lost, err := q.Lost(limit(t)); len(lost) != 0 || err == nil {
+		t.Errorf("lost, while Redis is full: %v, %v", lost, err)
+	}
+	r.Do("CONFIG", "SET", "maxmemory", "0")
+	lost, err := q.Lost(limit(t))
+	if err != nil || !slices.Equal(lost, want) {
+		t.Errorf("lost: %v, not %v; %v", lost, want, err)
+	}
+	if lost, err := q.Lost(limit(t)); len(lost) != 0 || err != nil {
+		t.Errorf("lost twice: %v, %v", lost, err)
+	}
+}
+
+// TestConnectionsEnd: what a burst opened is closed again.
+func TestConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	const workers = 20 // asynq tells Redis of each task's end at its own time, over a connection of its own
+	link := coretest.StartProxy(t, coretest.StartRedis(t).Addr)
+	q := open(t, queue.Options{URL: "redis://" + link.Addr})
+	var together sync.WaitGroup
+	serveAs(t, q, queue.ServeOptions{Concurrency: map[core.Lane]int{"normal": workers}, Handler: func(context.Context, core.Wake) error {
+		together.Done()
+		together.Wait()
+		return nil
+	}})
+	eventually(t, "its first connections are open", func() bool { return link.Connections() > 2 })
+	before := link.Connections()
+	link.Slow(20*time.Millisecond, 0)
+	together.Add(workers)
+	for range workers {
+		enqueue(t, q, wake())
+	}
+	eventually(t, "the burst opened connections", func() bool { return link.Connections() > before+workers/2 })
+	link.Heal()
+	eventually(t, "they are closed", func() bool { return link.Connections() < before+workers/2 })
 }
 
 // countDials counts the connections that somebody tries to open to an address within a span, and

@@ -52,6 +52,7 @@ type Queue struct {
 	window   window
 	bells    bells
 	epoch    epoch
+	lost     lost
 	stop     context.CancelFunc
 
 	mu     sync.Mutex

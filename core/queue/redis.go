@@ -182,9 +182,23 @@ func addresses(list, port string) (out []string) {
 	return out
 }
 
+// idleConn is how long a connection of a lane's workers may be idle. What a burst opened is closed by the
+// next commands after it: go-redis would keep it, ten connections a CPU for each lane, for as long as the
+// process lives. A lane's own polling keeps a few open.
+const idleConn = 2 * time.Second
+
 // MakeRedisClient implements asynq.RedisConnOpt.
-func (r *remote) MakeRedisClient() any {
+func (r *remote) MakeRedisClient() any { return r.client(r.options) }
+
+// serving is a client for one lane's workers.
+func (r *remote) serving() redis.UniversalClient {
 	o := r.options
+	// The one that was idle the longest is taken first, or none would ever be seen to be.
+	o.PoolFIFO, o.ConnMaxIdleTime = true, idleConn
+	return r.client(o)
+}
+
+func (r *remote) client(o redis.UniversalOptions) redis.UniversalClient {
 	switch r.scheme {
 	case "redis-cluster":
 		return redis.NewClusterClient(o.Cluster())

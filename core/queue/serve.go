@@ -108,7 +108,7 @@ func (q *Queue) clientWith(h redis.Hook) redis.UniversalClient {
 	if q.embedded != nil {
 		return q.embedded.clientWith(h)
 	}
-	c := q.opt.MakeRedisClient().(redis.UniversalClient)
+	c := q.opt.(*remote).serving()
 	c.AddHook(h)
 	return c
 }

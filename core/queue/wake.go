@@ -60,11 +60,11 @@ func (q *Queue) Wake(ctx context.Context, wakes ...core.Wake) error {
 	if len(wakes) == 0 {
 		return nil
 	}
-	e := &enqueuing{wakes: wakes, ended: make(chan struct{})}
+	e := &enqueuing{wakes: wakes, kept: make([]bool, len(wakes)), ended: make(chan struct{})}
 	var wg sync.WaitGroup
 	run := func() {
-		for w, ok := e.take(); ok; w, ok = e.take() {
-			e.tell(q.wake(ctx, w))
+		for i := e.take(); i >= 0; i = e.take() {
+			e.tell(i, q.wake(ctx, wakes[i]))
 		}
 	}
 	started := q.spawn(func() {
@@ -89,6 +89,7 @@ func (q *Queue) Wake(ctx context.Context, wakes ...core.Wake) error {
 		return nil
 	}
 	e.err = cmp.Or(e.err, ctx.Err()) // nothing more is begun
+	q.lost.add(e.missing())
 	return fmt.Errorf("enqueue %d of %d wakes on Redis at %s: %w", len(wakes)-e.done, len(wakes), q.url, e.err)
 }
 
@@ -100,25 +101,38 @@ type enqueuing struct {
 	mu   sync.Mutex
 	next int
 	done int
+	kept []bool
 	err  error // the first
 }
 
-func (e *enqueuing) take() (core.Wake, bool) {
+// take is the next wake's index, or less than zero.
+func (e *enqueuing) take() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err != nil || e.next == len(e.wakes) {
-		return core.Wake{}, false
+		return -1
 	}
 	e.next++
-	return e.wakes[e.next-1], true
+	return e.next - 1
 }
 
-func (e *enqueuing) tell(err error) {
+// missing are the wakes that were not enqueued, as far as is known.
+func (e *enqueuing) missing() (out []core.Wake) {
+	for i, kept := range e.kept {
+		if !kept {
+			out = append(out, e.wakes[i])
+		}
+	}
+	return out
+}
+
+func (e *enqueuing) tell(i int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
 	case err == nil:
 		e.done++
+		e.kept[i] = true
 	case e.err == nil:
 		e.err = err
 	}
