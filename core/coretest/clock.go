@@ -35,7 +35,7 @@ func shiftClock(pid int, by time.Duration) error {
 	if err != nil {
 		return err
 	}
-	defer mem.Close()
+	defer func() { _ = mem.Close() }()
 	base, code, err := vdso(pid, mem)
 	if err != nil {
 		return err

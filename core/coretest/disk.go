@@ -47,7 +47,7 @@ func (d *Disk) Fill(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for block := make([]byte, 1<<20); len(block) > 0; {
 		if _, err = f.Write(block); err != nil {
 			block = block[:len(block)/2] // down to the last byte

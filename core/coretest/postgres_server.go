@@ -37,7 +37,7 @@ func StartPostgres(t testing.TB, dir string) *PostgresServer {
 		if dir, err = os.MkdirTemp("", pgDirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	}
 	s, err := newPostgres(dir, "--wal-segsize=4")
 	if err != nil {

@@ -87,12 +87,15 @@ func (s *RedisServer) Restart() {
 // answers all commands with LOADING meanwhile. Reload returns when the first one was.
 func (s *RedisServer) Reload(took time.Duration) {
 	s.t.Helper()
-	const keys = 200 // someone else's, so that there is something to load
-	s.do(func(ctx context.Context, c *redis.Client) error {
-		for i := range keys {
+	var keys int64
+	s.do(func(ctx context.Context, c *redis.Client) (err error) {
+		for i := range 200 { // someone else's, so that there is something to load
 			if err := c.Set(ctx, "foreign:"+strconv.Itoa(i), strings.Repeat(strconv.Itoa(i), 1024), 0).Err(); err != nil {
 				return err
 			}
+		}
+		if keys, err = c.DBSize(ctx).Result(); err != nil {
+			return err
 		}
 		return c.Save(ctx).Err()
 	})
