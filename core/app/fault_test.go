@@ -1,323 +1,224 @@
 package app_test
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/carillon-notify/carillon/providers/sandbox"
+	"github.com/carillon-notify/carillon/core/crash"
 )
 
-var faultN = flag.Int("fault.n", 1000, "notifications of the fault tests, four deliveries each; the long form is 5000 (20,000 deliveries)")
+// The fault tests are one program: `go test ./core/app -run Fault`. docs/faults.md says how to run its long
+// form.
+var (
+	faultN    = flag.Int("fault.n", 400, "notifications of TestFaultProviders, four deliveries each; the long form is 5000 (20,000 deliveries)")
+	faultSeed = flag.Uint64("fault.seed", 0, "what the faults, their order, their length and the requests are drawn from; 0: drawn and printed")
+	faultFor  = flag.Duration("fault.for", 0, "how long each test goes on with faults at random after it has met each of its own once; the long form is 10m")
+	faultRate = flag.Int("fault.rate", 8, "notifications a second asked for while faults strike")
+)
 
-// ledgers are the three accounts that must agree: what was acknowledged to the client, what the world
-// received, what the store says.
-type ledgers struct {
-	c     *caller
-	world *sandbox.Sandbox
-	mu    sync.Mutex
-	acked []string
+// burst is how many notifications are asked for at once as a fault strikes.
+const burst = 20
+
+// meet has one fault strike, waits for its end, and for everything accepted until then to be terminal.
+func (h *house) meet(f *fault) {
+	h.t.Helper()
+	h.ledger.ask(burst)
+	what, end := f.strike(h)
+	lasts := f.drawn(h.rng)
+	pause(h.t.Context(), lasts)
+	end()
+	h.recover(f.name, what, lasts)
 }
 
-func deadToken(i int) string { return fmt.Sprintf("dead%060x", i) }
-
-// hexToken is a live device's.
-func hexToken(i int) string { return fmt.Sprintf("a%063x", i) }
-
-// oneIn says whether i is among the n percent, spread evenly.
-func percent(i, n int) bool { return i*n/100 != (i-1)*n/100 }
-
-// putRecipients stores the recipients with an address of every kind; 2 % of the devices are dead.
-func (l *ledgers) putRecipients(t *testing.T, n int) {
-	t.Helper()
-	var wg sync.WaitGroup
-	next := atomic.Int64{}
-	for range 32 {
-		wg.Go(func() {
-			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
-				apns, fcm := hexToken(i), fmt.Sprintf("fcm-token-of-phone-%d", i)
-				if percent(i, 2) {
-					apns, fcm = deadToken(i), fmt.Sprintf("dead-fcm-token-of-phone-%d", i)
-				}
-				body := fmt.Sprintf(`{"endpoints":[{"kind":"apns","address":%q},{"kind":"fcm","address":%q},{"kind":"email","address":"u%d@example.com"}]}`, apns, fcm, i)
-				if status, err := l.c.do(t.Context(), http.MethodPut, fmt.Sprintf("/v1/recipients/u_%d", i), body, nil); err != nil || status >= 300 {
-					t.Errorf("put recipient %d: %d, %v", i, status, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// send asks for notifications first+1 to last from several clients, half of them in a bulk stream, and
-// notes each id that was acknowledged. A refused or broken request is asked again under the same key.
-func (l *ledgers) send(ctx context.Context, t *testing.T, first, last int, base func() string) {
-	var wg sync.WaitGroup
-	next := atomic.Int64{}
-	next.Store(int64(first))
-	for range 32 {
-		wg.Go(func() {
-			for i := int(next.Add(1)); i <= last && ctx.Err() == nil; i = int(next.Add(1)) {
-				l.sendOne(ctx, t, i, base)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-func (l *ledgers) sendOne(ctx context.Context, t *testing.T, i int, base func() string) {
-	body := fmt.Sprintf(`{"to":[{"recipient":"u_%d"}],"content":{"title":"Message %d","body":"of the fault test"},"metadata":{"n":%d}}`, i, i, i)
-	for ctx.Err() == nil {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, base()+"/v1/notifications", strings.NewReader(body))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		req.Header.Set("Authorization", "Bearer "+testKey)
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Idempotency-Key", fmt.Sprintf("fault-%d", i))
-		resp, err := l.c.http.Do(req)
-		if err != nil {
-			pause(ctx, 50*time.Millisecond)
-			continue
-		}
-		text, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		var got accepted
-		if err == nil && resp.StatusCode == http.StatusAccepted && json.Unmarshal(text, &got) == nil {
-			l.mu.Lock()
-			l.acked = append(l.acked, got.ID)
-			l.mu.Unlock()
-			return
-		}
-		if resp.StatusCode == http.StatusUnprocessableEntity || resp.StatusCode == http.StatusUnauthorized {
-			t.Errorf("notification %d was refused: %d %s", i, resp.StatusCode, text)
-			return
-		}
-		pause(ctx, 50*time.Millisecond)
-	}
-}
-
-// pause is a client's wait before it asks again.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}
-
-// script sets the faults of the issue: 10 % transient errors, 1 % dropped connections; 2 % of the
-// addresses are dead by their name.
-func script(t *testing.T, world *sandbox.Sandbox) {
-	t.Helper()
-	for service, errors := range map[sandbox.Service]map[string]float64{
-		sandbox.APNs: {"ServiceUnavailable": 0.05, "InternalServerError": 0.05},
-		sandbox.FCM:  {"UNAVAILABLE": 0.05, "INTERNAL": 0.05},
-		sandbox.SMTP: {"451 4.7.1": 0.05, "421 4.3.2": 0.05},
-	} {
-		if err := world.Script(service, sandbox.Script{Errors: errors, DropBefore: 0.005, DropAfter: 0.005, Latency: time.Millisecond, Jitter: 4 * time.Millisecond}); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-var serviceOf = map[string]sandbox.Service{"apns": sandbox.APNs, "fcm": sandbox.FCM, "email": sandbox.SMTP}
-
-// compare waits until everything acknowledged is terminal and compares the ledgers.
-func (l *ledgers) compare(t *testing.T, n int) {
-	t.Helper()
-	l.mu.Lock()
-	acked := l.acked
-	l.mu.Unlock()
-	if len(acked) != n {
-		t.Fatalf("%d of %d were acknowledged", len(acked), n)
-	}
-	distinct := map[string]bool{}
-	taken := map[sandbox.Service]map[string]int{}
-	for _, s := range serviceOf {
-		taken[s] = map[string]int{}
-	}
-	var sent, failed, duplicates, unknowns int
-	known := map[string]bool{}
-	for _, id := range acked {
-		if distinct[id] {
-			t.Errorf("%s was acknowledged for two requests", id)
-		}
-		distinct[id] = true
-		eventually(t, 3*time.Minute, "every delivery of "+id+" terminal", func() bool {
-			var v notification
-			l.c.must(http.MethodGet, "/v1/notifications/"+id, nil, &v, http.StatusOK)
-			return v.Counts.Pending == 0
-		})
-	}
-	for _, s := range serviceOf {
-		taken[s] = l.world.IDs(s)
-	}
-	for _, id := range acked {
-		ds := l.c.deliveries(id)
-		if len(ds) != 4 {
-			t.Errorf("%s has %d deliveries, want 4", id, len(ds))
-		}
-		for _, d := range ds {
-			known[d.ID] = true
-			unknowns += d.Unknown
-			copies := taken[serviceOf[d.Route]][d.ID]
-			switch {
-			case d.State == "sent" && copies == 0 && d.Route != "websocket":
-				t.Errorf("lost: delivery %s of %s is sent and never arrived", d.ID, d.Route)
-			case copies > 1+d.Unknown:
-				t.Errorf("delivery %s of %s arrived %d times with %d unknown attempts on record", d.ID, d.Route, copies, d.Unknown)
-			case d.State == "failed" && d.Code == "":
-				t.Errorf("delivery %s of %s failed without a code", d.ID, d.Route)
-			}
-			switch d.State {
-			case "sent", "delivered":
-				sent++
-			case "failed":
-				failed++
-			default:
-				t.Errorf("delivery %s of %s ended as %s (%s)", d.ID, d.Route, d.State, d.Code)
-			}
-			duplicates += max(0, copies-1)
-		}
-	}
-	for s, ids := range taken {
-		for id := range ids {
-			if !known[id] {
-				t.Errorf("%s received %s, which belongs to nothing that was acknowledged", s, id)
-			}
-		}
-	}
-	t.Logf("%d notifications: %d deliveries sent, %d failed, %d duplicates, %d unknown attempts on record", n, sent, failed, duplicates, unknowns)
-	if want := 2 * n * 2 / 100; failed < want {
-		t.Errorf("%d failed, want the %d to dead devices at least", failed, want)
-	}
-}
-
-// deadEndpoints checks that dead devices are gone from their recipients, and only they.
-func (l *ledgers) deadEndpoints(t *testing.T, n int) {
-	t.Helper()
-	for i := 1; i <= n; i++ {
-		var r struct {
-			Endpoints []struct {
-				Kind         string
-				RegisteredAt time.Time `json:"registered_at"`
-			}
-		}
-		l.c.must(http.MethodGet, fmt.Sprintf("/v1/recipients/u_%d", i), nil, &r, http.StatusOK)
-		want := 3
-		if percent(i, 2) {
-			want = 1
-		}
-		if len(r.Endpoints) != want {
-			var list struct{ Data []notification }
-			l.c.must(http.MethodGet, fmt.Sprintf("/v1/notifications?recipient=u_%d", i), nil, &list, http.StatusOK)
-			var steps json.RawMessage
-			for _, n := range list.Data {
-				l.c.must(http.MethodGet, "/v1/notifications/"+n.ID+"/timeline", nil, &steps, http.StatusOK)
-			}
-			t.Errorf("recipient %d has %d endpoints, want %d: %v; its timeline: %s", i, len(r.Endpoints), want, r.Endpoints, steps)
-		}
-	}
-}
-
-// TestFaultProviders: transient errors, dead devices and dropped connections lose nothing and double
-// nothing that is not on record.
-func TestFaultProviders(t *testing.T) {
-	t.Parallel()
-	world := startSandbox(t)
-	script(t, world)
-	p := startProcess(t, "orchestrator", []string{"-config", writeConfig(t, world, "data: "+t.TempDir())}, nil)
-	l := &ledgers{c: newCaller(t, p.base), world: world}
-	l.putRecipients(t, *faultN)
-	l.send(t.Context(), t, 0, *faultN, func() string { return p.base })
-	l.compare(t, *faultN)
-	l.deadEndpoints(t, *faultN)
-}
-
-// TestFaultKill: the same with SIGKILL in the middle, three times.
-func TestFaultKill(t *testing.T) {
-	t.Parallel()
-	world := startSandbox(t)
-	script(t, world)
-	file := writeConfig(t, world, "data: "+t.TempDir())
-	var base atomic.Pointer[string]
-	start := func() *process {
-		p := startProcess(t, "orchestrator", []string{"-config", file}, nil)
-		base.Store(&p.base)
-		return p
-	}
-	p := start()
-	l := &ledgers{c: newCaller(t, p.base), world: world}
-	l.putRecipients(t, *faultN)
-	sending := make(chan struct{})
-	go func() {
-		defer close(sending)
-		l.send(t.Context(), t, 0, *faultN, func() string { return *base.Load() })
-	}()
-	for k := 1; k <= 3; k++ {
-		// A connection that drops takes all that is under way on it along, and opens the circuit for seconds.
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Duration(*faultN)*10*time.Millisecond)
-		if err := world.Wait(ctx, sandbox.APNs, k**faultN/5); err != nil {
-			t.Errorf("kill %d: %v\n%s", k, err, p.said())
-		}
-		cancel()
-		p.kill()
-		p = start()
-	}
-	<-sending
-	l.c = newCaller(t, p.base)
-	l.compare(t, *faultN)
-	l.deadEndpoints(t, *faultN)
-}
-
-// TestBulk streams requests and gets an answer a line.
-func TestBulk(t *testing.T) {
-	t.Parallel()
-	a, c := startApp(t, nil)
-	const n = 500
-	r, w := io.Pipe()
-	go func() {
-		for i := range n {
-			fmt.Fprintf(w, `{"to":[{"apns":%q}],"content":{"title":"bulk %d"}}`+"\n", hexToken(i), i)
-		}
-		fmt.Fprintln(w, `{"to":[],"content":{"title":"nobody"}}`)
-		w.Close()
-	}()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.base+"/v1/notifications/bulk", r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+testKey)
-	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	lines, good := 0, 0
-	for s := bufio.NewScanner(resp.Body); s.Scan(); lines++ {
-		if strings.Contains(s.Text(), `"status":202`) {
-			good++
-		}
-	}
-	if lines != n+1 || good != n {
-		t.Errorf("%d answers, %d of them good; want %d and %d", lines, good, n+1, n)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+// recover waits until every API accepts again and all that was acknowledged before is terminal.
+func (h *house) recover(name, what string, lasted time.Duration) {
+	h.t.Helper()
+	began := time.Now()
+	ids := h.ledger.open()
+	ctx, cancel := context.WithTimeout(h.t.Context(), recovery)
 	defer cancel()
-	if err := a.Sandbox().Wait(ctx, sandbox.APNs, n); err != nil {
-		t.Error(err)
+	if err := errors.Join(h.ledger.accepts(ctx), h.ledger.settle(ctx, ids)); err != nil {
+		h.errorf("%s (%s) for %v: not well within %v of its end: %v", name, what, lasted.Round(time.Millisecond), recovery, err)
+		// What comes next is not to be blamed for this one.
+		ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+		defer cancel()
+		_ = h.ledger.settle(ctx, ids)
+		return
+	}
+	took := time.Since(began)
+	h.worst = max(h.worst, took)
+	h.logf("%s (%s) for %v: well after %v", name, what, lasted.Round(time.Millisecond), took.Round(time.Millisecond))
+}
+
+// logf notes what happened, and when: the logs of the processes tell the rest.
+func (h *house) logf(format string, args ...any) {
+	h.t.Helper()
+	h.t.Log(time.Now().UTC().Format("15:04:05.000"), fmt.Sprintf(format, args...))
+}
+
+func (h *house) errorf(format string, args ...any) {
+	h.t.Helper()
+	h.logf(format, args...)
+	h.t.Fail()
+}
+
+// warm lets everything run for a moment, and notes what it holds.
+func (h *house) warm() {
+	h.t.Helper()
+	h.ledger.ask(4 * burst)
+	h.ledger.running.Wait()
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	if err := h.ledger.settle(ctx, h.ledger.open()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.measure()
+}
+
+// close ends the load and compares the ledgers.
+func (h *house) close(stop func()) {
+	h.t.Helper()
+	stop()
+	h.recover("the load", "ended", 0)
+	ctx, cancel := context.WithTimeout(h.t.Context(), recovery)
+	defer cancel()
+	if err := h.ledger.settle(ctx, h.ledger.open()); err != nil { // what recover itself asked for
+		h.t.Error(err)
+	}
+	h.footprints()
+	h.ledger.compare()
+	h.t.Logf("the longest recovery took %v", h.worst.Round(time.Millisecond))
+}
+
+// face has each fault strike once, in an order drawn, and then, for -fault.for, any of them, at times two
+// at once.
+func (h *house) face(faults ...*fault) {
+	h.t.Helper()
+	h.warm()
+	stop := h.ledger.load(*faultRate)
+	for _, i := range h.rng.Perm(len(faults)) {
+		h.meet(faults[i])
+	}
+	for until := time.Now().Add(*faultFor); time.Now().Before(until) && h.t.Context().Err() == nil; {
+		f := faults[h.rng.IntN(len(faults))]
+		if second := faults[h.rng.IntN(len(faults))]; second != f && h.rng.IntN(3) == 0 {
+			f = both(f, second)
+		}
+		h.meet(f)
+	}
+	h.close(stop)
+}
+
+// both is two faults at once; the first to begin is the last to end.
+func both(a, b *fault) *fault {
+	return &fault{a.name + " and " + b.name, func(h *house) (string, func()) {
+		whatA, endA := a.strike(h)
+		whatB, endB := b.strike(h)
+		return whatA + "; " + whatB, func() { endB(); endA() }
+	}, max(a.min, b.min), max(a.max, b.max)}
+}
+
+// TestFault runs the houses side by side: what they do most is wait.
+func TestFault(t *testing.T) {
+	t.Parallel()
+	var houses sync.WaitGroup
+	for name, test := range map[string]func(*testing.T){
+		"Embedded":       faultEmbedded,
+		"Processes":      faultProcesses,
+		"Servers":        faultServers,
+		"PointsEmbedded": func(t *testing.T) { faultPoints(embeddedHouse(t, crashing)) },
+		"PointsCluster":  func(t *testing.T) { faultPoints(cluster(t, crashing)) },
+	} {
+		houses.Go(func() { t.Run(name, test) })
+	}
+	houses.Wait()
+}
+
+// faultEmbedded: one process with SQLite and the embedded queue.
+func faultEmbedded(t *testing.T) {
+	embeddedHouse(t, binaries).face(&killAll, &killProvider, &stopWorker, &fullDisk, &cutLink, &hungLink, &muteLink, &slowLink, &resetLinks, &stall, &refuse, &sameKey)
+}
+
+// faultProcesses: three processes over Redis and PostgreSQL; the processes are killed, stopped and misled.
+func faultProcesses(t *testing.T) {
+	cluster(t, binaries).face(&killAPI, &killOne, &killAll, &killRelays, &killProvider, &stopWorker, &wrongClock, &sameKey, &stall)
+}
+
+// faultServers: the same, and the servers and the connections to them fail.
+func faultServers(t *testing.T) {
+	cluster(t, binaries).face(&killRedis, &flushAll, &fullRedis, &readonly, &noReplicas, &loading, &hungRedis, &killPG, &fullDisk, &undecodable,
+		&cutLink, &hungLink, &muteLink, &slowLink, &resetLinks)
+}
+
+// faultPoints kills a process at each numbered step of accept, claim, send, settle and the relay.
+func faultPoints(h *house) {
+	h.warm()
+	stop := h.ledger.load(*faultRate)
+	for began, first := time.Now(), true; first || time.Since(began) < *faultFor; first = false {
+		for n, i := range h.rng.Perm(len(crash.Points)) {
+			h.crash(crash.Points[i])
+			if n%4 == 3 { // a lease has to run out
+				h.recover("crashes", string(crash.Points[i])+" the last", 0)
+			}
+		}
+	}
+	h.close(stop)
+}
+
+// crash has a process come to its end at a step, drawn how often it passes it before.
+func (h *house) crash(p crash.Point) {
+	h.t.Helper()
+	m, others := h.stepper(p), []*member(nil)
+	times := 1 + h.rng.IntN(5)
+	if strings.HasPrefix(string(p), "relay.") {
+		// Something to repair, and nobody else to do it: rounds under way and wakes in the queue are lost.
+		others, times = slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m }), 1
+		h.stallAll()
+		h.ledger.ask(burst)
+		pause(h.t.Context(), time.Second)
+		for _, o := range others {
+			o.stop()
+		}
+	}
+	m.stop()
+	if h.redis != nil && p == crash.RelayTaken {
+		h.redis.FlushAll()
+	}
+	h.calm()
+	m.crash = fmt.Sprintf("%s@%d", p, times)
+	began, doomed := time.Now(), m.start()
+	deadline := time.After(time.Minute)
+	for ended := false; !ended; {
+		h.ledger.ask(burst)
+		select {
+		case <-doomed.done:
+			ended = true
+		case <-deadline:
+			h.t.Fatalf("%s never came to step %s", m.name, p)
+		case <-time.After(3 * time.Second):
+		}
+	}
+	h.logf("%s ended at step %s the %d. time, after %v: %v", m.name, p, times, time.Since(began).Round(time.Millisecond), doomed.err)
+	for _, o := range others {
+		o.start()
+	}
+}
+
+// stepper is a process that comes to a step.
+func (h *house) stepper(p crash.Point) *member {
+	switch {
+	case len(h.members) == 1:
+		return h.members[0]
+	case p[:6] == "accept":
+		return h.apiMember()
+	default:
+		return h.worker()
 	}
 }

@@ -160,18 +160,29 @@ func startApp(t testing.TB, change func(*config.Config)) (*app.App, *caller) {
 	return a, newCaller(t, a.URL())
 }
 
-// binaries builds the two programs once.
-var binaries = sync.OnceValues(func() (string, error) {
+// binaries builds the two programs once; crashing does so with the steps of core/crash in them.
+var (
+	binaries = sync.OnceValues(func() (string, error) { return build("") })
+	crashing = sync.OnceValues(func() (string, error) { return build("crashpoints") })
+	built    []string // what is to be removed
+)
+
+func build(tags string) (string, error) {
 	dir, err := os.MkdirTemp("", "carillon-bin-")
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/carillon-notify/carillon/cmd/orchestrator", "github.com/carillon-notify/carillon/cmd/worker").CombinedOutput()
+	buildMu.Lock()
+	built = append(built, dir)
+	buildMu.Unlock()
+	out, err := exec.Command("go", "build", "-tags", tags, "-o", dir+"/", "github.com/carillon-notify/carillon/cmd/orchestrator", "github.com/carillon-notify/carillon/cmd/worker").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
 	return dir, nil
-})
+}
+
+var buildMu sync.Mutex // guards built
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "provider" { // isolated built-in kinds are this binary again
@@ -186,19 +197,19 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	coretest.StopServers()
-	if dir, err := binaries(); err == nil && dir != "" {
+	for _, dir := range built {
 		os.RemoveAll(dir)
 	}
-	coretest.StopServers()
 	os.Exit(code)
 }
 
 // process is one of our programs as a process of its own.
 type process struct {
 	cmd  *exec.Cmd
-	base string
-	done chan struct{}
-	err  error
+	base string        // where an orchestrator's API is, once it is up
+	up   chan struct{} // closed when it says that it runs
+	done chan struct{} // closed when it ended
+	err  error         // of its end
 	log  *bytes.Buffer
 	out  bytes.Buffer // what it printed, by whole lines
 	mu   sync.Mutex
@@ -219,48 +230,56 @@ func startProcess(t testing.TB, name string, args, env []string) *process {
 // startCommand is startProcess for a command with its arguments and the environment of its own.
 func startCommand(t testing.TB, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{cmd: cmd, done: make(chan struct{}), log: &bytes.Buffer{}}
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, cmd.Env...)
-	p.cmd.Dir = t.TempDir()
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.cmd.Stderr = writer(func(b []byte) (int, error) {
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, cmd.Env...)
+	cmd.Dir = t.TempDir()
+	p := &process{log: &bytes.Buffer{}}
+	err := p.launch(cmd, writer(func(b []byte) (int, error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.log.Write(b)
-	})
-	if err := coretest.Start(p.cmd); err != nil {
+	}))
+	if err != nil {
 		t.Fatal(err)
 	}
-	up := make(chan string, 1)
-	go func() {
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			p.mu.Lock()
-			p.out.WriteString(lines.Text() + "\n")
-			p.mu.Unlock()
-			if _, rest, ok := strings.Cut(lines.Text(), "API       "); ok {
-				url, _, _ := strings.Cut(rest, "/v1")
-				up <- url
-			}
-			if strings.HasPrefix(lines.Text(), "Carillon worker") {
-				up <- ""
-			}
-		}
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
 	t.Cleanup(p.kill)
 	select {
-	case p.base = <-up:
+	case <-p.up:
 	case <-p.done:
 		t.Fatalf("%s ended: %v\n%s", cmd.Path, p.err, p.said())
 	case <-time.After(30 * time.Second):
 		t.Fatalf("%s did not start\n%s", cmd.Path, p.said())
 	}
 	return p
+}
+
+// launch starts one of our programs; what it says goes to log.
+func (p *process) launch(cmd *exec.Cmd, log io.Writer) error {
+	p.cmd, p.up, p.done = cmd, make(chan struct{}), make(chan struct{})
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = log
+	if err := coretest.Start(cmd); err != nil {
+		return err
+	}
+	go func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			p.mu.Lock()
+			p.out.WriteString(lines.Text() + "\n")
+			p.mu.Unlock()
+			_, rest, serves := strings.Cut(lines.Text(), "API       ")
+			if serves {
+				p.base, _, _ = strings.Cut(rest, "/v1")
+			}
+			if serves || strings.HasPrefix(lines.Text(), "Carillon worker") {
+				close(p.up)
+			}
+		}
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return nil
 }
 
 type writer func([]byte) (int, error)
