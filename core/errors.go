@@ -12,6 +12,8 @@ var (
 	ErrTooManyFailures = errors.New("too many failed attempts from this address")
 	// ErrLeaseLost: somebody else has the lease by now, or it was given back. Nothing was changed.
 	ErrLeaseLost = errors.New("the lease is held by another process")
+	// ErrStopping: the process is on its way out and takes no new work.
+	ErrStopping = errors.New("this process is stopping")
 	// ErrUnavailable: the store cannot answer now. Whether what was asked was kept is not known: ask
 	// again under the same idempotency key.
 	ErrUnavailable = errors.New("the store is not available")

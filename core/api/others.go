@@ -77,7 +77,11 @@ func (a *API) Live(context.Context, LiveRequestObject) (LiveResponseObject, erro
 func (a *API) Ready(ctx context.Context, _ ReadyRequestObject) (ReadyResponseObject, error) {
 	if a.Options.Ready != nil {
 		if err := a.Options.Ready(ctx); err != nil {
-			return nil, &failure{status: http.StatusServiceUnavailable, detail: "The store does not answer.", retry: 1}
+			detail := "The store does not answer."
+			if errors.Is(err, core.ErrStopping) {
+				detail = "This process is stopping; another one takes requests."
+			}
+			return nil, &failure{status: http.StatusServiceUnavailable, detail: detail, retry: 1}
 		}
 	}
 	return Ready200TextResponse("ok\n"), nil

@@ -331,7 +331,7 @@ func (a *App) serveMetrics(context.Context) error {
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		switch err := a.ready(r.Context()); {
-		case errors.Is(err, errDraining):
+		case errors.Is(err, core.ErrStopping):
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		case err != nil: // not its words: they may hold the database's address
 			http.Error(w, "the store does not answer", http.StatusServiceUnavailable)

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -34,7 +35,7 @@ func documents(t *testing.T, file string) (out []map[string]any) {
 	for d := yaml.NewDecoder(f); ; {
 		var one map[string]any
 		switch err := d.Decode(&one); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return out
 		case err != nil:
 			t.Fatalf("%s: %v", file, err)

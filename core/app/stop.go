@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/carillon-notify/carillon/core"
 )
 
 // handBack is how much of a shutdown is kept for settling what was cut short, at most; of a short one it is
 // a quarter.
 const handBack = 5 * time.Second
-
-var errDraining = errors.New("this process is stopping")
 
 // Run waits until ctx ends or a part fails, and stops everything within drain_delay and shutdown_timeout: for
 // the first /readyz says no while requests are still taken; then come no new requests, rounds under way
@@ -146,7 +146,7 @@ func (a *App) closeGateways(ctx context.Context) {
 // queue that is away delays deliveries and refuses nothing.
 func (a *App) ready(ctx context.Context) error {
 	if a.draining.Load() {
-		return errDraining
+		return core.ErrStopping
 	}
 	if err := a.store.Ping(ctx); err != nil {
 		return fmt.Errorf("the store does not answer: %w", err)

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -158,6 +159,7 @@ type balancer struct {
 	mu      sync.Mutex
 	up      map[string]bool
 	turn    int
+	refusal string // the last answer of one that was not ready
 }
 
 const checkEvery = 50 * time.Millisecond
@@ -197,10 +199,15 @@ func (b *balancer) check(target string) {
 		case <-tick.C:
 		}
 		resp, err := client.Get("http://" + target + "/readyz")
+		var text []byte
 		if err == nil {
+			text, _ = io.ReadAll(resp.Body)
 			resp.Body.Close()
 		}
 		b.mu.Lock()
+		if err == nil && resp.StatusCode != http.StatusOK {
+			b.refusal = string(text)
+		}
 		b.up[target] = err == nil && resp.StatusCode == http.StatusOK
 		b.mu.Unlock()
 	}
@@ -303,6 +310,9 @@ func TestRollingUpgrade(t *testing.T) {
 	close(stop)
 	load.busy.Wait()
 	t.Logf("%d requests were taken", len(load.acked))
+	if !strings.Contains(b.refusal, "stopping") {
+		t.Errorf("/readyz said %q of the drain", b.refusal)
+	}
 	for _, why := range load.failed {
 		t.Errorf("a request failed: %s", why)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -234,4 +235,82 @@ func TestKeyLife(t *testing.T) {
 		}
 		t.Error("it was not removed")
 	})
+}
+
+// BenchmarkSweep removes finished notifications of one delivery each while somebody accepts one at a time. It
+// reports what a removed notification costs against an accepted one, and how much longer the slowest twentieth
+// of accepts take beside it than alone.
+func BenchmarkSweep(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		url  func(testing.TB) string
+	}{{"sqlite", sqliteURL}, {"postgres", coretest.Postgres}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.StopTimer()
+			s := open(b, store.Options{URL: c.url(b)})
+			n := max(b.N, 10_000)
+			var batches sync.Map // shared by those recorded together
+			spread(16, n, func(int) {
+				a := acceptance(s, 1)
+				if _, err := s.Record(b.Context(), a); err != nil {
+					b.Error(err)
+					return
+				}
+				if _, done := batches.LoadOrStore(a.Deliveries[0].Batch, true); !done {
+					deliver(b, s, core.Wake{Batch: a.Deliveries[0].Batch, Fence: 1})
+				}
+			})
+			accept := func(while func(int) bool) (slow, mean time.Duration) {
+				var all []time.Duration
+				var sum time.Duration
+				for i := 0; while(i); i++ {
+					began := time.Now()
+					if _, err := s.Record(b.Context(), acceptance(s, 1)); err != nil {
+						b.Error(err)
+					}
+					all, sum = append(all, time.Since(began)), sum+time.Since(began)
+				}
+				slices.Sort(all)
+				return all[len(all)*95/100], sum / time.Duration(len(all))
+			}
+			alone, mean := accept(func(i int) bool { return i < 300 })
+			l, _, err := s.Acquire(b.Context(), "retention", "bench", time.Hour)
+			if err != nil {
+				b.Fatal(err)
+			}
+			end := make(chan struct{})
+			beside := make(chan time.Duration)
+			go func() {
+				slow, _ := accept(func(int) bool {
+					select {
+					case <-end:
+						return false
+					default:
+						return true
+					}
+				})
+				beside <- slow
+			}()
+			removed, worked := 0, time.Duration(0)
+			b.StartTimer()
+			for at, done := (core.ID{}), false; !done && removed < n; {
+				began := time.Now()
+				one, err := s.Sweep(b.Context(), l, time.Microsecond, at)
+				if err != nil {
+					b.Fatal(err)
+				}
+				took := time.Since(began)
+				at, done, removed, worked = one.Next, one.Done, removed+one.Notifications, worked+took
+				time.Sleep(4 * took) // as core/app does
+			}
+			b.StopTimer()
+			close(end)
+			slow := <-beside
+			if removed < n/2 {
+				b.Fatalf("%d of %d were removed", removed, n)
+			}
+			b.ReportMetric(float64(worked)/float64(removed)/float64(mean), "removed/accepted")
+			b.ReportMetric(float64(slow)/float64(alone), "beside/alone")
+		})
+	}
 }
