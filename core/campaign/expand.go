@@ -14,7 +14,7 @@ import (
 // Bounds of an expansion.
 const (
 	// pageSize is how many recipients are expanded in one transaction.
-	pageSize = 200
+	pageSize = 500
 	// scanSize is how many are looked at, where a filter leaves some out.
 	scanSize = 1000
 	// maxDue is how many batches of a campaign may be due and not yet sent: as much as was made too early
@@ -62,21 +62,17 @@ func (t *turn) expand(ctx context.Context) (time.Time, error) {
 		return now.Add(t.waits), nil
 	}
 	t.waits = 0
-	select {
-	case t.heavy <- struct{}{}:
-		defer func() { <-t.heavy }()
-	case <-ctx.Done():
-		return now, nil
-	}
-	return now, t.page(ctx, leg, min(pageSize, allowed))
+	return now, t.page(ctx, min(pageSize, allowed))
 }
 
 // leg is the part of the audience that is being expanded.
-func (t *turn) leg() core.Leg {
-	if len(t.c.Legs) == 0 {
-		return core.Leg{At: t.c.Bound}
+func (t *turn) leg() core.Leg { return legOf(t.c, t.c.Leg) }
+
+func legOf(c *core.Campaign, n int) core.Leg {
+	if len(c.Legs) == 0 {
+		return core.Leg{At: c.Bound}
 	}
-	return t.c.Legs[min(t.c.Leg, len(t.c.Legs)-1)]
+	return c.Legs[min(n, len(c.Legs)-1)]
 }
 
 // pace is how many recipients may be expanded by the campaign's rate now, and if none, when. So many are
@@ -110,40 +106,13 @@ func paced(c *core.Campaign, n int, now time.Time) time.Time {
 }
 
 // page expands up to limit recipients.
-func (t *turn) page(ctx context.Context, leg core.Leg, limit int) error {
+func (t *turn) page(ctx context.Context, limit int) error {
 	c := t.c
-	most := limit
-	if t.filter != nil {
-		most = scanSize
+	p, err := t.ahead.take(c)
+	t.ahead = nil
+	if p == nil && err == nil {
+		p, err = t.prepare(ctx, *c, limit)
 	}
-	found, err := t.Audiences.AudiencePage(ctx, t.audience(leg), c.Cursor, most)
-	if err != nil {
-		return fmt.Errorf("read the audience of campaign %s: %w", c.ID, err)
-	}
-	people, stopped := t.meant(found.Recipients, limit)
-	p := &core.CampaignPage{Cursor: found.Next, Leg: c.Leg, PacedTo: c.PacedTo}
-	switch {
-	case stopped:
-		p.Cursor = people[len(people)-1].ID
-	case found.Next == "":
-		p.Leg = c.Leg + 1
-		p.Expanded = p.Leg >= len(c.Legs)
-	}
-	if people, err = t.unreached(ctx, people); err != nil {
-		return err
-	}
-	unknown := found.Unknown
-	if len(c.Legs) > 0 {
-		unknown = nil // they are of no leg, and skipped in the end
-	}
-	if len(people)+len(unknown) == 0 {
-		if p.Leg == c.Leg { // nothing to write: whoever comes after a crash looks again
-			t.c.Cursor = p.Cursor
-			return t.renew(ctx)
-		}
-		return t.write(ctx, p)
-	}
-	a, err := t.Renderer.Page(ctx, c.App, c.Target, t.request, people, unknown)
 	var bad *intake.Invalid
 	if errors.As(err, &bad) {
 		t.Logger.Error("a campaign is paused: its content cannot be used", "campaign", c.ID.String(), "error", bad)
@@ -151,17 +120,111 @@ func (t *turn) page(ctx context.Context, leg core.Leg, limit int) error {
 			c.State, c.Was, c.Reason = core.CampaignPaused, core.CampaignRunning.String(), bad.Error()
 		})
 	}
-	if err != nil {
-		return fmt.Errorf("render a page of campaign %s: %w", c.ID, err)
+	if err != nil || p == nil {
+		return err
 	}
-	p.Acceptance, p.People, p.Skipped = a, len(people)+len(unknown), len(unknown)+unreachable(a, people)
-	p.PacedTo = paced(c, len(a.Deliveries), t.Campaigns.Now())
+	if p.People == 0 && p.Leg == c.Leg { // nothing to write: whoever comes after a crash looks again
+		t.c.Cursor = p.Cursor
+		return t.renew(ctx)
+	}
+	if p.PacedTo = c.PacedTo; p.Acceptance != nil {
+		p.PacedTo = paced(c, len(p.Acceptance.Deliveries), t.Campaigns.Now())
+	}
+	t.lookAhead(ctx, *c, p)
 	return t.write(ctx, p)
 }
 
+// ahead is a page that is prepared while the one before is written.
+type ahead struct {
+	leg    int
+	cursor string
+	done   chan struct{}
+	page   *core.CampaignPage
+	err    error
+	early  <-chan struct{} // its slot, given back when nobody needs the page any more
+}
+
+// end waits for the page and gives its slot back.
+func (a *ahead) end() {
+	<-a.done
+	<-a.early
+}
+
+// take waits for the page, if it is the campaign's next; nil if it is not.
+func (a *ahead) take(c *core.Campaign) (*core.CampaignPage, error) {
+	if a == nil {
+		return nil, nil
+	}
+	a.end()
+	if a.leg != c.Leg || a.cursor != c.Cursor {
+		return nil, nil
+	}
+	return a.page, a.err
+}
+
+// lookAhead begins to prepare the page after p, unless the rate or memory speaks against it.
+func (t *turn) lookAhead(ctx context.Context, c core.Campaign, p *core.CampaignPage) {
+	if c.Leg, c.Cursor = p.Leg, p.Cursor; p.Expanded || c.PerSecond > 0 || legOf(&c, c.Leg).At.After(t.Campaigns.Now()) {
+		return
+	}
+	select {
+	case t.early <- struct{}{}:
+	default:
+		return
+	}
+	a := &ahead{leg: c.Leg, cursor: c.Cursor, done: make(chan struct{}), early: t.early}
+	t.ahead = a
+	go func() {
+		defer close(a.done)
+		a.page, a.err = t.prepare(ctx, c, pageSize)
+	}()
+}
+
+// prepare reads up to limit recipients from where the campaign is and plans what they get; nil if ctx ended.
+func (t *turn) prepare(ctx context.Context, c core.Campaign, limit int) (*core.CampaignPage, error) {
+	select {
+	case t.heavy <- struct{}{}:
+		defer func() { <-t.heavy }()
+	case <-ctx.Done():
+		return nil, nil
+	}
+	most := limit
+	if t.filter != nil {
+		most = scanSize
+	}
+	found, err := t.Audiences.AudiencePage(ctx, audience(&c, legOf(&c, c.Leg)), c.Cursor, most)
+	if err != nil {
+		return nil, fmt.Errorf("read the audience of campaign %s: %w", c.ID, err)
+	}
+	people, stopped := t.meant(found.Recipients, limit)
+	p := &core.CampaignPage{Cursor: found.Next, Leg: c.Leg}
+	switch {
+	case stopped:
+		p.Cursor = people[len(people)-1].ID
+	case found.Next == "":
+		p.Leg = c.Leg + 1
+		p.Expanded = p.Leg >= len(c.Legs)
+	}
+	if people, err = t.unreached(ctx, &c, people); err != nil {
+		return nil, err
+	}
+	unknown := found.Unknown
+	if len(c.Legs) > 0 {
+		unknown = nil // they are of no leg, and skipped in the end
+	}
+	if p.People = len(people) + len(unknown); p.People == 0 {
+		return p, nil
+	}
+	a, err := t.Renderer.Page(ctx, c.App, c.Target, t.request, people, unknown)
+	if err != nil {
+		return nil, fmt.Errorf("render a page of campaign %s: %w", c.ID, err)
+	}
+	p.Acceptance, p.Skipped = a, len(unknown)+unreachable(a, people)
+	return p, nil
+}
+
 // audience is a leg's part of the audience, but for the filter.
-func (t *turn) audience(leg core.Leg) core.Audience {
-	c := t.c
+func audience(c *core.Campaign, leg core.Leg) core.Audience {
 	a := core.Audience{App: c.App, Topic: c.Audience.Topic, Recipients: c.Audience.Recipients, Until: c.Bound, Zones: leg.Zones}
 	if leg.Moved {
 		a.Since = c.Bound
@@ -186,19 +249,19 @@ func (t *turn) meant(found []core.Recipient, limit int) (people []*core.Recipien
 
 // unreached leaves out who was reached in another leg: of those who changed since the start, for they may
 // have moved to another zone.
-func (t *turn) unreached(ctx context.Context, people []*core.Recipient) ([]*core.Recipient, error) {
+func (t *turn) unreached(ctx context.Context, c *core.Campaign, people []*core.Recipient) ([]*core.Recipient, error) {
 	var changed []string
 	for _, r := range people {
-		if len(t.c.Legs) > 0 && r.UpdatedAt.After(t.c.Bound) {
+		if len(c.Legs) > 0 && r.UpdatedAt.After(c.Bound) {
 			changed = append(changed, r.ID)
 		}
 	}
 	if len(changed) == 0 {
 		return people, nil
 	}
-	reached, err := t.Pages.CampaignReached(ctx, t.c, changed)
+	reached, err := t.Pages.CampaignReached(ctx, c, changed)
 	if err != nil {
-		return nil, fmt.Errorf("look whom campaign %s reached: %w", t.c.ID, err)
+		return nil, fmt.Errorf("look whom campaign %s reached: %w", c.ID, err)
 	}
 	out := people[:0]
 	for _, r := range people {

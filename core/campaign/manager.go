@@ -437,14 +437,14 @@ func (m *Manager) Results(ctx context.Context, app string, id core.ID, line func
 // rest walks what is left of the audience.
 func (t *turn) rest(ctx context.Context, each func(*core.Recipient) error) error {
 	for c := t.c; c.Leg < max(1, len(c.Legs)); {
-		who := t.audience(t.leg())
+		who := audience(c, t.leg())
 		who.Bare = true
 		found, err := t.Audiences.AudiencePage(ctx, who, c.Cursor, scanSize)
 		if err != nil {
 			return fmt.Errorf("read the audience of campaign %s: %w", c.ID, err)
 		}
 		people, _ := t.meant(found.Recipients, scanSize)
-		if people, err = t.unreached(ctx, people); err != nil {
+		if people, err = t.unreached(ctx, c, people); err != nil {
 			return err
 		}
 		for _, r := range people {

@@ -50,6 +50,8 @@ type Planner struct {
 	Options
 	// heavy is how many pages are rendered and written at once, over all campaigns.
 	heavy chan struct{}
+	// early is how many pages are prepared before their turn: each is kept in memory meanwhile.
+	early chan struct{}
 }
 
 // NewPlanner returns a Planner.
@@ -60,7 +62,7 @@ func NewPlanner(o Options) *Planner {
 	if o.Poll <= 0 {
 		o.Poll = pollEvery
 	}
-	return &Planner{Options: o, heavy: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	return &Planner{Options: o, heavy: make(chan struct{}, runtime.GOMAXPROCS(0)), early: make(chan struct{}, 4)}
 }
 
 // Run looks for campaigns that are due, and wakes them, until ctx ends.
@@ -95,6 +97,7 @@ type turn struct {
 	waits   time.Duration // how long it waited last for what is under way
 	counted time.Time     // when the totals were brought up to date
 	lost    bool          // somebody else has the campaign
+	ahead   *ahead        // the next page; nil: none is prepared
 }
 
 // Turn is one planner's time with a campaign: it takes it, makes steps while one is due within a moment, and
@@ -109,6 +112,11 @@ func (p *Planner) Turn(ctx context.Context, w core.CampaignWake) error {
 		return nil
 	}
 	t := &turn{Planner: p, c: c, until: p.Campaigns.Now().Add(turnLength)}
+	defer func() {
+		if t.ahead != nil {
+			t.ahead.end()
+		}
+	}()
 	for {
 		at, err := t.step(ctx)
 		if err != nil {
@@ -347,7 +355,7 @@ const countPage = 2000
 // count counts the audience, so that it is known how far the campaign is.
 func (t *turn) count(ctx context.Context) (time.Time, error) {
 	c := t.c
-	who := t.audience(core.Leg{})
+	who := audience(c, core.Leg{})
 	who.Bare = true
 	n := 0
 	if c.Audience.Filter == "" {
