@@ -6,6 +6,8 @@ import "errors"
 var (
 	// ErrNotFound: there is no such thing in that app.
 	ErrNotFound = errors.New("not found")
+	// ErrState: the state of a campaign does not allow what was asked.
+	ErrState = errors.New("its state does not allow that")
 	// ErrKeyReused: the idempotency key was used with another body.
 	ErrKeyReused = errors.New("this Idempotency-Key was used before with another request body")
 	// ErrTooManyFailures: too many keys that are nobody's came from that address of late.

@@ -70,6 +70,9 @@ type Conflict struct{ State core.CampaignState }
 // Error says what the state is.
 func (e *Conflict) Error() string { return "the campaign is " + e.State.String() }
 
+// Unwrap makes it a core.ErrState.
+func (e *Conflict) Unwrap() error { return core.ErrState }
+
 // Create keeps a campaign. The error is *intake.Invalid for what the caller can mend, with all faults.
 func (m *Manager) Create(ctx context.Context, app string, s *Spec, key intake.Key) (*core.Campaign, error) {
 	now := m.Keeper.Now()

@@ -79,13 +79,14 @@ type Routes interface {
 	PauseRoute(ctx context.Context, route string, paused bool) error
 }
 
-// Options are what a Console works with. All but Token, Example and Logger are required.
+// Options are what a Console works with. All but Campaigns, Token, Example and Logger are required.
 type Options struct {
 	// Principal says whom the SHA-256 of an API key stands for, asked for a remote address (host:port):
 	// core.ErrNotFound if for nobody, core.ErrTooManyFailures if the address has tried too many.
 	Principal     func(ctx context.Context, hash [32]byte, remote string) (core.Principal, error)
 	Notifications Notifications
 	Routes        Routes
+	Campaigns     Campaigns // nil: the page is not offered
 	// Secret seals sessions; at least 32 bytes. With another secret all sessions end.
 	Secret []byte
 	// Redis is what asynqmon looks at.
@@ -143,6 +144,10 @@ func New(o Options) (*Console, error) {
 	mux.Handle("GET /console/notifications", c.member("read", c.notifications))
 	mux.Handle("GET /console/notifications/{id}", c.member("read", c.notification))
 	mux.Handle("POST /console/notifications/{id}/cancel", c.member("send", c.cancel))
+	if o.Campaigns != nil {
+		mux.Handle("GET /console/campaigns", c.member("read", c.campaigns))
+		mux.Handle("POST /console/campaigns/{id}/{action}", c.member("send", c.steerCampaign))
+	}
 	mux.Handle("GET /console/dead", c.member("read", c.dead))
 	mux.Handle("POST /console/routes/{name}/{action}", c.member("admin", c.steer))
 	mux.Handle("GET /console/live", c.member("send", c.live))
@@ -194,13 +199,14 @@ type page struct {
 	Send    bool
 	Sandbox bool
 	Live    bool
+	Many    bool // campaigns are offered
 	Refresh bool // the page keeps itself up to date
 	Body    any
 }
 
 // page renders a page as a whole before any of it is sent, so that what fails is told as a failure.
 func (c *Console) page(w http.ResponseWriter, status int, name string, p page) {
-	p.Sandbox, p.Live = c.o.Sandbox, c.o.Token != nil
+	p.Sandbox, p.Live, p.Many = c.o.Sandbox, c.o.Token != nil, c.o.Campaigns != nil
 	var text bytes.Buffer
 	if err := pages.ExecuteTemplate(&text, name, p); err != nil {
 		c.o.Logger.Error("a page of the console could not be rendered", "page", name, "error", err)

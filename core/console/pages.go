@@ -204,10 +204,14 @@ func (c *Console) notifications(w http.ResponseWriter, r *http.Request, s sessio
 	b := listBody{Status: q.Get("status"), Recipient: q.Get("recipient"),
 		Statuses: []core.Status{core.StatusScheduled, core.StatusAccepted, core.StatusProcessing, core.StatusCompleted, core.StatusCancelled}}
 	at, err := cursor(q)
+	var campaign core.ID
+	if of := q.Get("campaign"); of != "" && err == nil {
+		campaign, err = core.ParseID(of)
+	}
 	var views []core.NotificationView
 	var next string
 	if err == nil {
-		views, next, err = c.o.Notifications.Notifications(r.Context(), core.NotificationFilter{App: s.App, Status: core.Status(b.Status), Recipient: b.Recipient, Page: at})
+		views, next, err = c.o.Notifications.Notifications(r.Context(), core.NotificationFilter{App: s.App, Status: core.Status(b.Status), Recipient: b.Recipient, Campaign: campaign, Page: at})
 	}
 	if err != nil {
 		c.fail(w, r, s, err)
