@@ -22,6 +22,7 @@ import (
 	"firebase.google.com/go/v4/messaging"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/h2"
 	"github.com/carillon-notify/carillon/providers/pool"
 )
 
@@ -141,7 +142,7 @@ func open(_ context.Context, raw []byte) (providers.Provider, error) {
 	}
 	p := &provider{timeout: timeout}
 	p.life, p.end = context.WithCancel(context.Background())
-	p.pool = pool.NewShared(s.Pool, dialer(endpoint, roots, s.Pool), func(l *link) { _ = l.Close() })
+	p.pool = pool.NewShared(s.Pool, newDialer(endpoint, roots, timeout, s.Pool).connect, func(c *h2.Conn) { _ = c.Close() })
 	if p.sdk, err = client(&wire{pool: p.pool}, endpoint.String(), project); err != nil {
 		return nil, fmt.Errorf("make the FCM client: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"firebase.google.com/go/v4/messaging"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/h2"
 	"github.com/carillon-notify/carillon/providers/pool"
 )
 
@@ -20,7 +21,7 @@ import (
 type provider struct {
 	sdk     *messaging.Client
 	tokens  *tokens
-	pool    *pool.Shared[*link]
+	pool    *pool.Shared[*h2.Conn]
 	oauth   *http.Client
 	timeout time.Duration
 	life    context.Context // ends with Close
