@@ -32,6 +32,12 @@ type Endpoint struct {
 	RegisteredAt time.Time
 }
 
+// Import is a recipient as it is imported: Preferences that are nil leave those there are, Topics are added.
+type Import struct {
+	Recipient
+	Topics []string
+}
+
 // TopicRecipient is a recipient of a topic.
 type TopicRecipient struct {
 	Recipient string

@@ -95,6 +95,13 @@ type TemplateVersion struct {
 	CreatedAt time.Time
 }
 
+// SentMessage is a delivery with its words and what its recipient did with it.
+type SentMessage struct {
+	Delivery
+	Words                     Content
+	SeenAt, ReadAt, ClickedAt time.Time // zero: not
+}
+
 // InboxItem is one in-app message as its recipient finds it.
 type InboxItem struct {
 	ID         ID

@@ -53,6 +53,9 @@ type Recipients interface {
 	DeleteEndpoint(ctx context.Context, app, recipient, kind, address string) error
 	PutPreferences(ctx context.Context, app, recipient string, p core.Preferences) error
 	Unsubscribe(ctx context.Context, u core.Unsubscription) error
+	ImportRecipients(ctx context.Context, app string, all []core.Import) (created int, err error)
+	Topics(ctx context.Context, app, recipient string) ([]string, error)
+	MessagesTo(ctx context.Context, app, recipient, cursor string) ([]core.SentMessage, string, error)
 }
 
 // Topics keeps who is in a topic.

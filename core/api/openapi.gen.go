@@ -328,6 +328,23 @@ type EndpointOptions struct {
 	Route      string `json:"route,omitempty" validate:"max=128"`
 }
 
+// ExportedMessage defines model for ExportedMessage.
+type ExportedMessage struct {
+	Address      string     `json:"address"`
+	Channel      string     `json:"channel"`
+	ClickedAt    *time.Time `json:"clicked_at,omitempty"`
+	Content      Rendered   `json:"content"`
+	CreatedAt    time.Time  `json:"created_at"`
+	Id           string     `json:"id"`
+	Kind         string     `json:"kind"`
+	Name         string     `json:"name,omitempty"`
+	Notification string     `json:"notification"`
+	ReadAt       *time.Time `json:"read_at,omitempty"`
+	SeenAt       *time.Time `json:"seen_at,omitempty"`
+	State        string     `json:"state"`
+	UpdatedAt    time.Time  `json:"updated_at"`
+}
+
 // Fault defines model for Fault.
 type Fault struct {
 	Code   string `json:"code"`
@@ -480,6 +497,16 @@ type Recipient struct {
 	QuietHours QuietHours `json:"quiet_hours,omitempty"`
 	Timezone   string     `json:"timezone,omitempty"`
 	UpdatedAt  time.Time  `json:"updated_at"`
+}
+
+// RecipientExport defines model for RecipientExport.
+type RecipientExport struct {
+	Messages []ExportedMessage `json:"messages"`
+
+	// Preferences By category and channel: {"orders":{"email":false},"*":{"push":true}}. "*" stands for every category, or every channel. The nearest word counts: a category before *, in it a channel before *; what is not said is left to the application's defaults.
+	Preferences Preferences `json:"preferences"`
+	Recipient   Recipient   `json:"recipient"`
+	Topics      []string    `json:"topics"`
 }
 
 // RecipientInput defines model for RecipientInput.
@@ -901,6 +928,9 @@ type ServerInterface interface {
 	// ListRecipients List recipients
 	// (GET /v1/recipients)
 	ListRecipients(w http.ResponseWriter, r *http.Request, params ListRecipientsParams)
+	// ImportRecipients Create or replace recipients by the stream, with progress and a report of bad lines
+	// (POST /v1/recipients/import)
+	ImportRecipients(w http.ResponseWriter, r *http.Request)
 	// DeleteRecipient Erase a recipient
 	// (DELETE /v1/recipients/{id})
 	DeleteRecipient(w http.ResponseWriter, r *http.Request, id RecipientID)
@@ -919,6 +949,9 @@ type ServerInterface interface {
 	// PutEndpoint Add or renew an endpoint
 	// (PUT /v1/recipients/{id}/endpoints/{kind}/{address})
 	PutEndpoint(w http.ResponseWriter, r *http.Request, id RecipientID, kind string, address string)
+	// ExportRecipient All that is kept of a recipient
+	// (GET /v1/recipients/{id}/export)
+	ExportRecipient(w http.ResponseWriter, r *http.Request, id RecipientID)
 	// GetPreferences What a recipient chose
 	// (GET /v1/recipients/{id}/preferences)
 	GetPreferences(w http.ResponseWriter, r *http.Request, id RecipientID)
@@ -1841,6 +1874,20 @@ func (siw *ServerInterfaceWrapper) ListRecipients(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ImportRecipients operation middleware
+func (siw *ServerInterfaceWrapper) ImportRecipients(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ImportRecipients(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DeleteRecipient operation middleware
 func (siw *ServerInterfaceWrapper) DeleteRecipient(w http.ResponseWriter, r *http.Request) {
 
@@ -2024,6 +2071,32 @@ func (siw *ServerInterfaceWrapper) PutEndpoint(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PutEndpoint(w, r, id, kind, address)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportRecipient operation middleware
+func (siw *ServerInterfaceWrapper) ExportRecipient(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id RecipientID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportRecipient(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2627,6 +2700,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/notifications/{id}/timeline", wrapper.GetTimeline)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/notifications/{id}/cancel", wrapper.CancelNotification)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/recipients", wrapper.ListRecipients)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/recipients/import", wrapper.ImportRecipients)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/recipients/{id}/export", wrapper.ExportRecipient)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/recipients/{id}", wrapper.DeleteRecipient)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/recipients/{id}", wrapper.GetRecipient)
 	m.HandleFunc(http.MethodPatch+" "+options.BaseURL+"/v1/recipients/{id}", wrapper.PatchRecipient)
@@ -3719,6 +3794,75 @@ func (response ListRecipientsdefaultApplicationProblemPlusJSONResponse) VisitLis
 	return err
 }
 
+type ImportRecipientsRequestObject struct {
+	ContentType string
+	Body        io.Reader
+}
+
+type ImportRecipientsResponseObject interface {
+	VisitImportRecipientsResponse(w http.ResponseWriter) error
+}
+
+type ImportRecipients200ApplicationxNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ImportRecipients200ApplicationxNdjsonResponse) VisitImportRecipientsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ImportRecipientsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ImportRecipientsdefaultApplicationProblemPlusJSONResponse) VisitImportRecipientsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteRecipientRequestObject struct {
 	Id RecipientID `json:"id"`
 }
@@ -3959,6 +4103,45 @@ type PutEndpointdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response PutEndpointdefaultApplicationProblemPlusJSONResponse) VisitPutEndpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportRecipientRequestObject struct {
+	Id RecipientID `json:"id"`
+}
+
+type ExportRecipientResponseObject interface {
+	VisitExportRecipientResponse(w http.ResponseWriter) error
+}
+
+type ExportRecipient200JSONResponse RecipientExport
+
+func (response ExportRecipient200JSONResponse) VisitExportRecipientResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ExportRecipientdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ExportRecipientdefaultApplicationProblemPlusJSONResponse) VisitExportRecipientResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4655,6 +4838,9 @@ type StrictServerInterface interface {
 	// ListRecipients List recipients
 	// (GET /v1/recipients)
 	ListRecipients(ctx context.Context, request ListRecipientsRequestObject) (ListRecipientsResponseObject, error)
+	// ImportRecipients Create or replace recipients by the stream, with progress and a report of bad lines
+	// (POST /v1/recipients/import)
+	ImportRecipients(ctx context.Context, request ImportRecipientsRequestObject) (ImportRecipientsResponseObject, error)
 	// DeleteRecipient Erase a recipient
 	// (DELETE /v1/recipients/{id})
 	DeleteRecipient(ctx context.Context, request DeleteRecipientRequestObject) (DeleteRecipientResponseObject, error)
@@ -4673,6 +4859,9 @@ type StrictServerInterface interface {
 	// PutEndpoint Add or renew an endpoint
 	// (PUT /v1/recipients/{id}/endpoints/{kind}/{address})
 	PutEndpoint(ctx context.Context, request PutEndpointRequestObject) (PutEndpointResponseObject, error)
+	// ExportRecipient All that is kept of a recipient
+	// (GET /v1/recipients/{id}/export)
+	ExportRecipient(ctx context.Context, request ExportRecipientRequestObject) (ExportRecipientResponseObject, error)
 	// GetPreferences What a recipient chose
 	// (GET /v1/recipients/{id}/preferences)
 	GetPreferences(ctx context.Context, request GetPreferencesRequestObject) (GetPreferencesResponseObject, error)
@@ -5419,6 +5608,34 @@ func (sh *strictHandler) ListRecipients(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// ImportRecipients operation middleware
+func (sh *strictHandler) ImportRecipients(w http.ResponseWriter, r *http.Request) {
+	var request ImportRecipientsRequestObject
+
+	request.ContentType = r.Header.Get("Content-Type")
+
+	request.Body = r.Body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ImportRecipients(ctx, request.(ImportRecipientsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ImportRecipients")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ImportRecipientsResponseObject); ok {
+		if err := validResponse.VisitImportRecipientsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DeleteRecipient operation middleware
 func (sh *strictHandler) DeleteRecipient(w http.ResponseWriter, r *http.Request, id RecipientID) {
 	var request DeleteRecipientRequestObject
@@ -5596,6 +5813,32 @@ func (sh *strictHandler) PutEndpoint(w http.ResponseWriter, r *http.Request, id 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutEndpointResponseObject); ok {
 		if err := validResponse.VisitPutEndpointResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExportRecipient operation middleware
+func (sh *strictHandler) ExportRecipient(w http.ResponseWriter, r *http.Request, id RecipientID) {
+	var request ExportRecipientRequestObject
+
+	request.Id = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportRecipient(ctx, request.(ExportRecipientRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportRecipient")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportRecipientResponseObject); ok {
+		if err := validResponse.VisitExportRecipientResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

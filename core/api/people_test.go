@@ -1,6 +1,11 @@
 package api_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -206,4 +211,139 @@ func TestFallback(t *testing.T) {
 	if diff := cmp.Diff([]string{"skipped u1 push no_endpoint", "resolved u1 in_app ", "resolved u1 email ", "held u1 email fallback"}, got); diff != "" {
 		t.Errorf("timeline: %s", diff)
 	}
+}
+
+// imported sends an import and returns its events.
+func (r *rig) imported(media, body string) (events []api.ImportEvent) {
+	r.t.Helper()
+	a := r.must(200, "POST", "/v1/recipients/import", sendKey, body, "Content-Type", media)
+	for d := json.NewDecoder(bytes.NewReader(a.body)); ; {
+		var e api.ImportEvent
+		if err := d.Decode(&e); errors.Is(err, io.EOF) {
+			return events
+		} else if err != nil {
+			r.t.Fatalf("%s: %v", a.body, err)
+		}
+		events = append(events, e)
+	}
+}
+
+// tells holds an import's bad lines, each with the places and codes of its faults, and its figures.
+func tells(t *testing.T, events []api.ImportEvent, bad map[int]string, lines, created, replaced int) {
+	t.Helper()
+	got := map[int]string{}
+	for _, e := range events[:len(events)-1] {
+		if e.Problem == nil {
+			continue
+		}
+		text := []string{}
+		for _, f := range e.Problem.Errors {
+			text = append(text, f.Pointer+" "+f.Code)
+		}
+		if got[e.Line] = strings.Join(text, ", "); len(text) == 0 {
+			got[e.Line] = e.Problem.Detail
+		}
+	}
+	if diff := cmp.Diff(bad, got); diff != "" {
+		t.Errorf("bad lines: %s", diff)
+	}
+	end := events[len(events)-1]
+	if p := end.Progress; !end.Done || end.Line != lines || p == nil || p.Created != created || p.Replaced != replaced || p.Bad != len(bad) {
+		t.Errorf("the end: %+v, %+v", end, end.Progress)
+	}
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{"endpoints":[{"kind":"email","address":"old@example.com"}]}`)
+	r.must(200, "PUT", "/v1/recipients/u1/preferences", sendKey, `{"news":{"email":false}}`)
+	r.must(204, "PUT", "/v1/topics/vip/recipients/u1", sendKey, "")
+	events := r.imported("application/x-ndjson", `{"id":"u1","locale":"de","endpoints":[{"kind":"email","address":"new@example.com"}],"topics":["news"]}
+
+{"id":"u2","attributes":{"n":1},"timezone":"Europe/Berlin","quiet_hours":{"from":"22:00","to":"08:00"},"preferences":{"*":{"email":true}}}
+{"id":"u3"
+{"id":"a/b","locale":"??","endpoints":[{"kind":"email","address":"nobody"},{"kind":"pager","address":"1"}],"preferences":{"security":{"email":false}},"topics":["a\/b"]}
+{"id":"u4","name":"Ann"}
+{"id":"u5"}
+{"id":"u5","locale":"fr"}`)
+	tells(t, events, map[int]string{4: "The body is not valid JSON at byte 10.", 6: "/name unknown_field",
+		5: "/locale invalid, /id invalid, /endpoints/0/address invalid, /endpoints/1/address invalid, /preferences/security invalid, /topics/0 invalid"}, 8, 2, 2)
+	var one api.Recipient
+	r.must(200, "GET", "/v1/recipients/u1", readKey, "").into(t, &one)
+	if one.Locale != "de" || len(one.Endpoints) != 1 || one.Endpoints[0].Address != "new@example.com" {
+		t.Errorf("u1 is %+v", one)
+	}
+	if a := r.must(200, "GET", "/v1/recipients/u1/preferences", readKey, ""); !strings.Contains(string(a.body), "news") {
+		t.Errorf("the import took what u1 chose: %s", a.body)
+	}
+	for _, topic := range []string{"vip", "news"} {
+		if a := r.must(200, "GET", "/v1/topics/"+topic+"/recipients", readKey, ""); !strings.Contains(string(a.body), "u1") {
+			t.Errorf("u1 is not in %s: %s", topic, a.body)
+		}
+	}
+	r.must(200, "GET", "/v1/recipients/u2", readKey, "").into(t, &one)
+	if one.QuietHours == nil || one.Timezone != "Europe/Berlin" || string(one.Attributes) != `{"n":1}` {
+		t.Errorf("u2 is %+v", one)
+	}
+	r.must(200, "GET", "/v1/recipients/u5", readKey, "").into(t, &one)
+	if one.Locale != "fr" {
+		t.Errorf("of two lines the first counted: %+v", one)
+	}
+	r.must(404, "GET", "/v1/recipients/u4", readKey, "")
+	r.must(415, "POST", "/v1/recipients/import", sendKey, `{"id":"u1"}`)
+	r.must(403, "POST", "/v1/recipients/import", readKey, `{"id":"u1"}`, "Content-Type", "application/x-ndjson")
+}
+
+func TestImportCSV(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	events := r.imported("text/csv; charset=utf-8", "\ufeffid,email,fcm,locale,topics,attributes.name\r\n"+
+		`c1,ann@example.com,fcm-token-of-ann,de,vip; news,"Ann ""A"", B."`+"\r\n"+
+		`c2,nobody,,,,`+"\n"+
+		`c3,only-two`+"\n"+
+		`c4,,,,,`+"\n"+
+		`,,,,,x`+"\n"+
+		"c5,,,,,\"over\ntwo lines\"\n")
+	tells(t, events, map[int]string{3: "/endpoints/0/address invalid", 4: "Not a line of this CSV: wrong number of fields.", 6: "/id required"}, 7, 3, 0)
+	var one api.Recipient
+	r.must(200, "GET", "/v1/recipients/c1", readKey, "").into(t, &one)
+	if string(one.Attributes) != `{"name":"Ann \"A\", B."}` || len(one.Endpoints) != 2 || one.Locale != "de" {
+		t.Errorf("c1 is %+v", one)
+	}
+	for name, text := range map[string]string{"no id": "email,locale\na@example.com,de\n", "twice": "id,email,email\n", "no column": "id,E-Mail\n", "nothing": "\n"} {
+		events := r.imported("text/csv", text)
+		if end := events[len(events)-1]; end.Done || end.Problem == nil {
+			t.Errorf("%s: %+v", name, end)
+		}
+	}
+}
+
+func TestExport(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.must(404, "GET", "/v1/recipients/u1/export", readKey, "")
+	r.imported("application/x-ndjson", `{"id":"u1","attributes":{"name":"Ann"},"endpoints":[{"kind":"email","address":"ann@example.com"}],"topics":["vip"],"preferences":{"news":{"email":false}}}`)
+	for i := range 130 { // more than a page
+		r.must(202, "POST", "/v1/notifications", sendKey, fmt.Sprintf(`{"to":[{"recipient":"u1"}],"channels":["email"],"content":{"title":"T%d"}}`, i))
+	}
+	r.must(202, "POST", "/v1/notifications", sendKey, `{"to":[{"recipient":"u2"},{"email":"b@example.com"}],"content":{"title":"another's"}}`)
+	var got api.RecipientExport
+	r.must(200, "GET", "/v1/recipients/u1/export", readKey, "").into(t, &got)
+	if got.Recipient.Id != "u1" || len(got.Topics) != 1 || got.Preferences["news"]["email"] || len(got.Messages) != 130 {
+		t.Fatalf("%+v with %d messages", got.Recipient, len(got.Messages))
+	}
+	titles := map[string]bool{}
+	for i, m := range got.Messages {
+		titles[m.Content.Title] = true
+		if m.Address != "ann@example.com" || m.Name != "Ann" || m.State != "pending" {
+			t.Errorf("message %d: %+v", i, m)
+		}
+	}
+	if len(titles) != 130 || !titles["T0"] || !titles["T129"] {
+		t.Errorf("%d different messages", len(titles))
+	}
+	r.must(404, "GET", "/v1/recipients/u1/export", otherKey, "")
+	r.must(204, "DELETE", "/v1/recipients/u1", sendKey, "")
+	r.must(404, "GET", "/v1/recipients/u1/export", readKey, "")
 }

@@ -72,6 +72,8 @@ var operations = map[string]access{
 	"PUT /v1/recipients/{id}/preferences":                   {"putPreferences", "send"},
 	"GET /unsubscribe/{token}":                              {"confirmUnsubscribe", ""},
 	"POST /unsubscribe/{token}":                             {"unsubscribe", ""},
+	"POST /v1/recipients/import":                            {"importRecipients", "send"},
+	"GET /v1/recipients/{id}/export":                        {"exportRecipient", "read"},
 	"GET /v1/topics/{topic}/recipients":                     {"listTopicRecipients", "read"},
 	"PUT /v1/topics/{topic}/recipients/{id}":                {"putTopicRecipient", "send"},
 	"DELETE /v1/topics/{topic}/recipients/{id}":             {"deleteTopicRecipient", "send"},
@@ -157,7 +159,7 @@ func cleanURL(u *url.URL) bool {
 
 // later lists what later versions bring, so that it is told from a mistyped path.
 var later = []struct{ part, name string }{
-	{"/v1/webhooks", "webhooks"}, {"/v1/dead", "dead letters"}, {"/v1/recipients/import", "import"},
+	{"/v1/webhooks", "webhooks"}, {"/v1/dead", "dead letters"},
 }
 
 // failRoute answers what no operation is: 405 where the path has others, else 404.

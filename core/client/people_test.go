@@ -1,6 +1,9 @@
 package client_test
 
 import (
+	"bytes"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -47,5 +50,31 @@ func TestPreferences(t *testing.T) {
 	}
 	if got, err := c.Preferences(ctx, "u 1"); err != nil || len(got) != 0 {
 		t.Errorf("cleared: %v, %v", got, err)
+	}
+}
+
+func TestImportAndExport(t *testing.T) {
+	t.Parallel()
+	c, ctx := serve(t, nil), t.Context()
+	var bad []int
+	got, err := c.ImportRecipients(ctx, client.CSV, strings.NewReader("id,email\nu1,ann@example.com\nu2,nobody\nu3,\n"), func(e client.ImportEvent) error {
+		if e.Problem != nil {
+			bad = append(bad, e.Line)
+		}
+		return nil
+	})
+	if err != nil || got.Created != 2 || got.Bad != 1 || cmp.Diff([]int{3}, bad) != "" {
+		t.Errorf("%+v, bad lines %v, %v", got, bad, err)
+	}
+	var p *client.Problem
+	if _, err := c.ImportRecipients(ctx, client.CSV, strings.NewReader("name\nAnn\n"), nil); !errors.As(err, &p) {
+		t.Errorf("without an id: %v", err)
+	}
+	var out bytes.Buffer
+	if err := c.ExportRecipient(ctx, "u1", &out); err != nil || !strings.Contains(out.String(), `"ann@example.com"`) || !strings.Contains(out.String(), `"messages":[]`) {
+		t.Errorf("export %s, %v", out.String(), err)
+	}
+	if err := c.ExportRecipient(ctx, "u2", &out); !client.IsNotFound(err) {
+		t.Errorf("of nobody: %v", err)
 	}
 }

@@ -25,13 +25,15 @@ func (s *Store) PutTopicRecipient(ctx context.Context, app, topic, recipient str
 		if !found {
 			return core.ErrNotFound // erased in between
 		}
-		n, err := t.exec(ctx, `INSERT INTO topic_recipients (app, topic, recipient, created_at) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (app, topic, recipient) DO NOTHING`, app, topic, recipient, now)
+		n, err := t.exec(ctx, putTopicSQL, app, topic, recipient, now)
 		added = n > 0
 		return err
 	})
 	return added, err
 }
+
+const putTopicSQL = `INSERT INTO topic_recipients (app, topic, recipient, created_at) VALUES ($1, $2, $3, $4)
+	ON CONFLICT (app, topic, recipient) DO NOTHING`
 
 // ensureRecipientSQL makes a recipient if there is none of that id.
 const ensureRecipientSQL = `INSERT INTO recipients (app, id, locale, timezone, created_at, updated_at) VALUES ($1, $2, '', '', $3, $3)

@@ -221,3 +221,76 @@ func secret(t *testing.T, s *store.Store) {
 		t.Errorf("%q, %v", again, err)
 	}
 }
+
+func importing(t *testing.T, s *store.Store) {
+	put(t, s, "u1", "old@example.com")
+	if err := s.PutPreferences(t.Context(), "shop", "u1", core.Preferences{"news": {"email": false}}); err != nil {
+		t.Fatal(err)
+	}
+	person := func(id, address string, topics ...string) core.Import {
+		return core.Import{Recipient: core.Recipient{ID: id, Locale: "fr", Endpoints: []core.Endpoint{{Kind: "email", Address: address}}}, Topics: topics}
+	}
+	all := []core.Import{person("u1", "new@example.com", "vip"), person("u2", "lost@example.com"), person("u3", "c@example.com", "vip"), person("u2", "b@example.com", "vip")}
+	all[2].Preferences = core.Preferences{"*": {"push": true}}
+	for i, want := range []int{2, 0} {
+		if created, err := s.ImportRecipients(t.Context(), "shop", all); err != nil || created != want {
+			t.Errorf("time %d: %d created, %v", i, created, err)
+		}
+		for id, address := range map[string]string{"u1": "new@example.com", "u2": "b@example.com", "u3": "c@example.com"} {
+			if diff := cmp.Diff([]string{address}, addresses(t, s, id)); diff != "" {
+				t.Errorf("%s: %s", id, diff)
+			}
+		}
+		if diff := cmp.Diff([]string{"u1", "u2", "u3"}, members(t, s, "vip")); diff != "" {
+			t.Errorf("members: %s", diff)
+		}
+	}
+	for id, want := range map[string]core.Preferences{"u1": {"news": {"email": false}}, "u2": nil, "u3": {"*": {"push": true}}} {
+		if x, err := s.Recipient(t.Context(), "shop", id); err != nil || cmp.Diff(want, x.Preferences) != "" || x.Locale != "fr" {
+			t.Errorf("%s: %+v, %v", id, x, err)
+		}
+	}
+}
+
+// eraseEverywhere looks for what is left of a person who was skipped, messaged, put into topics and exported.
+func eraseEverywhere(t *testing.T, s *store.Store) {
+	const id = "someone-to-forget"
+	put(t, s, id, "forget@example.com")
+	join(t, s, "vip", id)
+	if err := s.PutPreferences(t.Context(), "shop", id, core.Preferences{"news": {"email": false}}); err != nil {
+		t.Fatal(err)
+	}
+	a := build(s, ask{n: 1, recipient: id})
+	a.Notification.Skipped = []core.Skip{{To: 0, Recipient: id, Channel: "push", Reason: core.SkipNoEndpoint}, {To: 1, Recipient: "other", Reason: core.SkipNoEndpoint}}
+	a.Deliveries[0].Address, a.Deliveries[0].Name = "forget@example.com", "Some One"
+	if _, err := s.Record(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	l := climb(t, s, "push", "email")
+	messages, _, err := s.MessagesTo(t.Context(), "shop", id, "")
+	if err != nil || len(messages) != 1 || messages[0].Words.Title != "Hello" || messages[0].Address != "forget@example.com" {
+		t.Fatalf("messages %+v, %v", messages, err)
+	}
+	if err := s.DeleteRecipient(t.Context(), "shop", id); err != nil {
+		t.Fatal(err)
+	}
+	if c := counts(t, s, a); c.Cancelled != 1 {
+		t.Errorf("what was pending: %+v", c)
+	}
+	v, err := s.Notification(t.Context(), "shop", a.Notification.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []core.Skip{{To: 0, Channel: "push", Reason: core.SkipNoEndpoint}, {To: 1, Recipient: "other", Reason: core.SkipNoEndpoint}}
+	if diff := cmp.Diff(want, v.Skipped); diff != "" {
+		t.Errorf("what was skipped: %s", diff)
+	}
+	ds, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
+	if err != nil || ds[0].Recipient != "" || ds[0].Address != "" || ds[0].Name != "" || !ds[0].Content.Page.IsZero() {
+		t.Errorf("the delivery still says %+v, %v", ds, err)
+	}
+	if messages, _, err := s.MessagesTo(t.Context(), "shop", id, ""); err != nil || len(messages) != 0 {
+		t.Errorf("messages %+v, %v", messages, err)
+	}
+	l.are("pending", "pending") // another's
+}

@@ -54,6 +54,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"preferences", preferences},
 		{"twenty unsubscribe at once", unsubscribeAtOnce},
 		{"a secret", secret},
+		{"import", importing},
+		{"erasing leaves nothing", eraseEverywhere},
 		{"a fallback that is acknowledged", fallbackAcknowledged},
 		{"a fallback moves on at once", fallbackMovesOn},
 		{"a fallback acknowledged late", fallbackLate},
