@@ -272,13 +272,17 @@ func (t pgTx) execMany(ctx context.Context, q string, sets [][]any) (out []int64
 	return out, nil
 }
 
-func (t pgTx) insert(ctx context.Context, table, columns string, rows [][]any) error {
-	marks := "$1"
-	for n := range strings.Count(columns, ",") {
-		marks += fmt.Sprintf(", $%d", n+2)
+// insert sends statements of many rows each, all in one round trip.
+func (t pgTx) insert(ctx context.Context, table, columns string, rows [][]any) (err error) {
+	if len(rows) == 0 {
+		return nil
 	}
-	_, err := t.execMany(ctx, "INSERT INTO "+table+" ("+columns+") VALUES ("+marks+")", rows)
-	return err
+	batch := &pgx.Batch{}
+	_ = chunked(len(rows), func(from, to int) error { // it only queues
+		batch.Queue(insertSQL(table, columns, to-from, 0), slices.Concat(rows[from:to]...)...)
+		return nil
+	})
+	return t.t.SendBatch(ctx, batch).Close() // which reads every answer
 }
 
 func (t pgTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
