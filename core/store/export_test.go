@@ -47,3 +47,6 @@ func (l Line) Gather() (n int, waited time.Duration, done func()) {
 
 // Close closes the line and says how many waited.
 func (l Line) Close() int { return len(l.l.close()) }
+
+// AskClock asks PostgreSQL for its time, as is done every few seconds.
+func (s *Store) AskClock(ctx context.Context) error { return s.b.(*postgresDB).setClock(ctx) }

@@ -31,7 +31,14 @@ const (
 	migrateEvery = 50 * time.Millisecond
 )
 
-type anchor struct{ db, here time.Time } // here has the monotonic clock
+// anchor is what the database's time was at a time here, which has the monotonic clock.
+type anchor struct {
+	db, here time.Time
+	off      time.Duration // by how much that may be wrong: half of what the answer took
+}
+
+// drift bounds how fast two clocks part: by less than one part in so many.
+const drift = 1000
 
 type postgresDB struct {
 	pool   *pgxpool.Pool
@@ -108,7 +115,10 @@ func (b *postgresDB) setClock(ctx context.Context) error {
 		return err
 	}
 	half := time.Since(before) / 2
-	b.anchor.Store(&anchor{db: time.UnixMicro(us).UTC(), here: before.Add(half)})
+	if last := b.anchor.Load(); last != nil && half > last.off+time.Since(last.here)/drift {
+		return nil // it came over a connection that was slow or hung for a while: the last one is more exact
+	}
+	b.anchor.Store(&anchor{db: time.UnixMicro(us).UTC(), here: before.Add(half), off: half})
 	return nil
 }
 
@@ -136,14 +146,17 @@ func (b *postgresDB) now() time.Time {
 func (b *postgresDB) writers() int { return pgWriters }
 
 func (b *postgresDB) unavailable(err error) bool {
+	var ce *pgconn.ConnectError
+	if errors.As(err, &ce) {
+		return true // whatever the server says of it: on a full disk that is an internal error
+	}
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
-		// Class 08 connection, 53 resources, 57 operator intervention, 58 system, 25006 read-only.
-		return slices.Contains([]string{"08", "53", "57", "58"}, pe.Code[:min(2, len(pe.Code))]) || pe.Code == "25006"
+		// Class 08 connection, 53 resources, 57 operator intervention, 58 system, XX internal error, 25006 read-only.
+		return slices.Contains([]string{"08", "53", "57", "58", "XX"}, pe.Code[:min(2, len(pe.Code))]) || pe.Code == "25006"
 	}
 	var ne net.Error
-	var ce *pgconn.ConnectError
-	return errors.As(err, &ne) || errors.As(err, &ce) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+	return errors.As(err, &ne) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) || strings.Contains(err.Error(), "conn closed") ||
 		strings.Contains(err.Error(), "closed pool")
 }
