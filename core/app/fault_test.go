@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -182,7 +183,7 @@ func (h *house) crash(p crash.Point) {
 		others, times = slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m }), 1
 		h.stallAll()
 		h.ledger.ask(burst)
-		pause(h.t.Context(), time.Second)
+		eventually(h.t, time.Minute, "rounds are under way", h.sending)
 		for _, o := range others {
 			o.stop()
 		}
@@ -209,6 +210,27 @@ func (h *house) crash(p crash.Point) {
 	for _, o := range others {
 		o.start()
 	}
+}
+
+// sending reports whether a round of a route in the world is under way.
+func (h *house) sending() bool {
+	var list struct {
+		Data []struct {
+			Kind  string
+			Queue []struct{ Sending int }
+		}
+	}
+	if status, err := h.c.do(h.t.Context(), http.MethodGet, "/v1/routes", nil, &list); err != nil || status != http.StatusOK {
+		return false // it is just coming back
+	}
+	for _, r := range list.Data {
+		for _, lane := range r.Queue {
+			if r.Kind != "websocket" && lane.Sending > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // stepper is a process that comes to a step.
