@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -341,6 +343,45 @@ func TestLeaderDies(t *testing.T) {
 		return v.Counts.Sent == 1
 	})
 	if took := time.Since(began); took > delay+8*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// TestSecondProcess: a SQLite store belongs to one process. A second one ends with a line that says so and
+// what to do, and after kill -9 of the first it goes on at once.
+func TestSecondProcess(t *testing.T) {
+	t.Parallel()
+	world := startSandbox(t)
+	if err := world.Script(sandbox.APNs, sandbox.Script{Errors: map[string]float64{"ServiceUnavailable": 1}}); err != nil {
+		t.Fatal(err)
+	}
+	file := writeConfig(t, world, "data: "+t.TempDir())
+	first := startProcess(t, "orchestrator", []string{"-config", file}, nil)
+	var got accepted
+	newCaller(t, first.base).must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"apns":%q}],"content":{"title":"kept"}}`, hexToken(1)), &got, http.StatusAccepted)
+	dir, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := exec.CommandContext(t.Context(), filepath.Join(dir, "orchestrator"), "-config", file)
+	second.Dir = t.TempDir()
+	out, err := second.CombinedOutput()
+	line := strings.TrimSpace(string(out))
+	if err == nil || !strings.Contains(line, "another process has this data directory open") || !strings.Contains(line, "PostgreSQL") || strings.Contains(line, "\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	first.kill()
+	if err := world.Script(sandbox.APNs, sandbox.Script{}); err != nil {
+		t.Fatal(err)
+	}
+	c := newCaller(t, startProcess(t, "orchestrator", []string{"-config", file}, nil).base)
+	began := time.Now()
+	eventually(t, time.Minute, "it is sent", func() bool {
+		var v notification
+		c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &v, http.StatusOK)
+		return v.Counts.Sent == 1
+	})
+	if took := time.Since(began); took > 8*time.Second { // a back-off of 2 s at most; a lease would take 10 s
 		t.Errorf("it took %s", took)
 	}
 }
