@@ -226,6 +226,15 @@ func (c *CampaignLive) Sample(now time.Time) {
 	}
 }
 
+// NewExpansion resolves a topic for a notification, from when that is due: a planner makes the deliveries of
+// the topic's recipients a page at a time, and they count as the notification's. request is what each of them
+// gets, the intake's request without `to`. It belongs into the Acceptance that the notification is recorded by.
+func NewExpansion(n *Notification, topic string, request json.RawMessage) Campaign {
+	return Campaign{ID: NewID(n.CreatedAt), App: n.App, Target: n.ID, State: CampaignScheduled, CreatedAt: n.CreatedAt, Fence: 1, RunAt: n.SendAt,
+		CampaignSpec: CampaignSpec{Name: topic, Audience: CampaignAudience{Topic: topic}, Request: request, StartAt: n.SendAt, Missed: "run"},
+		CampaignLive: CampaignLive{NextAt: n.SendAt}}
+}
+
 // CampaignWake is what the plan queue carries: which campaign, under which fence.
 type CampaignWake struct {
 	Campaign ID

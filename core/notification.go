@@ -160,6 +160,8 @@ type Acceptance struct {
 	// into Contents; BatchID and Content.Page are set as it is recorded.
 	Deliveries []Delivery
 	Contents   []Content
+	// Expansions resolve the notification's topics: recorded with it, and expanded by a planner afterwards.
+	Expansions []Campaign
 	// Slots is the store's own: the slots as they were handed in, while Deliveries point at pages.
 	Slots []int
 	// Key is the caller's idempotency key, "" for none, and BodyHash what was asked under it.

@@ -77,6 +77,11 @@ func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recor
 		return err
 	}
 	for _, r := range fresh {
+		for i := range r.a.Expansions {
+			if err := insertCampaign(ctx, t, &r.a.Expansions[i]); err != nil {
+				return fmt.Errorf("insert an expansion: %w", err)
+			}
+		}
 		for i := range r.a.Deliveries {
 			id := r.a.Deliveries[i].Batch
 			if w, ok := wakes[id]; ok {

@@ -386,13 +386,22 @@ func audienceParts(t *testing.T, s *store.Store) {
 }
 
 func campaignJoins(t *testing.T, s *store.Store) {
-	a := record(t, s, ask{n: 1})
-	c := newCampaign(t, s)
-	c.ID, c.Target = core.NewID(s.Now()), a.Notification.ID
-	if _, err := s.CreateCampaign(t.Context(), c, "", [32]byte{}); err != nil {
+	a := build(s, ask{n: 1})
+	a.Expansions = []core.Campaign{core.NewExpansion(&a.Notification, "vip", []byte(`{}`))}
+	if _, err := s.Record(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	c = take(t, s, core.CampaignWake{Campaign: c.ID, Fence: 1})
+	wakes, err := s.DueCampaigns(t.Context(), 10, time.Minute)
+	if err != nil || len(wakes) != 1 {
+		t.Fatalf("due: %+v %v", wakes, err)
+	}
+	c := take(t, s, wakes[0])
+	if c, err = s.KeepCampaign(t.Context(), c.ID, c.Fence, func(c *core.Campaign) { c.State, c.Bound = core.CampaignRunning, s.Now() }); err != nil || c.Audience.Topic != "vip" {
+		t.Fatalf("started: %+v %v", c, err)
+	}
+	if list, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop"}); err != nil || len(list) != 0 {
+		t.Errorf("it is listed as a campaign: %+v %v", list, err)
+	}
 	p := pageOf(s, c, "a", "b", "c")
 	p.Acceptance.Notification.ID = a.Notification.ID
 	for i := range p.Acceptance.Deliveries {
