@@ -151,7 +151,7 @@ func (a *API) SteerCampaign(ctx context.Context, q SteerCampaignRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.Campaigns.Steer(ctx, callOf(ctx).principal.App, id, string(q.Action))
+	c, err := a.Campaigns.Steer(ctx, callOf(ctx).principal.App, id, q.Action)
 	if err != nil {
 		return nil, steered(err)
 	}

@@ -100,7 +100,7 @@ func (w *campaignWorld) act(action string) (v campaignView) {
 // arrived is how many requests the world has seen.
 func (w *campaignWorld) arrived() (n uint64) {
 	for _, s := range []sandbox.Service{sandbox.APNs, sandbox.SMTP} {
-		n += uint64(w.world.Counts(s).Requests)
+		n += w.world.Counts(s).Requests
 	}
 	return n
 }

@@ -215,7 +215,7 @@ func (t *turn) prepare(ctx context.Context, c core.Campaign, limit int) (*core.C
 	if p.People = len(people) + len(unknown); p.People == 0 {
 		return p, nil
 	}
-	a, err := t.Renderer.Page(ctx, c.App, c.Target, t.request, people, unknown)
+	a, err := t.Renderer.Page(ctx, c.App, t.request, intake.People{Known: people, Unknown: unknown, Of: c.Target})
 	if err != nil {
 		return nil, fmt.Errorf("render a page of campaign %s: %w", c.ID, err)
 	}

@@ -317,7 +317,7 @@ func (m *Manager) settled(ctx context.Context, id core.ID) error {
 			return fmt.Errorf("look what campaign %s has under way: %w", id, err)
 		}
 		if sending == 0 || time.Now().After(until) || wait(ctx, settleEvery) != nil {
-			return nil // it is paused or cancelled all the same
+			return nil //nolint:nilerr // it is paused or cancelled all the same
 		}
 	}
 }

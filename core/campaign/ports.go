@@ -52,9 +52,9 @@ type Audiences interface {
 
 // Renderer decides what a page's recipients get.
 type Renderer interface {
-	// Page plans what recipients get, whoever cannot be rendered for is skipped, as are ids that are
-	// nobody's. The error is *intake.Invalid where nobody can get anything.
-	Page(ctx context.Context, app string, of core.ID, req *intake.Request, page []*core.Recipient, unknown []string) (*core.Acceptance, error)
+	// Page plans what people get; whoever cannot be rendered for is skipped. The error is *intake.Invalid
+	// where nobody can get anything.
+	Page(ctx context.Context, app string, req *intake.Request, page intake.People) (*core.Acceptance, error)
 }
 
 // Queue carries wakes.

@@ -201,7 +201,7 @@ func TestNineOClockEverywhere(t *testing.T) {
 				c := r.create(&campaign.Spec{Name: "daily", Audience: core.CampaignAudience{All: true}, Cron: "0 0 * * *", LocalTime: "09:00"})
 				sleepTo(first.AddDate(0, 0, days.days-1).Add(22 * time.Hour)) // the last day's 09:00 was everywhere, the next day's nowhere
 				// Its last day is over in the far west, where the next has begun in the far east.
-				if c, err = r.m.Steer(t.Context(), "a", c.ID, "cancel"); err != nil {
+				if _, err = r.m.Steer(t.Context(), "a", c.ID, "cancel"); err != nil {
 					t.Fatal(err)
 				}
 				got := r.made()

@@ -28,25 +28,32 @@ func (in *Intake) Check(ctx context.Context, app string, req *Request) (version 
 	return version, f.err()
 }
 
+// People are a page of an audience.
+type People struct {
+	Known   []*core.Recipient
+	Unknown []string // ids that are nobody's: they are skipped
+	// Of is the notification that the deliveries are of; zero makes one for the page.
+	Of core.ID
+}
+
 // Page plans what a page of recipients gets, by the code that plans a notification. What fails for one of
-// them (data that a template lacks, a content that its service would refuse) skips that one alone. of
-// is the notification that the deliveries are of; zero makes one for the page. The error is *Invalid where
-// the request cannot be used for anybody, or the store's.
-func (in *Intake) Page(ctx context.Context, app string, of core.ID, req *Request, page []*core.Recipient, unknown []string) (*core.Acceptance, error) {
+// them (data that a template lacks, a content that its service would refuse) skips that one alone. The error
+// is *Invalid where the request cannot be used for anybody, or the store's.
+func (in *Intake) Page(ctx context.Context, app string, req *Request, page People) (*core.Acceptance, error) {
 	in = in.steady()
 	own := *req
-	own.To = make([]Target, len(page)+len(unknown))
-	recipients := make(map[string]*core.Recipient, len(page))
-	for i, x := range page {
+	own.To = make([]Target, len(page.Known)+len(page.Unknown))
+	recipients := make(map[string]*core.Recipient, len(page.Known))
+	for i, x := range page.Known {
 		own.To[i].Recipient = x.ID
 		recipients[x.ID] = x
 	}
-	for i, id := range unknown {
-		own.To[len(page)+i].Recipient = id
+	for i, id := range page.Unknown {
+		own.To[len(page.Known)+i].Recipient = id
 	}
 	p := &plan{notification: notification(app, &own, in.store.Now())}
-	if !of.IsZero() {
-		p.notification.ID = of
+	if !page.Of.IsZero() {
+		p.notification.ID = page.Of
 	}
 	f := &faults{}
 	r, err := in.newRenderer(ctx, app, &own, f)
