@@ -48,6 +48,7 @@ type Catalog struct {
 type library struct {
 	cache     *cache
 	layouts   map[string]Layout
+	partials  map[string]string
 	templates map[string]*Template
 	origins   map[string]Origin
 }
@@ -79,7 +80,7 @@ func load(dir fs.FS, f *faults) *library {
 	}
 	const cacheBytes = 32 << 20
 	l := &library{
-		cache: newCache(cacheBytes), layouts: maps.Clone(base.layouts),
+		cache: newCache(cacheBytes), layouts: maps.Clone(base.layouts), partials: own.partials,
 		templates: map[string]*Template{}, origins: map[string]Origin{},
 	}
 	maps.Copy(l.layouts, own.layouts)
@@ -95,7 +96,7 @@ func load(dir fs.FS, f *faults) *library {
 }
 
 func (l *library) add(src Source, from Origin, file string, f *faults) {
-	t, err := Compile(src, Options{Layouts: l.layouts})
+	t, err := Compile(src, Options{Layouts: l.layouts, Partials: l.partials})
 	var e *Error
 	switch {
 	case errors.As(err, &e):
@@ -112,7 +113,8 @@ func (c *Catalog) Compile(src Source) (*Template, error) {
 	if !ValidName(src.Name) {
 		return nil, &Error{[]Fault{{Code: CodeName, Detail: "a template's name has 1 to 100 letters, digits, '.', '_' and '-', and begins with a letter or digit"}}}
 	}
-	return Compile(src, Options{Layouts: c.seen.Load().layouts})
+	lib := c.seen.Load()
+	return Compile(src, Options{Layouts: lib.layouts, Partials: lib.partials})
 }
 
 // Find gives a template: version 0 is the latest, and any other number a stored version. The error is
@@ -152,7 +154,7 @@ func (c *Catalog) stored(ctx context.Context, app, name string, version int) (*T
 		return nil, fmt.Errorf("read a template: %w", err)
 	}
 	src.Name = name
-	t, err := Compile(src, Options{Layouts: lib.layouts})
+	t, err := Compile(src, Options{Layouts: lib.layouts, Partials: lib.partials})
 	if err != nil {
 		return nil, fmt.Errorf("compile stored template %q version %d: %w", name, version, err)
 	}

@@ -33,15 +33,16 @@
 // # The language
 //
 // Tags: assign, break, capture, case/when/else, comment, continue, cycle, for/else (limit, offset,
-// reversed; ranges only as for x in (1..n)), if/elsif/else, raw, unless/else. Not offered: include,
-// render, tablerow, increment, decrement, echo, liquid. Filters: the standard ones (see filters), without
+// reversed; ranges only as for x in (1..n)), if/elsif/else, include (of a partial named by a literal; it sees
+// and sets the variables around it), raw, unless/else. Not offered: render, tablerow, increment, decrement, echo, liquid. Filters: the standard ones (see filters), without
 // raw, safe and the base64 family; date knows no "now", for a message must read the same on every attempt,
 // and takes a time without a zone for UTC. A {{ }} stands on one line.
 //
 // # Files
 //
-// A directory holds <name>.yaml (or .yml, .json), each the body of PUT /v1/templates/{name}, and layouts
-// in _layouts/<name>.html and .txt:
+// A directory holds <name>.yaml (or .yml, .json), each the body of PUT /v1/templates/{name}, layouts in
+// _layouts/<name>.html and .txt, and partials in _partials/<name>.liquid, which templates and layouts, stored
+// ones too, put in by {% include "name" %}:
 //
 //	layout: default
 //	schema: {type: object, required: [order], properties: {order: {type: integer}}}

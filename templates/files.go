@@ -37,12 +37,15 @@ type files struct {
 	sources map[string]Source
 	from    map[string]string // the files' names
 	layouts map[string]Layout
+	// partials are what templates and layouts include.
+	partials map[string]string
 }
 
-// readFiles reads a directory: <name>.yaml, .yml or .json for templates, and _layouts/<name>.html and
-// .txt. Other files are left alone. What is wrong is added to f, and does not hide the rest.
+// readFiles reads a directory: <name>.yaml, .yml or .json for templates, _layouts/<name>.html and .txt, and
+// _partials/<name>.liquid. Other files are left alone. What is wrong is added to f, and does not hide the rest.
 func readFiles(dir fs.FS, f *faults) *files {
-	out := &files{sources: map[string]Source{}, from: map[string]string{}, layouts: map[string]Layout{}}
+	out := &files{sources: map[string]Source{}, from: map[string]string{}, layouts: map[string]Layout{}, partials: map[string]string{}}
+	out.readPartials(dir, f)
 	out.readLayouts(dir, f)
 	entries, err := fs.ReadDir(dir, ".")
 	if err != nil {
@@ -98,15 +101,15 @@ func (out *files) readLayouts(dir fs.FS, f *faults) {
 		if !ok {
 			continue
 		}
-		l := out.layouts[name]
-		one := Layout{}
-		if ext == ".html" {
-			l.HTML, one.HTML = string(b), string(b)
-		} else {
-			l.Text, one.Text = string(b), string(b)
-		}
 		// Checked here once, so that a fault names the layout's file and not those that use it.
 		var own faults
+		in := &includer{partials: out.partials, f: &own}
+		l, one, text := out.layouts[name], Layout{}, in.text(string(b), "")
+		if ext == ".html" {
+			l.HTML, one.HTML = text, text
+		} else {
+			l.Text, one.Text = text, text
+		}
 		compileLayout(one, &own)
 		for _, fault := range own.list {
 			f.file(file, fault.Code, "%s", fault.Detail)

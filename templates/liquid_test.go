@@ -175,7 +175,7 @@ func TestFaultsAtCompile(t *testing.T) {
 		{`{{ x | upcase | base64_encode: 1 }}`, templates.CodeFilter},
 		{`{% for i in x | nope %}{% endfor %}`, templates.CodeFilter},
 		{`{% case x %}{% when 1 %}{% if (x | nope) == 1 %}{% endif %}{% endcase %}`, templates.CodeFilter},
-		{`{% include "/etc/passwd" %}`, templates.CodeTag},
+		{`{% include "/etc/passwd" %}`, templates.CodeSyntax},
 		{`{% render "x" %}`, templates.CodeTag},
 		{`{% tablerow x in y %}{% endtablerow %}`, templates.CodeTag},
 		{`{% increment x %}`, templates.CodeTag},

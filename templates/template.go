@@ -14,6 +14,8 @@ import (
 type Options struct {
 	// Layouts are those that a template may name, by name. Nil stands for the shipped ones.
 	Layouts map[string]Layout
+	// Partials are those that a template may include, by name.
+	Partials map[string]string
 }
 
 // Template is a compiled template. It never changes, and is safe for concurrent use.
@@ -44,6 +46,8 @@ type channel struct {
 func Compile(src Source, opt Options) (*Template, error) {
 	var f faults
 	t := &Template{source: src, docs: map[string]*document{}, index: map[string]string{}}
+	in := &includer{partials: opt.Partials, f: &f}
+	whole := make(map[string]Parts, len(src.Locales))
 	t.layout(src.Layout, opt.Layouts, &f)
 	if src.Schema != nil {
 		t.schema = compileSchema(src.Schema, &f)
@@ -66,17 +70,18 @@ func Compile(src Source, opt Options) (*Template, error) {
 			f.add(at, CodeLocale, "the locale is there twice, also as %q", other)
 		}
 		t.index[tag] = name
-		t.docs[name] = compileDocument(src.Locales[name], at, &f)
+		whole[name] = in.parts(src.Locales[name], at)
+		t.docs[name] = compileDocument(whole[name], at, &f)
 	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	t.hash = t.sum(layoutsOf(opt.Layouts)[src.Layout])
+	t.hash = t.sum(layoutsOf(opt.Layouts)[src.Layout], whole)
 	return t, nil
 }
 
 // sum computes the hash: over every text, each with its length before it.
-func (t *Template) sum(l Layout) string {
+func (t *Template) sum(l Layout, whole map[string]Parts) string {
 	h := sha256.New()
 	add := func(texts ...string) {
 		for _, s := range texts {
@@ -85,8 +90,8 @@ func (t *Template) sum(l Layout) string {
 		}
 	}
 	add(t.source.Layout, l.HTML, l.Text, string(t.source.Schema))
-	for _, name := range sorted(t.source.Locales) {
-		p := t.source.Locales[name]
+	for _, name := range sorted(whole) {
+		p := whole[name]
 		add("locale", name, p.Title, p.Body, p.URL, string(p.Data))
 		for _, channel := range sorted(p.Channels) {
 			add("channel", channel, string(p.Channels[channel]))

@@ -95,7 +95,7 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 	}
 	root.AddCommand(providerCommandOf())
 	if role == Orchestrator {
-		root.AddCommand(configCommand(&file, out), sandboxCommand(out), pluginCommand(&file, out))
+		root.AddCommand(configCommand(&file, out), sandboxCommand(out), pluginCommand(&file, out), templatesCommand(&file, out))
 	}
 	return root
 }

@@ -1,0 +1,73 @@
+package app_test
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestTemplatesCommand: files are checked, rendered, pushed and pulled as people who keep them in git do.
+func TestTemplatesCommand(t *testing.T) {
+	t.Parallel()
+	bin, err := binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, c := startApp(t, nil)
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(ok bool, args ...string) string {
+		t.Helper()
+		cmd := exec.Command(filepath.Join(bin, "orchestrator"), append([]string{"templates"}, args...)...)
+		cmd.Dir, cmd.Env = t.TempDir(), []string{"CARILLON_API_KEY=" + testKey, "HOME=" + t.TempDir()}
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != ok {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	has := func(text string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(text, w) {
+				t.Errorf("%q lacks %q", text, w)
+			}
+		}
+	}
+	write("hello.yaml", "locales:\n  default: {title: 'Hello {{ recipient.attributes.name }}', body: '{{ n }}', email: {html: '<p>{{ n }}</p>'}}\n  fr: {title: Bonjour}\n")
+	write("plain.json", `{"locales":{"default":{"title":"Plain"}}}`)
+	has(run(true, "lint", "--dir", dir), "2 templates, no faults")
+	has(run(true, "render", "hello", "--dir", dir, "--data", `{"n":7}`, "--recipient", `{"attributes":{"name":"Ann"}}`), `"title": "Hello Ann"`, `"body": "7"`, `"text": "7"`)
+	has(run(true, "render", "hello", "--dir", dir, "--locale", "fr-CA", "--data", `{"n":7}`), `"locale": "fr"`, "Bonjour")
+	has(run(false, "render", "hello", "--dir", dir), "undefined")
+	has(run(false, "render", "none", "--dir", dir), `no template "none"`)
+	write("broken.yaml", "locales: {default: {title: '{% if %}'}}\n")
+	has(run(false, "lint", "--dir", dir), "broken.yaml /locales/default/title")
+	has(run(false, "push", "--dir", dir, "--url", c.base), "broken.yaml")
+	if err := os.Remove(filepath.Join(dir, "broken.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	has(run(true, "push", "--dir", dir, "--url", c.base), "hello: version 1", "plain: version 1")
+	has(run(true, "push", "hello", "--dir", dir, "--url", c.base), "hello: unchanged, version 1")
+	write("plain.json", `{"locales":{"default":{"title":"Plainer"}}}`)
+	has(run(true, "push", "--dir", dir, "--url", c.base), "hello: unchanged, version 1", "plain: version 2")
+	c.must(http.MethodPut, "/v1/templates/plain", `{"locales":{"default":{"title":"Plainest"}}}`, nil, http.StatusCreated)
+	has(run(true, "pull", "--dir", dir, "--url", c.base), "hello: unchanged", "plain: version 3 into")
+	text, err := os.ReadFile(filepath.Join(dir, "plain.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	has(string(text), "Plainest")
+	has(run(false, "pull", "none", "--dir", dir, "--url", c.base), "no template")
+}
