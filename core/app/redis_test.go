@@ -60,6 +60,15 @@ func TestRedisKinds(t *testing.T) {
 			}
 			return "redis-cluster://carillon:" + redisSecret + "@" + strings.Join(addrs, ","), addrs
 		},
+		"cluster, tls": func(t *testing.T) (string, []string) {
+			pki := coretest.NewTLS(t)
+			addrs, nodes := coretest.RedisClusterTLS(t, pki, user(t)...)
+			var plain []string
+			for _, s := range nodes {
+				plain = append(plain, s.Addr)
+			}
+			return "redis-cluster://carillon:" + redisSecret + "@" + strings.Join(addrs, ",") + "?tls=true&ca_file=" + pki.CAFile, plain
+		},
 		"sentinel": func(t *testing.T) (string, []string) {
 			s := coretest.StartRedis(t, user(t)...)
 			return "redis-sentinel://carillon:" + redisSecret + "@" + watchedBySentinel(t, s) + "?master=main", []string{s.Addr}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,17 +26,48 @@ import (
 // the slots, and arguments added to each one's command line.
 func StartRedisCluster(t testing.TB, args ...string) []*RedisServer {
 	t.Helper()
-	var nodes []*RedisServer
-	var addrs []string
+	nodes, addrs := startNodes(t, 3, args)
+	joinNodes(t, nodes, addrs)
+	return nodes
+}
+
+// RedisClusterTLS is StartRedisCluster for nodes that speak TLS on the addresses that are returned, to each
+// other too, and plainly on their own, for the test's eyes.
+func RedisClusterTLS(t testing.TB, with TLS, args ...string) (addrs []string, nodes []*RedisServer) {
+	t.Helper()
 	for range 3 {
+		addr := FreeAddr(t)
+		_, port, _ := net.SplitHostPort(addr)
+		one, _ := startNodes(t, 1, slices.Concat(with.serve(port), []string{"--tls-cluster", "yes"}, args))
+		addrs, nodes = append(addrs, addr), append(nodes, one...)
+	}
+	joinNodes(t, nodes, addrs, "--tls", "--cacert", with.CAFile)
+	return addrs, nodes
+}
+
+// serve are the arguments of a server that speaks TLS on a port.
+func (c TLS) serve(port string) []string {
+	return []string{"--tls-port", port, "--tls-cert-file", c.CertFile, "--tls-key-file", c.KeyFile, "--tls-ca-cert-file", c.CAFile, "--tls-auth-clients", "no"}
+}
+
+// startNodes starts nodes that know nothing of each other.
+func startNodes(t testing.TB, n int, args []string) (nodes []*RedisServer, addrs []string) {
+	t.Helper()
+	for range n {
 		_, bus, _ := net.SplitHostPort(FreeAddr(t))
 		s := StartRedis(t, append([]string{"--cluster-enabled", "yes", "--cluster-port", bus}, args...)...)
 		nodes, addrs = append(nodes, s), append(addrs, s.Addr)
 	}
+	return nodes, addrs
+}
+
+// joinNodes makes a cluster of them and waits until each knows it.
+func joinNodes(t testing.TB, nodes []*RedisServer, addrs []string, options ...string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	create := exec.CommandContext(ctx, "redis-cli", append(append([]string{"--cluster", "create"}, addrs...), "--cluster-replicas", "0", "--cluster-yes")...)
-	if out, err := create.CombinedOutput(); err != nil {
+	command := slices.Concat([]string{"--cluster", "create"}, addrs, []string{"--cluster-replicas", "0", "--cluster-yes"}, options)
+	if out, err := exec.CommandContext(ctx, "redis-cli", command...).CombinedOutput(); err != nil {
 		t.Fatalf("make a Redis Cluster: %v: %s", err, out)
 	}
 	for _, s := range nodes {
@@ -47,7 +79,6 @@ func StartRedisCluster(t testing.TB, args ...string) []*RedisServer {
 			return err
 		})
 	}
-	return nodes
 }
 
 var errNotYet = errors.New("not yet")
@@ -99,7 +130,6 @@ func RedisTLS(t testing.TB, with TLS, args ...string) (addr, plain string) {
 	t.Helper()
 	addr = FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
-	s := StartRedis(t, append([]string{"--tls-port", port, "--tls-cert-file", with.CertFile, "--tls-key-file", with.KeyFile,
-		"--tls-ca-cert-file", with.CAFile, "--tls-auth-clients", "no"}, args...)...)
+	s := StartRedis(t, append(with.serve(port), args...)...)
 	return addr, s.Addr
 }
