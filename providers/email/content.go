@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/carillon-notify/carillon/providers"
+	jsonv2 "github.com/go-json-experiment/json"
 )
 
 const (
@@ -99,7 +100,9 @@ type file struct {
 // compose looks at everything that was given for one message.
 func compose(m *providers.Message) (*letter, error) {
 	var b block
-	if len(m.Content) > 0 {
+	// encoding/json reads a mail's HTML three times over; it is asked what is wrong where something is.
+	if len(m.Content) > 0 && jsonv2.Unmarshal(m.Content, &b, jsonv2.RejectUnknownMembers(true)) != nil {
+		b = block{}
 		d := json.NewDecoder(bytes.NewReader(m.Content))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&b); err != nil {
