@@ -81,11 +81,15 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	r.holdPaused()
 	r.holdQuiet()
 	r.expire()
+	granted := 0
 	if r.waiting() > 0 {
 		admit, cancel := clock.until(ctx, limits.Timeout+settleMargin)
-		granted, wait, code := d.gate.Admit(admit, w.Route, w.Lane, r.waiting())
+		var wait time.Duration
+		var code string
+		granted, wait, code = d.gate.Admit(admit, w.Route, w.Lane, r.waiting())
 		cancel()
 		r.holdBeyond(granted, wait, code)
+		granted = min(granted, r.waiting())
 		r.expire() // the gate may have taken its time
 	}
 
@@ -93,6 +97,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	if call.Err() != nil {
 		r.holdBeyond(0, 0, core.CodeStopped) // claim or gate took what the call was to have
 	}
+	d.gate.Return(w.Route, granted-r.waiting())
 	crash.At(crash.SendAdmitted)
 	returned := r.send(call, provider, limits.Timeout, d.unsubscribe)
 	defer cancel()
@@ -149,24 +154,34 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	// What was sent must be written even when the process is told to stop in this moment.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), core.LeaseSlack)
 	defer cancel()
-	s := &r.settlement
-	s.Worker, s.At = d.worker, r.clock.now()
-	wakes := s.Split(s.At, d.queue.Room(core.Wake{App: r.App, Route: r.Route, Lane: r.Lane, At: s.At.Add(time.Second)}) > 0) // what is held is due later
+	wakes := d.split(r)
 	var stale bool
 	err := outlast(ctx, func() (err error) {
-		stale, err = d.store.Settle(ctx, s)
+		stale, err = d.store.Settle(ctx, &r.settlement)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("settle batch %s: %w", r.ID, err)
 	}
+	return d.settled(ctx, r, stale, wakes)
+}
+
+// split makes of what a round came to a settlement, and the wakes of what is held.
+func (d *Dispatcher) split(r *round) []core.Wake {
+	s := &r.settlement
+	s.Worker, s.At = d.worker, r.clock.now()
+	return s.Split(s.At, d.queue.Room(core.Wake{App: r.App, Route: r.Route, Lane: r.Lane, At: s.At.Add(time.Second)}) > 0) // what is held is due later
+}
+
+// settled tells of a settlement that the store has, and wakes what is held.
+func (d *Dispatcher) settled(ctx context.Context, r *round, stale bool, wakes []core.Wake) error {
 	if stale {
 		d.observer.Stale(r.Route)
 		return nil
 	}
 	crash.At(crash.SettleCommitted)
-	d.observer.Settled(r.Route, r.Lane, s, r.clock.elapsed())
-	if s.Advanced > 0 {
+	d.observer.Settled(r.Route, r.Lane, &r.settlement, r.clock.elapsed())
+	if r.settlement.Advanced > 0 {
 		d.nudge()
 	}
 	if len(wakes) == 0 {

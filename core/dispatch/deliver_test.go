@@ -23,9 +23,12 @@ type bench struct {
 	round   *core.Round
 	settled *core.Settlement
 	granted int
-	believe bool
-	away    map[string]int // how often the store is away before it does something
-	deliver func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
+	admit   time.Duration // that the gate takes
+	// returned is how much of that was given back.
+	returned int
+	believe  bool
+	away     map[string]int // how often the store is away before it does something
+	deliver  func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
 }
 
 func newBench(n int) *bench {
@@ -64,8 +67,11 @@ func (b *bench) Refill(string, string, core.Lane) int     { return 10 }
 func (b *bench) Behind(string, string, core.Lane, bool)   {}
 
 func (b *bench) Admit(_ context.Context, _ string, _ core.Lane, n int) (int, time.Duration, string) {
+	<-time.After(b.admit)
 	return min(n, b.granted), time.Minute, core.CodeRate
 }
+
+func (b *bench) Return(_ string, n int) { b.returned += n }
 
 func (b *bench) Report(string, []providers.Result) bool { return b.believe }
 
@@ -200,6 +206,25 @@ func TestCallEndsBeforeLease(t *testing.T) {
 		}
 		if took := b.settled.At.Sub(began); took > timeout+core.LeaseSlack {
 			t.Errorf("settled after %s, past the lease", took)
+		}
+	})
+}
+
+// TestLeaveGivenBack: what the gate let through and was not sent is given back, or a half-open circuit waits
+// for answers that never come.
+func TestLeaveGivenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(3)
+		b.deliver = all(providers.Accepted)
+		b.admit = timeout // all that the call was to have; one of the messages expires meanwhile
+		b.round.Deliveries[0].ExpiresAt = time.Now().Add(timeout / 2)
+		if got := b.run(t); got[core.Sent] != 2 || b.returned != 1 {
+			t.Errorf("%v, and leave for %d was given back, not for one", got, b.returned)
+		}
+		b.returned, b.admit = 0, timeout+core.LeaseSlack
+		if got := b.run(t); got[core.Sent] != 0 || b.returned != 3 {
+			t.Errorf("stopped beyond its lease: %v, and leave for %d was given back, not for three", got, b.returned)
 		}
 	})
 }

@@ -89,6 +89,8 @@ func (g *stage) Behind(string, string, core.Lane, bool) {
 func (g *stage) Admit(_ context.Context, _ string, _ core.Lane, n int) (int, time.Duration, string) {
 	return n, 0, ""
 }
+func (g *stage) Return(string, int) {}
+
 func (g *stage) Report(string, []providers.Result) bool { return true }
 
 func (g *stage) Provider(route string) (providers.Provider, dispatch.Limits, bool) {

@@ -219,6 +219,18 @@ func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err 
 	return stale, err
 }
 
+// SettleAll settles one after the other: a seed has to repeat itself.
+func (m *memory) SettleAll(ctx context.Context, all []*core.Settlement) ([]bool, error) {
+	stale := make([]bool, len(all))
+	for i, s := range all {
+		var err error
+		if stale[i], err = m.Settle(ctx, s); err != nil {
+			return stale, err
+		}
+	}
+	return stale, nil
+}
+
 // verdicts writes them: one for each delivery of the round, and none for one that is terminal.
 func (m *memory) verdicts(s *core.Settlement) {
 	var ids []core.ID

@@ -36,6 +36,9 @@ type Overdue interface {
 	// Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
 	// returns them as rounds to be settled with unknown outcomes.
 	Lapsed(ctx context.Context, worker string, limit int, lease time.Duration) ([]*core.Round, error)
+	// SettleAll is Settle for the rounds of one call of Lapsed; it says of each whether it was stale. An
+	// error may leave some settled.
+	SettleAll(ctx context.Context, all []*core.Settlement) (stale []bool, err error)
 	// Stray closes batches that are overdue on routes not in the configuration any more by moving
 	// their alarm clock on, and returns how many there are, for the log.
 	Stray(ctx context.Context, routes []string, until time.Duration) (int, error)
@@ -70,6 +73,8 @@ type Gate interface {
 	// many may go now, 0 to n; the rest is to be held until the time given, for the reason given by
 	// code (core.CodeRate, core.CodeCircuitOpen).
 	Admit(ctx context.Context, route string, lane core.Lane, n int) (granted int, until time.Duration, code string)
+	// Return gives back the leave for n messages that were granted and not sent.
+	Return(route string, n int)
 	// Report tells what became of the messages granted, so that the circuit and the rate follow. It
 	// returns false when a burst of Gone from the route is not to be believed (a sandbox/production
 	// mix-up): then no endpoint is dropped and those messages are held.

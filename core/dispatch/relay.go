@@ -176,28 +176,45 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 	if len(rounds) > 0 {
 		crash.At(crash.RelayLapsed)
 	}
-	began := time.Now()
-	for _, b := range rounds {
-		if time.Since(began) > repairLease/2 {
-			break // a slow store: what is left lapses again, and is not settled under a fence that is gone
-		}
+	if err := r.giveUp(ctx, rounds); err != nil {
+		return false, err
+	}
+	if len(rounds) > 0 {
+		r.d.observer.Repaired("lapsed", len(rounds))
+	}
+	return len(rounds) == lapsedPage, nil
+}
+
+// giveUp settles rounds whose workers were lost, all in one call: one after the other they might outlast
+// their lease.
+func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLease)
+	defer cancel()
+	rounds := make([]*round, len(lapsed))
+	wakes := make([][]core.Wake, len(lapsed))
+	settlements := make([]*core.Settlement, len(lapsed))
+	for i, b := range lapsed {
 		policy := core.DefaultPolicy
 		if _, l, ok := r.d.routes.Provider(b.Route); ok {
 			policy = l.Policy
 		}
 		c := newClock(repairLease)
 		c.set(b.Now)
-		round := newRound(b, policy, c)
-		round.callErr = errWorkerLost
-		round.judge(true)
-		if err := r.d.settle(ctx, round); err != nil {
-			return false, fmt.Errorf("settle lapsed round: %w", err)
+		rounds[i] = newRound(b, policy, c)
+		rounds[i].callErr = errWorkerLost
+		rounds[i].judge(true)
+		wakes[i], settlements[i] = r.d.split(rounds[i]), &rounds[i].settlement
+	}
+	stale, err := r.store.SettleAll(ctx, settlements)
+	if err != nil {
+		return fmt.Errorf("settle lapsed rounds: %w", err)
+	}
+	for i := range rounds {
+		if err := r.d.settled(ctx, rounds[i], stale[i], wakes[i]); err != nil {
+			return err
 		}
 	}
-	if len(rounds) > 0 {
-		r.d.observer.Repaired("lapsed", len(rounds))
-	}
-	return len(rounds) == lapsedPage, nil
+	return nil
 }
 
 // refill fills the window of a route and lane with what is due, in turns between apps. An app that has

@@ -265,6 +265,8 @@ func (w *world) Admit(ctx context.Context, route string, lane core.Lane, n int) 
 	return n, 0, ""
 }
 
+func (w *world) Return(string, int) {}
+
 func (w *world) Report(route string, results []providers.Result) bool {
 	if len(results) == 0 {
 		w.violation("a report of nothing")

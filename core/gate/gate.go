@@ -201,6 +201,14 @@ func (r *guard) passCircuit(n int) (granted int, wait time.Duration, code string
 // spread keeps those that wait for the same moment from coming all at once.
 func spread(d time.Duration) time.Duration { return d + time.Duration(rand.Int64N(int64(d)/5+1)) }
 
+// Return gives back the leave for n messages that were granted and not sent. A half-open circuit would wait
+// for their answers. The tokens of a rate are not given back.
+func (g *Gate) Return(route string, n int) {
+	if r, ok := g.guard(route); ok && n > 0 {
+		r.unprobe(n)
+	}
+}
+
 func (r *guard) unprobe(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -66,6 +66,10 @@ func TestSuspect(t *testing.T) {
 		if n, _, _ := g.Admit(t.Context(), "a", providers.Normal, 10); n != 5 {
 			t.Errorf("half-open: %d go, want 5", n)
 		}
+		g.Return("a", 5) // the worker was stopped before it could send them
+		if n, _, _ := g.Admit(t.Context(), "a", providers.Normal, 10); n != 5 {
+			t.Errorf("half-open, and the leave given back: %d go, want 5", n)
+		}
 		if g.Report("a", results(5, 1, providers.Gone)) {
 			t.Error("a probe is believed")
 		}

@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -28,6 +30,18 @@ func (s *Store) Settle(ctx context.Context, st *core.Settlement) (stale bool, er
 		return false, s.fail("settle a batch", err)
 	}
 	return m.stale, nil
+}
+
+// SettleAll settles many rounds side by side, so that they share a commit, and says of each whether it was
+// stale. An error may leave some settled: what is left lapses again.
+func (s *Store) SettleAll(ctx context.Context, all []*core.Settlement) ([]bool, error) {
+	stale, errs := make([]bool, len(all)), make([]error, len(all))
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() { stale[i], errs[i] = s.Settle(ctx, all[i]) })
+	}
+	wg.Wait()
+	return stale, errors.Join(errs...)
 }
 
 func settleAll(ctx context.Context, t tx, all []*settling) error {
