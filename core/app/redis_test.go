@@ -11,12 +11,14 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/carillon-notify/carillon/core/coretest"
+	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -100,10 +102,10 @@ const (
 	secretContent = "nor-this-content"
 )
 
-func redisKind(t *testing.T, queue string, nodes []string) {
+func redisKind(t *testing.T, redisURL string, nodes []string) {
 	world := startSandbox(t)
 	slow(t, world, 20*time.Millisecond)
-	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: %q", t.TempDir(), coretest.Postgres(t), queue))
+	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: %q", t.TempDir(), coretest.Postgres(t), redisURL))
 	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
 	both := startProcess(t, "orchestrator", []string{"-config", file}, nil)
 	startProcess(t, "worker", []string{"-config", file}, nil)
@@ -283,4 +285,69 @@ func dump(ctx context.Context, c *redis.Client, key string) string {
 	}
 	text, _ := json.Marshal(v)
 	return string(text)
+}
+
+// TestRedisStaysSmall: while nobody delivers, a backlog grows in the database and not in Redis, which holds one
+// app's share of the window and no word of what waits; all of it is delivered in the end.
+func TestRedisStaysSmall(t *testing.T) {
+	t.Parallel()
+	world := startSandbox(t)
+	server := coretest.StartRedis(t)
+	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), server.Addr))
+	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
+	c := newCaller(t, front.base)
+	scanning, stop := context.WithCancel(t.Context())
+	seen := make(chan int, 1)
+	go func() { seen <- watchContent(scanning, t, []string{server.Addr}) }()
+	const each = 500
+	acked := make([][]string, 2)
+	var clients sync.WaitGroup
+	for i := range acked {
+		clients.Go(func() { // few at a time, so that few share a batch
+			for n := range each {
+				var got accepted
+				status, err := c.do(t.Context(), http.MethodPost, "/v1/notifications",
+					fmt.Sprintf(`{"to":[{"email":"%s-%d-%d@example.com"}],"content":{"title":%q}}`, secretAddress, i, n, secretContent), &got)
+				if err != nil || status != http.StatusAccepted {
+					t.Errorf("%d %v", status, err)
+					return
+				}
+				acked[i] = append(acked[i], got.ID)
+			}
+		})
+	}
+	clients.Wait()
+	var routes struct {
+		Data []struct {
+			Name  string
+			Queue []struct {
+				Lane            string
+				Pending, Queued int
+			}
+		}
+	}
+	c.must(http.MethodGet, "/v1/routes", nil, &routes, http.StatusOK)
+	batches := 0
+	for _, r := range routes.Data {
+		for _, q := range r.Queue {
+			batches += q.Pending + q.Queued
+		}
+	}
+	const most = queue.Share + 20 // and asynq's own
+	if batches <= most {
+		t.Fatalf("%d batches wait: too few to tell", batches)
+	}
+	r := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer r.Close()
+	keys, err := r.Keys(t.Context(), "*").Result()
+	if err != nil || len(keys) > most {
+		t.Errorf("%d batches wait, and Redis holds %d keys: %v", batches, len(keys), err)
+	}
+	t.Logf("%d batches wait, %d keys", batches, len(keys))
+	stop()
+	if <-seen == 0 {
+		t.Error("nothing was seen in Redis")
+	}
+	startProcess(t, "worker", []string{"-config", file}, nil)
+	settled(t, c, world, append(acked[0], acked[1]...), 1)
 }
