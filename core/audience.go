@@ -8,6 +8,10 @@ type Audience struct {
 	App string
 	// Topic selects the recipients of a topic.
 	Topic string
+	// Topics selects those of several, each once.
+	Topics []string
+	// Except leaves out some ids besides.
+	Except []string
 	// Recipients selects by id. An id given twice counts once; one that is nobody's is told as Unknown.
 	Recipients []string
 	// Until is the moment at which the audience is bounded: recipients created later, or put into the

@@ -56,6 +56,10 @@ type CampaignAudience struct {
 	Recipients []string `json:"recipients,omitempty"` // ids, sorted, each once
 	Filter     string   `json:"filter,omitempty"`     // an expression on a recipient's attributes
 	All        bool     `json:"all,omitempty"`
+	// Topics and Except are a notification's, whose topics are resolved: several topics, and who is named
+	// beside them and has it already.
+	Topics []string `json:"topics,omitempty"`
+	Except []string `json:"except,omitempty"`
 }
 
 // Campaign is something said to an audience, a page of it at a time. One with a Cron says nothing itself:
@@ -226,12 +230,13 @@ func (c *CampaignLive) Sample(now time.Time) {
 	}
 }
 
-// NewExpansion resolves a topic for a notification, from when that is due: a planner makes the deliveries of
-// the topic's recipients a page at a time, and they count as the notification's. request is what each of them
-// gets, the intake's request without `to`. It belongs into the Acceptance that the notification is recorded by.
-func NewExpansion(n *Notification, topic string, request json.RawMessage) Campaign {
+// NewExpansion resolves topics for a notification, from when that is due: a planner makes the deliveries of
+// the topics' recipients a page at a time, and they count as the notification's. request is what each of them
+// gets, the intake's request without `to`; except are ids that have it already. It belongs into the Acceptance that the
+// notification is recorded by.
+func NewExpansion(n *Notification, topics, except []string, request json.RawMessage) Campaign {
 	return Campaign{ID: NewID(n.CreatedAt), App: n.App, Target: n.ID, State: CampaignScheduled, CreatedAt: n.CreatedAt, Fence: 1, RunAt: n.SendAt,
-		CampaignSpec: CampaignSpec{Name: topic, Audience: CampaignAudience{Topic: topic}, Request: request, StartAt: n.SendAt, Missed: "run"},
+		CampaignSpec: CampaignSpec{Name: topics[0], Audience: CampaignAudience{Topics: topics, Except: except}, Request: request, StartAt: n.SendAt, Missed: "run"},
 		CampaignLive: CampaignLive{NextAt: n.SendAt}}
 }
 

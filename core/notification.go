@@ -40,6 +40,8 @@ type Notification struct {
 	Metadata      json.RawMessage
 	Skipped       []Skip
 	CancelledAt   time.Time // zero unless cancelled
+	// Resolving: it has topics whose recipients do not all have their deliveries yet.
+	Resolving bool
 }
 
 // UnknownPolicy says what to do after an attempt whose outcome nobody knows.
@@ -137,6 +139,12 @@ func (c Counts) Total() int {
 // deliveries.
 func StatusOf(n *Notification, c Counts, begun bool, now time.Time) Status {
 	switch {
+	case n.Resolving && !begun && c.Pending == c.Total() && n.SendAt.After(now):
+		return StatusScheduled
+	case n.Resolving && !begun && c.Total() == 0:
+		return StatusAccepted
+	case n.Resolving:
+		return StatusProcessing
 	case c.Pending == 0 && c.Cancelled > 0 && c.Cancelled == c.Total():
 		return StatusCancelled
 	case c.Pending == 0 && c.Total() == 0 && !n.CancelledAt.IsZero():

@@ -139,9 +139,11 @@ func TestBadBodies(t *testing.T) {
 		"past":             {with(`"send_at":"2001-01-01T00:00:00Z"`), 422, map[string]string{"/send_at": "range"}},
 		"bad time":         {with(`"send_at":"tomorrow"`), 422, map[string]string{"/send_at": "invalid"}},
 		"fallback":         {with(`"mode":"fallback","fallback_after":"soon"`), 422, map[string]string{"/fallback_after": "invalid"}},
-		"topic":            {`{"to":[{"topic":"vip"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/topic": "not_offered_yet"}},
-		"token path":       {`{"to":[{"apns":"00/../11"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/apns": "invalid"}},
-		"header in to":     {`{"to":[{"email":"a@example.com\r\nBcc: b@example.com"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/email": "invalid"}},
+		"topic and more": {`{"to":[{"topic":"vip","recipient":"u1"},{"topic":"a\nb"},{"topic":"vip","route":"email"}],"content":{"title":"t"}}`, 422,
+			map[string]string{"/to/0": "invalid", "/to/1/topic": "invalid", "/to/2/route": "conflict"}},
+		"topic with data": {`{"to":[{"topic":"vip","data":{"a":1}}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/data": "conflict"}},
+		"token path":      {`{"to":[{"apns":"00/../11"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/apns": "invalid"}},
+		"header in to":    {`{"to":[{"email":"a@example.com\r\nBcc: b@example.com"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/email": "invalid"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -27,6 +27,15 @@ func nested(depth int) string {
 	return strings.Repeat(`{"a":`, depth) + "1" + strings.Repeat("}", depth)
 }
 
+// topics are entries of n different topics.
+func topics(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf(`{"topic":"t%d"}`, i))
+	}
+	return strings.Join(out, ",")
+}
+
 // hostile is what comes in to break something, and what is answered: a status and, for each fault, its
 // place and code.
 var hostile = map[string]struct {
@@ -127,7 +136,9 @@ var hostile = map[string]struct {
 	"fallback after days":                     {mail(`"content":{"title":"t"},"mode":"fallback","fallback_after":"25h"`), 422, map[string]string{"/fallback_after": "range"}},
 	"fallback after below":                    {mail(`"content":{"title":"t"},"mode":"fallback","fallback_after":"-1s"`), 422, map[string]string{"/fallback_after": "range"}},
 	"a mode that is none":                     {mail(`"content":{"title":"t"},"mode":"some"`), 422, map[string]string{"/mode": "invalid"}},
-	"topics":                                  {`{"to":[{"topic":"vip"},{"email":"no address"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/0/topic": "not_offered_yet", "/to/1/email": "invalid"}},
+	"topics":                                  {`{"to":[{"topic":"vip"},{"email":"no address"}],"content":{"title":"t"}}`, 422, map[string]string{"/to/1/email": "invalid"}},
+	"21 topics":                               {`{"to":[` + topics(21) + `],"content":{"title":"t"}}`, 422, map[string]string{"/to": "too_large"}},
+	"20 topics":                               {`{"to":[` + topics(20) + `],"content":{"title":"t"}}`, 202, nil},
 	// Everything at once, of the form, of the address and of the content.
 	"all at once": {`{"to":[{"email":"x"},{"apns":"` + device + `"},{"fcm":5}],"content":{"body":"` + strings.Repeat("x", 5000) + `"},"channels":["push","pigeon"],"ttl":"0s","send_at":"now","x":1}`, 422,
 		map[string]string{"/to/0/email": "invalid", "/to/2/fcm": "invalid", "/content": "content", "/channels/1": "unknown", "/ttl": "range", "/send_at": "invalid", "/x": "unknown_field"}},

@@ -167,12 +167,17 @@ func (im *importer) keep(ctx context.Context, p *importPart) (*ImportEvent, erro
 		return nil, p.err
 	case p.bad != nil:
 		im.bad++
-		problem := failureOf(p.bad).problem(im.call.requestID)
-		return &ImportEvent{Line: p.line, Problem: &problem}, nil
+		return im.tell(p.line, p.bad), nil //nolint:nilerr // what is wrong with a line is an answer
 	case p.done:
 		return &ImportEvent{Line: im.lines, Done: true, Progress: im.progress()}, nil
 	}
 	return nil, nil
+}
+
+// tell is the event of a bad line.
+func (im *importer) tell(line int, bad error) *ImportEvent {
+	problem := failureOf(bad).problem(im.call.requestID)
+	return &ImportEvent{Line: line, Problem: &problem}
 }
 
 // read reads and checks line after line.

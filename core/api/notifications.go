@@ -20,9 +20,6 @@ import (
 	"github.com/carillon-notify/carillon/core/intake"
 )
 
-// faultLater is the code of what a later version brings.
-const faultLater = "not_offered_yet"
-
 // violations are what validator/v10 finds, by JSON pointer.
 func (a *API) violations(ctx context.Context, v any) []intake.Fault {
 	var bad validator.ValidationErrors
@@ -291,11 +288,17 @@ func contentMember(out *intake.Content, name string, members *jsontext.Decoder, 
 // targetOf reads an entry of `to`: exactly one of a recipient, a short form, or kind and address.
 func targetOf(t *Target, at string, add adder) intake.Target {
 	out := intake.Target{Recipient: t.Recipient, Kind: t.Kind, Address: t.Address, Route: t.Route, Data: t.Data, Pointer: "/address"}
-	if t.Topic != "" {
-		add(at+"/topic", faultLater, "topics are not offered yet; name recipients or addresses")
-		return out
-	}
 	named := 0
+	if t.Topic != "" {
+		named++
+		out.Topic = t.Topic
+		if checkTopic(t.Topic) != nil {
+			add(at+"/topic", intake.FaultInvalid, "a topic's name has 1 to 255 characters, none of them a slash or a control character")
+		}
+		if t.Route != "" {
+			add(at+"/route", intake.FaultConflict, "belongs to an address; recipients' endpoints name their own")
+		}
+	}
 	for _, short := range []struct{ kind, address string }{{"email", t.Email}, {"apns", t.Apns}, {"fcm", t.Fcm}, {"websocket", t.Websocket}} {
 		if short.address != "" {
 			named++
@@ -318,7 +321,7 @@ func targetOf(t *Target, at string, add adder) intake.Target {
 		}
 	}
 	if named != 1 {
-		add(at, intake.FaultInvalid, "name one of recipient, email, apns, fcm, websocket, or kind with address")
+		add(at, intake.FaultInvalid, "name one of recipient, topic, email, apns, fcm, websocket, or kind with address")
 	}
 	objectOf(t.Data, at+"/data", add)
 	return out

@@ -260,7 +260,7 @@ type Decision struct {
 	// Content Index into contents.
 	Content *int `json:"content,omitempty"`
 
-	// Decision deliver; hold: later, for quiet hours; wait: it is a fallback's next channel; skip
+	// Decision deliver; hold: later, for quiet hours; wait: it is a fallback's next channel; resolve: a topic, named by reason; skip
 	Decision string `json:"decision"`
 
 	// HeldTill When what is held or waits goes.
@@ -627,7 +627,7 @@ type Step struct {
 	Worker    string     `json:"worker,omitempty"`
 }
 
-// Target Exactly one of recipient, email, apns, fcm, websocket, or kind with address. topic is not offered yet.
+// Target Exactly one of recipient, topic, email, apns, fcm, websocket, or kind with address. A topic's recipients get it once each, and are resolved after the 202 (of at most 20 topics).
 type Target struct {
 	Address   string `json:"address,omitempty" validate:"max=4096"`
 	Apns      string `json:"apns,omitempty"`
@@ -637,9 +637,7 @@ type Target struct {
 	Kind      string `json:"kind,omitempty" validate:"max=64"`
 	Recipient string `json:"recipient,omitempty" validate:"max=255"`
 	Route     string `json:"route,omitempty"`
-
-	// Topic Not offered yet.
-	Topic     string `json:"topic,omitempty"`
+	Topic     string `json:"topic,omitempty" validate:"max=255"`
 	Websocket string `json:"websocket,omitempty"`
 }
 

@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -144,5 +145,68 @@ func TestFallback(t *testing.T) {
 	c.must(http.MethodPost, "/v1/notifications/preview", `{"to":[{"recipient":"u_away"}],"mode":"fallback","content":{"title":"Hello","body":"Once more"}}`, &preview, http.StatusOK)
 	if got := fmt.Sprint(preview.Decisions); got != "[{in_app deliver } {push skip no_endpoint} {email wait fallback}]" {
 		t.Errorf("the preview after the device was dropped: %s", got)
+	}
+}
+
+// TestTopics sends to two topics that share recipients, to one of them by name beside them, and to an address:
+// each gets it once, and who joins later does not.
+func TestTopics(t *testing.T) {
+	t.Parallel()
+	a, c := startApp(t, nil)
+	var people strings.Builder
+	for i := range 500 { // more than a page
+		fmt.Fprintf(&people, `{"id":"u%03d","endpoints":[{"kind":"fcm","address":"phone-of-u%03d"}],"topics":[%q%s]}`+"\n", i, i, []string{"even", "odd"}[i%2], map[bool]string{true: `,"odd"`}[i%10 == 0])
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.base+"/v1/recipients/import", strings.NewReader(people.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testKey)
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || !strings.Contains(string(text), `"created":500`) {
+		t.Fatalf("the import answered %s, %v", text, err)
+	}
+	c.must(http.MethodPut, "/v1/recipients/u002/preferences", `{"news":{"push":false}}`, nil, http.StatusOK)
+	var got accepted
+	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"topic":"even"},{"recipient":"u001"},{"topic":"odd"},{"fcm":"a-phone-of-nobody"}],"channels":["push"],"category":"news","delay":"1s","content":{"title":"To all"}}`, &got, http.StatusAccepted)
+	if got.Deliveries != 2 || got.Status != "scheduled" {
+		t.Errorf("accepted %+v: a topic is resolved afterwards", got)
+	}
+	eventually(t, 60*time.Second, "everybody has it", func() bool {
+		var n notification
+		c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &n, http.StatusOK)
+		return n.Status == "completed"
+	})
+	var n notification
+	c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &n, http.StatusOK)
+	if n.Counts.Sent != 500 { // of 500 one opted out, and an address is nobody's
+		t.Errorf("counts %+v", n.Counts)
+	}
+	if f := a.Sandbox().Counts(sandbox.FCM); f.Distinct != 500 || f.Duplicates != 0 {
+		t.Errorf("the service got %+v", f)
+	}
+	by := map[string]int{}
+	for _, m := range a.Sandbox().Messages(sandbox.Filter{Service: sandbox.FCM}) {
+		by[m.Address]++
+	}
+	if len(by) != 500 || by["phone-of-u002"] != 0 || by["a-phone-of-nobody"] != 1 {
+		t.Errorf("%d addresses got it; who opted out %d times", len(by), by["phone-of-u002"])
+	}
+	var steps struct {
+		Data []struct{ Step, Code, Recipient string }
+	}
+	c.must(http.MethodGet, "/v1/notifications/"+got.ID+"/timeline", nil, &steps, http.StatusOK)
+	told := false
+	for _, s := range steps.Data {
+		told = told || s.Step == "skipped" && s.Code == "preference" && s.Recipient == "u002"
+	}
+	if !told {
+		t.Error("the timeline does not say why u002 was skipped")
 	}
 }

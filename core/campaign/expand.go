@@ -225,7 +225,7 @@ func (t *turn) prepare(ctx context.Context, c core.Campaign, limit int) (*core.C
 
 // audience is a leg's part of the audience, but for the filter.
 func audience(c *core.Campaign, leg core.Leg) core.Audience {
-	a := core.Audience{App: c.App, Topic: c.Audience.Topic, Recipients: c.Audience.Recipients, Until: c.Bound, Zones: leg.Zones}
+	a := core.Audience{App: c.App, Topic: c.Audience.Topic, Topics: c.Audience.Topics, Except: c.Audience.Except, Recipients: c.Audience.Recipients, Until: c.Bound, Zones: leg.Zones}
 	if leg.Moved {
 		a.Since = c.Bound
 	}

@@ -11,26 +11,30 @@ import (
 
 // Notification is what to send to whom: the body of POST /v1/notifications.
 type Notification struct {
-	To          []Target        `json:"to"`
-	Template    string          `json:"template,omitempty"` // instead of Content
-	Version     string          `json:"version,omitempty"`
-	Data        any             `json:"data,omitempty"` // the template's, an object
-	Locale      string          `json:"locale,omitempty"`
-	Content     Content         `json:"content,omitempty"`
-	Channels    []string        `json:"channels,omitempty"`
-	Priority    string          `json:"priority,omitempty"` // critical, normal, bulk
-	SendAt      *time.Time      `json:"send_at,omitempty"`
-	Delay       string          `json:"delay,omitempty"` // "10m"
-	TTL         string          `json:"ttl,omitempty"`
-	Unknown     string          `json:"unknown,omitempty"` // retry, fail
-	CollapseKey string          `json:"collapse_key,omitempty"`
-	Category    string          `json:"category,omitempty"`
-	Metadata    json.RawMessage `json:"metadata,omitempty"`
+	To       []Target `json:"to"`
+	Template string   `json:"template,omitempty"` // instead of Content
+	Version  string   `json:"version,omitempty"`
+	Data     any      `json:"data,omitempty"` // the template's, an object
+	Locale   string   `json:"locale,omitempty"`
+	Content  Content  `json:"content,omitempty"`
+	Channels []string `json:"channels,omitempty"`
+	Mode     string   `json:"mode,omitempty"` // all, fallback
+	// FallbackAfter is how long a channel of a fallback has until the next one goes, "30s".
+	FallbackAfter string          `json:"fallback_after,omitempty"`
+	Priority      string          `json:"priority,omitempty"` // critical, normal, bulk
+	SendAt        *time.Time      `json:"send_at,omitempty"`
+	Delay         string          `json:"delay,omitempty"` // "10m"
+	TTL           string          `json:"ttl,omitempty"`
+	Unknown       string          `json:"unknown,omitempty"` // retry, fail
+	CollapseKey   string          `json:"collapse_key,omitempty"`
+	Category      string          `json:"category,omitempty"`
+	Metadata      json.RawMessage `json:"metadata,omitempty"`
 }
 
 // Target is one entry of To: exactly one of a recipient, a short form, or Kind with Address.
 type Target struct {
 	Recipient string `json:"recipient,omitempty"`
+	Topic     string `json:"topic,omitempty"`
 	Email     string `json:"email,omitempty"`
 	APNs      string `json:"apns,omitempty"`
 	FCM       string `json:"fcm,omitempty"`

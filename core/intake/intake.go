@@ -137,7 +137,8 @@ type plan struct {
 	deliveries   []core.Delivery
 	contents     []core.Content
 	decisions    []Decision
-	ladders      [][]int // fallbacks of two steps or more: their deliveries' places
+	expansion    *core.Campaign // of topics; nil: there are none
+	ladders      [][]int        // fallbacks of two steps or more: their deliveries' places
 }
 
 // plan checks, resolves and renders. It goes on past faults with what is left, so that the caller
@@ -163,6 +164,9 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 	if err := in.resolve(ctx, r, targets, recipients); err != nil {
 		return nil, err
 	}
+	if err := in.expand(p, req, r, f); err != nil {
+		return nil, err
+	}
 	if err := f.err(); err != nil {
 		return nil, err
 	}
@@ -172,10 +176,14 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 // acceptance is what is recorded of a plan, and the answer that is given for it.
 func (p *plan) acceptance(key Key) (*core.Acceptance, *Accepted, error) {
 	n := &p.notification
+	n.Resolving = p.expansion != nil
 	status := core.StatusOf(n, core.Counts{Pending: len(p.deliveries)}, false, n.CreatedAt)
 	answer := &Accepted{ID: n.ID, Status: status, Deliveries: len(p.deliveries), CreatedAt: n.CreatedAt,
 		Skipped: n.Skipped[:min(len(n.Skipped), core.MaxSkipShown)]}
 	a := &core.Acceptance{Notification: *n, Deliveries: p.deliveries, Contents: p.contents, Key: key.Value, BodyHash: key.Hash}
+	if p.expansion != nil {
+		a.Expansions = []core.Campaign{*p.expansion}
+	}
 	if key.Value != "" {
 		body, err := json.Marshal(answer)
 		if err != nil {
@@ -225,6 +233,9 @@ func notification(app string, req *Request, now time.Time) core.Notification {
 		ttl = core.DefaultTTL
 	}
 	n.ExpiresAt = later(n.SendAt, now).Add(ttl)
+	if !req.ExpiresAt.IsZero() {
+		n.ExpiresAt = req.ExpiresAt
+	}
 	return n
 }
 

@@ -28,15 +28,17 @@ type Request struct {
 	SendAt        time.Time     // zero: now
 	Delay         time.Duration // 0: none; not beside SendAt
 	TTL           time.Duration // 0: core.DefaultTTL
+	ExpiresAt     time.Time     `json:",omitzero"` // instead of TTL, of what is resolved later
 	Unknown       core.UnknownPolicy
 	CollapseKey   string
 	Category      string
 	Metadata      json.RawMessage `json:",omitempty"`
 }
 
-// Target is one entry of `to`: a stored recipient, or an address of a kind.
+// Target is one entry of `to`: a stored recipient, a topic, or an address of a kind.
 type Target struct {
 	Recipient string
+	Topic     string // its recipients; resolved after the request is taken
 	Kind      string
 	Address   string
 	Route     string          // one of several routes of that kind, "" for the first usable one
@@ -90,6 +92,7 @@ const (
 	DecisionHold    = "hold"    // it goes later: the recipient's quiet hours
 	DecisionWait    = "wait"    // it goes if the channel before does not do: a fallback
 	DecisionSkip    = "skip"
+	DecisionResolve = "resolve" // a topic: its recipients are decided of after the request is taken
 )
 
 // Preview is what Accept would do.

@@ -36,7 +36,7 @@ func (in *Intake) checkTargets(app string, req *Request, f *faults) []target {
 	targets := make([]target, len(req.To))
 	for i := range req.To {
 		t := &req.To[i]
-		if t.Recipient != "" {
+		if t.Recipient != "" || t.Topic != "" {
 			continue
 		}
 		at := "/to/" + strconv.Itoa(i)
@@ -129,6 +129,8 @@ func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, re
 		}
 		switch rec := recipients[req.To[i].Recipient]; {
 		case targets[i].bad:
+		case req.To[i].Topic != "":
+			p.decisions = append(p.decisions, Decision{To: i, Decision: DecisionResolve, Reason: req.To[i].Topic, Content: -1})
 		case req.To[i].Recipient == "":
 			v.direct(i, targets[i])
 		case rec == nil:

@@ -19,6 +19,9 @@ const maxAudience = 5000
 func (s *Store) AudiencePage(ctx context.Context, a core.Audience, cursor string, limit int) (core.AudiencePage, error) {
 	limit = min(max(limit, 1), maxAudience)
 	page, err := audiencePage(ctx, s.b, &a, cursor, limit)
+	if len(a.Except) > 0 {
+		page.Recipients = slices.DeleteFunc(page.Recipients, func(x core.Recipient) bool { return slices.Contains(a.Except, x.ID) })
+	}
 	return page, s.fail("read a page of an audience", err)
 }
 
@@ -26,6 +29,8 @@ func audiencePage(ctx context.Context, q querier, a *core.Audience, cursor strin
 	switch {
 	case a.Recipients != nil:
 		return listed(ctx, q, a, cursor, limit)
+	case len(a.Topics) > 0:
+		return united(ctx, q, a, cursor, limit)
 	case a.Topic != "":
 		also, more := besides(a, 5, "m.")
 		return ranged(ctx, q, audienceQuery{
@@ -124,6 +129,38 @@ func ranged(ctx context.Context, q querier, aq audienceQuery) (page core.Audienc
 	return page, nil
 }
 
+// united is a page of the recipients of several topics. Each topic's next ones are read in the order of the
+// index, and put together by the database, whose order of texts it is.
+func united(ctx context.Context, q querier, a *core.Audience, cursor string, limit int) (page core.AudiencePage, err error) {
+	args := []any{a.App, cursor, micros(a.Until), int64(limit)}
+	parts := make([]string, len(a.Topics))
+	for i, topic := range a.Topics {
+		args = append(args, topic)
+		parts[i] = fmt.Sprintf(`SELECT * FROM (SELECT recipient FROM topic_recipients WHERE app = $1 AND topic = $%d AND recipient > $2 AND created_at <= $3
+			ORDER BY recipient LIMIT $4) t%d`, len(args), i)
+	}
+	var ids []string
+	err = q.query(ctx, "SELECT recipient FROM ("+strings.Join(parts, " UNION ")+") u ORDER BY recipient LIMIT $4", func(r row) error {
+		var id string
+		err := r.Scan(&id)
+		ids = append(ids, id)
+		return err
+	}, args...)
+	if err != nil {
+		return page, err
+	}
+	if len(ids) == limit {
+		page.Next = ids[limit-1]
+	}
+	known, err := recipientsByID(ctx, q, a.App, ids)
+	for _, id := range ids {
+		if x := known[id]; x != nil && meant(a, x) {
+			page.Recipients = append(page.Recipients, *x)
+		}
+	}
+	return page, err
+}
+
 // listed is a page of an audience that is a list of ids.
 func listed(ctx context.Context, q querier, a *core.Audience, cursor string, limit int) (page core.AudiencePage, err error) {
 	ids := slices.Clone(a.Recipients)
@@ -201,6 +238,16 @@ func (s *Store) AudienceZones(ctx context.Context, a core.Audience) ([]string, e
 
 // whole is all of an audience that is no list.
 func whole(a *core.Audience) (from string, args []any) {
+	if len(a.Topics) > 0 {
+		args = []any{a.App, micros(a.Until)}
+		marks := make([]string, len(a.Topics))
+		for i, topic := range a.Topics {
+			args = append(args, topic)
+			marks[i] = fmt.Sprintf("$%d", len(args))
+		}
+		return `FROM recipients r WHERE r.app = $1 AND r.id IN (SELECT recipient FROM topic_recipients
+			WHERE app = $1 AND created_at <= $2 AND topic IN (` + strings.Join(marks, ", ") + "))", args
+	}
 	if a.Topic == "" {
 		return "FROM recipients r WHERE r.app = $1 AND r.created_at <= $2", []any{a.App, micros(a.Until)}
 	}

@@ -59,8 +59,18 @@ func (s *Store) count(ctx context.Context, views []core.NotificationView) error 
 		views[i].Begun = views[i].Begun || begun > 0
 		return err
 	})
-	return s.fail("count deliveries", err)
+	if err != nil {
+		return s.fail("count deliveries", err)
+	}
+	err = s.b.queryMany(ctx, "SELECT 1 FROM campaigns WHERE target = $1 AND target IS NOT NULL AND "+expanding+" LIMIT 1", sets, func(i int, _ row) error {
+		views[i].Resolving = true
+		return nil
+	})
+	return s.fail("look whether topics are resolved", err)
 }
+
+// expanding is the condition of a campaign that is not over.
+const expanding = "state < 5"
 
 // Notification returns a notification as it stands, or core.ErrNotFound.
 func (s *Store) Notification(ctx context.Context, app string, id core.ID) (*core.NotificationView, error) {

@@ -97,7 +97,8 @@ func (s *Store) ripe(ctx context.Context, horizon time.Time, from core.ID) (*rip
 	full := false
 	// Ids sort by time, so the oldest come first without another index.
 	err := s.read(ctx, "look for old notifications", `SELECT n.id,
-			EXISTS (SELECT 1 FROM deliveries d WHERE d.notification_id = n.id AND (d.state = 1 OR d.updated_at > $3)),
+			EXISTS (SELECT 1 FROM deliveries d WHERE d.notification_id = n.id AND (d.state = 1 OR d.updated_at > $3))
+				OR EXISTS (SELECT 1 FROM campaigns c WHERE c.target = n.id AND c.target IS NOT NULL AND c.state < 5),
 			(SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.notification_id = n.id LIMIT $4) x)
 		FROM notifications n WHERE n.id > $1 AND n.id < $2 ORDER BY n.id LIMIT $5`, func(r row) error {
 		var id core.ID
@@ -180,6 +181,9 @@ func (o *ripe) remove(ctx context.Context, t tx) (out []leaf, err error) {
 	}
 	gone := append(slices.Clone(o.whole), o.large...)
 	if err := t.execIDs(ctx, "DELETE FROM campaign_pages WHERE notification_id {ids}", gone); err != nil {
+		return nil, err
+	}
+	if err := t.execIDs(ctx, "DELETE FROM campaigns WHERE target IS NOT NULL AND target {ids}", gone); err != nil { // what resolved their topics
 		return nil, err
 	}
 	return out, t.execIDs(ctx, "DELETE FROM notifications WHERE id {ids}", gone)

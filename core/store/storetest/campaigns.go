@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -387,7 +388,7 @@ func audienceParts(t *testing.T, s *store.Store) {
 
 func campaignJoins(t *testing.T, s *store.Store) {
 	a := build(s, ask{n: 1})
-	a.Expansions = []core.Campaign{core.NewExpansion(&a.Notification, "vip", []byte(`{}`))}
+	a.Expansions = []core.Campaign{core.NewExpansion(&a.Notification, []string{"vip"}, nil, []byte(`{}`))}
 	if _, err := s.Record(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +397,7 @@ func campaignJoins(t *testing.T, s *store.Store) {
 		t.Fatalf("due: %+v %v", wakes, err)
 	}
 	c := take(t, s, wakes[0])
-	if c, err = s.KeepCampaign(t.Context(), c.ID, c.Fence, func(c *core.Campaign) { c.State, c.Bound = core.CampaignRunning, s.Now() }); err != nil || c.Audience.Topic != "vip" {
+	if c, err = s.KeepCampaign(t.Context(), c.ID, c.Fence, func(c *core.Campaign) { c.State, c.Bound = core.CampaignRunning, s.Now() }); err != nil || !slices.Equal(c.Audience.Topics, []string{"vip"}) {
 		t.Fatalf("started: %+v %v", c, err)
 	}
 	if list, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop"}); err != nil || len(list) != 0 {

@@ -101,7 +101,7 @@ func read(t *testing.T, s *store.Store, a core.Audience, limit int) (ids, unknow
 }
 
 func audience(t *testing.T, s *store.Store) {
-	var everybody []string
+	var everybody, both []string
 	want := map[string][]string{}
 	for i := range 23 {
 		id := fmt.Sprintf("u%02d", i)
@@ -112,6 +112,12 @@ func audience(t *testing.T, s *store.Store) {
 		put(t, s, id, want[id]...)
 		if i%2 == 0 {
 			join(t, s, "even", id)
+		}
+		if i%3 == 0 {
+			join(t, s, "third", id)
+		}
+		if (i%2 == 0 || i%3 == 0) && i != 6 && i != 9 {
+			both = append(both, id)
 		}
 	}
 	if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "other", ID: "u99"}); err != nil {
@@ -139,6 +145,13 @@ func audience(t *testing.T, s *store.Store) {
 		ids, _, _ = read(t, s, core.Audience{App: "shop", Topic: "even", Until: start}, limit)
 		if diff := cmp.Diff(even, ids); diff != "" {
 			t.Errorf("the topic by %d: %s", limit, diff)
+		}
+		ids, _, addresses = read(t, s, core.Audience{App: "shop", Topics: []string{"even", "third", "nobody's"}, Except: []string{"u06", "u09"}, Until: start}, limit)
+		if diff := cmp.Diff(both, ids); diff != "" {
+			t.Errorf("two topics but two people by %d: %s", limit, diff)
+		}
+		if diff := cmp.Diff(want["u02"], addresses["u02"]); diff != "" {
+			t.Errorf("addresses of two topics by %d: %s", limit, diff)
 		}
 		asked := []string{"u07", "u00a", "nobody", "u03", "u07"}
 		ids, unknown, addresses := read(t, s, core.Audience{App: "shop", Recipients: asked, Until: start}, limit)
