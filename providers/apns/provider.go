@@ -39,7 +39,7 @@ type provider struct {
 	cfg    *config
 	bearer bearer
 	links  *pool.Shared[*link]
-	crew   *crew
+	crew   *h2.Crew
 
 	lastDial atomic.Pointer[string] // why the last opening failed; nil when it did not
 	denied   atomic.Pointer[string] // why credentials were refused last; nil when they were not
@@ -50,7 +50,7 @@ func open(raw []byte) (*provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &provider{cfg: cfg, crew: newCrew()}
+	p := &provider{cfg: cfg, crew: h2.NewCrew()}
 	p.bearer.token = cfg.token
 	if _, err := p.bearer.ready(); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (p *provider) Deliver(ctx context.Context, batch []providers.Message, repor
 		}
 		for range min(len(batch), maxBatch, p.cfg.pool.Max*p.cfg.pool.Streams) {
 			wg.Add(1)
-			p.crew.do(work)
+			p.crew.Do(work)
 		}
 		wg.Wait()
 	}
@@ -271,7 +271,7 @@ func (p *provider) Health(context.Context) providers.Health {
 
 // Close implements providers.Provider.
 func (p *provider) Close(ctx context.Context) error {
-	defer p.crew.disband()
+	defer p.crew.Disband()
 	if err := p.links.Close(ctx); err != nil {
 		return fmt.Errorf("close apns: %w", err)
 	}

@@ -140,7 +140,7 @@ func open(_ context.Context, raw []byte) (providers.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &provider{timeout: timeout}
+	p := &provider{timeout: timeout, crew: h2.NewCrew()}
 	p.life, p.end = context.WithCancel(context.Background())
 	p.pool = pool.NewShared(s.Pool, newDialer(endpoint, roots, timeout, s.Pool).connect, func(c *h2.Conn) { _ = c.Close() })
 	if p.sdk, err = client(&wire{pool: p.pool}, endpoint.String(), project); err != nil {

@@ -22,6 +22,7 @@ type provider struct {
 	sdk     *messaging.Client
 	tokens  *tokens
 	pool    *pool.Shared[*h2.Conn]
+	crew    *h2.Crew
 	oauth   *http.Client
 	timeout time.Duration
 	life    context.Context // ends with Close
@@ -37,7 +38,11 @@ func (p *provider) Deliver(ctx context.Context, batch []providers.Message, repor
 	errs := make([]error, len(batch))
 	var all sync.WaitGroup
 	for i := range batch {
-		all.Go(func() { errs[i] = p.one(ctx, &batch[i], report) })
+		all.Add(1)
+		p.crew.Do(func() {
+			defer all.Done()
+			errs[i] = p.one(ctx, &batch[i], report)
+		})
 	}
 	all.Wait()
 	var first error
@@ -186,6 +191,7 @@ func (p *provider) Health(context.Context) providers.Health {
 func (p *provider) Close(ctx context.Context) error {
 	err := p.pool.Close(ctx)
 	p.end() // what still waits for an access token learns that it is over
+	p.crew.Disband()
 	if err != nil {
 		return fmt.Errorf("close the connections to FCM: %w", err)
 	}
