@@ -132,33 +132,50 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 			same[o] = append(same[o], d.ID[:])
 		}
 	}
+	var sent [][]byte
+	alone := map[string][][]any{} // of those who share their outcome with nobody: a service's own id is in it
 	for _, o := range order {
-		state := "$1"
-		if o.state == core.Pending {
-			state = "CASE WHEN cancel_requested = 1 THEN 6 ELSE $1 END"
+		set, args := o.sets()
+		if o.state == core.Sent {
+			sent = append(sent, same[o]...)
 		}
-		args := []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}
-		moved := ""
-		if !o.moved.IsZero() {
-			moved, args = ", batch_id = $8", append(args, o.moved[:])
+		if len(same[o]) == 1 {
+			q := fmt.Sprintf("UPDATE deliveries SET %s WHERE id = $%d AND state = 1", set, len(args)+1)
+			alone[q] = append(alone[q], append(args, same[o][0]))
+			continue
 		}
-		err := t.execIDs(ctx, "UPDATE deliveries SET state = "+state+`, attempts = $2, unknowns = $3, code = $4, reason = $5, provider_id = $6,
-			updated_at = $7`+moved+" WHERE id {ids} AND state = 1", same[o], args...)
-		if err != nil {
+		if err := t.execIDs(ctx, "UPDATE deliveries SET "+set+" WHERE id {ids} AND state = 1", same[o], args...); err != nil {
 			return fmt.Errorf("settle deliveries: %w", err)
 		}
-		if o.state == core.Sent {
-			if err := applyEarly(ctx, t, same[o]); err != nil {
-				return err
-			}
+	}
+	for q, sets := range alone {
+		if _, err := t.execMany(ctx, q, sets); err != nil {
+			return fmt.Errorf("settle deliveries: %w", err)
 		}
 	}
-	return nil
+	return applyEarly(ctx, t, sent)
+}
+
+// sets is what an UPDATE sets to an outcome, and its arguments.
+func (o outcome) sets() (set string, args []any) {
+	state := "$1"
+	if o.state == core.Pending {
+		state = "CASE WHEN cancel_requested = 1 THEN 6 ELSE $1 END"
+	}
+	set = "state = " + state + ", attempts = $2, unknowns = $3, code = $4, reason = $5, provider_id = $6, updated_at = $7"
+	args = []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}
+	if !o.moved.IsZero() {
+		set, args = set+", batch_id = $8", append(args, o.moved[:])
+	}
+	return set, args
 }
 
 // applyEarly applies the receipts that came before their round was settled: a live client or an SMS service
 // may well be faster than our own commit. The earliest one decides, as it would have the other way round.
 func applyEarly(ctx context.Context, t tx, ids [][]byte) error {
+	if len(ids) == 0 {
+		return nil
+	}
 	// There is hardly ever one: a look at the span of their ids tells that for all of them at once.
 	some, first, last := false, slices.MinFunc(ids, bytes.Compare), slices.MaxFunc(ids, bytes.Compare)
 	err := t.query(ctx, "SELECT 1 FROM receipts WHERE delivery_id BETWEEN $1 AND $2 LIMIT 1", func(row) error {
