@@ -221,7 +221,8 @@ func TestHostKilled(t *testing.T) {
 	if took > 5*time.Second {
 		t.Errorf("orphans lived for %s", took)
 	}
-	// The next host clears away.
+	// The next host clears away, once this one has ended altogether: its children may be gone before.
+	_ = cmd.Wait()
 	s := spec(t, "obedient")
 	s.Dir = base
 	if _, err := host.Describe(t.Context(), s); err != nil {
