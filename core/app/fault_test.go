@@ -38,9 +38,15 @@ func (h *house) meet(f *fault) {
 	h.recover(f.name, what, lasts)
 }
 
-// recover waits until every API accepts again and all that was acknowledged before is terminal.
+// recover waits until every API accepts again and all that was acknowledged before is terminal. Of a process
+// that was killed the fault ends when it is up again.
 func (h *house) recover(name, what string, lasted time.Duration) {
 	h.t.Helper()
+	for _, m := range h.members {
+		if err := m.await(h.t.Context()); err != nil {
+			h.t.Error(err)
+		}
+	}
 	began := time.Now()
 	ids := h.ledger.open()
 	ctx, cancel := context.WithTimeout(h.t.Context(), recovery)
