@@ -119,21 +119,28 @@ func (l *ledger) ask(n int) {
 		l.next++
 		r := l.compose(l.next)
 		l.mu.Unlock()
-		l.running.Go(func() { l.send(r, l.h.apis()) })
+		l.running.Go(func() { l.send(r) })
 	}
 }
 
-// send asks for one notification until it is acknowledged, by each API in turn.
-func (l *ledger) send(r *request, apis []string) {
+// send asks for one notification until it is acknowledged, now and then from two clients at once.
+func (l *ledger) send(r *request) {
+	clients := 1
+	if r.twice {
+		clients = 2
+	}
+	l.crowd(r, clients)
+}
+
+// crowd has several clients ask for one notification under its key, by each API in turn, until all of them
+// have their answer. It has to be the same.
+func (l *ledger) crowd(r *request, clients int) {
 	ctx, cancel := context.WithTimeout(l.h.t.Context(), 2*time.Minute)
 	defer cancel()
-	ids := make([]string, 1)
-	if r.twice {
-		ids = make([]string, 2)
-	}
-	var clients sync.WaitGroup
+	apis, ids := l.h.apis(), make([]string, clients)
+	var asking sync.WaitGroup
 	for i := range ids {
-		clients.Go(func() {
+		asking.Go(func() {
 			for try := r.n + i; ctx.Err() == nil && ids[i] == ""; try++ {
 				if ids[i] = l.post(ctx, apis[try%len(apis)], r); ids[i] == "" {
 					pause(ctx, again)
@@ -141,7 +148,7 @@ func (l *ledger) send(r *request, apis []string) {
 			}
 		})
 	}
-	clients.Wait()
+	asking.Wait()
 	r.id = ids[0]
 	for _, id := range ids {
 		if id == "" {
