@@ -225,6 +225,13 @@ func (l *ledger) accepts(ctx context.Context) error {
 	return nil
 }
 
+// count is how many notifications were acknowledged.
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.acked)
+}
+
 // open lists the acknowledged notifications that were not seen to be terminal.
 func (l *ledger) open() (ids []string) {
 	l.mu.Lock()

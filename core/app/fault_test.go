@@ -188,7 +188,9 @@ func (h *house) crash(p crash.Point) {
 		// Something to repair, and nobody else to do it: rounds under way and wakes in the queue are lost.
 		others, times = slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m }), 1
 		h.stallAll()
-		h.ledger.ask(burst)
+		before := h.ledger.count()
+		h.ledger.ask(3 * burst) // some of them due later, and so in the queue
+		eventually(h.t, time.Minute, "they are acknowledged", func() bool { return h.ledger.count() >= before+3*burst })
 		eventually(h.t, time.Minute, "rounds are under way", h.sending)
 		for _, o := range others {
 			o.stop()
