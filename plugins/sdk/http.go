@@ -147,6 +147,8 @@ func (h *HTTP) Stats() providers.PoolStats {
 		Closed: h.closed.Load(), Failed: h.failed.Load(), Reused: h.reused.Load()}
 	s.Opened = h.opened.Load() // after Closed: none is closed before it was opened
 	s.Open = int(s.Opened - s.Closed)
+	// A connection may serve the next request before the one before is noted to be over.
+	s.InUse = min(s.InUse, s.Open)
 	s.Idle = max(s.Open-s.InUse, 0)
 	return s
 }
