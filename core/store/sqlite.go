@@ -45,7 +45,7 @@ func openSQLite(ctx context.Context, path string, o *Options) (_ *sqliteDB, err 
 	if err != nil {
 		return nil, fmt.Errorf("the data directory %s must be writable by this user: %w", filepath.Dir(path), err)
 	}
-	if err := syscall.Flock(int(b.lockf.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lockSoon(b.lockf); err != nil {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("open %s: %w", path, ErrLocked)
 		}
@@ -163,3 +163,17 @@ func drain(rows *sql.Rows, scan func(row) error) (err error) {
 	}
 	return rows.Err()
 }
+
+// lockSoon locks a file. A lock may outlive its owner for a moment: a child that is just being started holds
+// all that its parent has open until it runs its own program.
+func lockSoon(f *os.File) error {
+	for until := time.Now().Add(lockPatience); ; {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(until) {
+			return err
+		}
+		time.Sleep(lockPatience / 20)
+	}
+}
+
+const lockPatience = 200 * time.Millisecond
