@@ -39,9 +39,8 @@ type bulk struct {
 	key  string
 }
 
-// VisitSendBulkResponse implements SendBulkResponseObject: lines are accepted side by side and
-// answered in their order.
-func (b *bulk) VisitSendBulkResponse(w http.ResponseWriter) error {
+// beginLines begins an answer of a line for each line of the request, while that is still being read.
+func beginLines(w http.ResponseWriter) *http.ResponseController {
 	control := http.NewResponseController(w)
 	// A recorder or an HTTP/2 stream is full duplex anyhow, or cannot be: then answers come at the end.
 	_ = control.EnableFullDuplex()
@@ -52,6 +51,13 @@ func (b *bulk) VisitSendBulkResponse(w http.ResponseWriter) error {
 	w.Header().Set("Connection", "close")
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
+	return control
+}
+
+// VisitSendBulkResponse implements SendBulkResponseObject: lines are accepted side by side and
+// answered in their order.
+func (b *bulk) VisitSendBulkResponse(w http.ResponseWriter) error {
+	control := beginLines(w)
 	answers := make(chan chan bulkAnswer, bulkAhead)
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()

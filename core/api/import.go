@@ -104,14 +104,7 @@ type importPart struct {
 
 // VisitImportRecipientsResponse implements ImportRecipientsResponseObject.
 func (im *importer) VisitImportRecipientsResponse(w http.ResponseWriter) error {
-	control := http.NewResponseController(w)
-	// As in a bulk stream: what cannot be full duplex answers at the end, and the connection is not used again.
-	_ = control.EnableFullDuplex()
-	_ = control.SetReadDeadline(time.Time{})
-	_ = control.SetWriteDeadline(time.Time{})
-	w.Header().Set("Connection", "close")
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
+	control := beginLines(w)
 	ctx, cancel := context.WithCancel(im.ctx)
 	defer cancel()
 	parts := make(chan importPart, importAhead)

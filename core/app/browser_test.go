@@ -249,12 +249,7 @@ func TestBrowserRunsNothing(t *testing.T) {
 // TestBrowserCurl runs the lines that the pages offer to copy.
 func TestBrowserCurl(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("curl"); err != nil {
-		if os.Getenv(coretest.RequireServers) == "1" {
-			t.Fatal("curl is not installed, and " + coretest.RequireServers + " is 1")
-		}
-		t.Skip("curl is not installed")
-	}
+	installed(t, "curl")
 	a, c := startApp(t, nil)
 	var got accepted
 	c.must(http.MethodPost, "/v1/notifications", everyKind(`{"title":"x"}`), &got, http.StatusAccepted)

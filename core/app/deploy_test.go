@@ -207,9 +207,7 @@ func TestDeployCompose(t *testing.T) {
 // they are.
 func TestDeploySystemd(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("systemd-analyze is not installed")
-	}
+	installed(t, "systemd-analyze")
 	bin, err := binaries()
 	if err != nil {
 		t.Fatal(err)
