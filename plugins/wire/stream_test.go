@@ -266,3 +266,36 @@ func TestReceiveEnds(t *testing.T) {
 		t.Errorf("nothing to hear: %v", err)
 	}
 }
+
+// TestReceiveTurns: a host that ends a Receive and begins another does not see when the provider's has
+// returned; the provider never has two.
+func TestReceiveTurns(t *testing.T) {
+	t.Parallel()
+	began, second := make(chan struct{}, 2), make(chan struct{})
+	var calls atomic.Int32
+	c := connect(t, &scripted{receive: func(ctx context.Context, _ func(providers.Receipt) error) error {
+		began <- struct{}{}
+		if calls.Add(1) == 2 {
+			close(second)
+			<-ctx.Done()
+			return nil
+		}
+		<-ctx.Done()
+		select { // it takes its time to return
+		case <-second:
+			t.Error("the provider was asked to receive while it still did")
+		case <-time.After(100 * time.Millisecond):
+		}
+		return nil
+	}})
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Receive(ctx, func(providers.Receipt) error { return nil }) }()
+		<-began
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
