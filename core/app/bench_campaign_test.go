@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	gomail "github.com/wneessen/go-mail"
 )
 
 // campaignHTML is the body of a mail of 8 KB, as a template.
@@ -48,7 +47,10 @@ func benchCampaign(b *testing.B, w *world, p *process, profile func() func(), ch
 	const n = 10_000 // for both: they may share a database
 	raw := rawAPNs(b, w)
 	if channel == "email" {
-		raw = rawMails(b, w)
+		raw = rawMails(b, w, func(i int) rawMail {
+			html := strings.ReplaceAll(campaignHTML, "{{ recipient.attributes.name }}", fmt.Sprintf("Ann %d", i))
+			return rawMail{fmt.Sprintf("u%d@example.com", i), "Spring", "It is here", html}
+		})
 	}
 	putPeople(b, c, n)
 	c.must(http.MethodPut, "/v1/templates/spring", map[string]any{"locales": map[string]any{"default": map[string]any{
@@ -88,24 +90,6 @@ func benchCampaign(b *testing.B, w *world, p *process, profile func() func(), ch
 	b.ReportMetric(float64(grown)/total, "db-bytes/recipient")
 	b.ReportMetric(float64(peakMemory(b, p.cmd.Process.Pid))/(1<<20), "peak-MB")
 	b.ReportMetric(0, "ns/op")
-}
-
-// rawMails sends mails over go-mail's sessions, each with words of its own.
-func rawMails(b *testing.B, w *world) func(n int) {
-	b.Helper()
-	sessions := mailSessions(b, w)
-	return func(n int) {
-		loop(b, n, len(sessions), func(session, i int) error {
-			m := gomail.NewMsg()
-			if err := errors.Join(m.From("no-reply@example.com"), m.To(fmt.Sprintf("u%d@example.com", i))); err != nil {
-				return err
-			}
-			m.Subject("Spring")
-			m.SetBodyString(gomail.TypeTextPlain, "It is here")
-			m.AddAlternativeString(gomail.TypeTextHTML, strings.ReplaceAll(campaignHTML, "{{ recipient.attributes.name }}", fmt.Sprintf("Ann %d", i)))
-			return sessions[session].Send(m)
-		})
-	}
 }
 
 func putPeople(b *testing.B, c *caller, n int) {

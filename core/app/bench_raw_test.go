@@ -163,19 +163,31 @@ func mailSessions(b *testing.B, w *world) (sessions []*gomail.Client) {
 	return sessions
 }
 
+// rawEmail sends the benchmark's mail over go-mail's sessions.
 func rawEmail(b *testing.B, w *world) func(n int) {
+	b.Helper()
+	return rawMails(b, w, func(i int) rawMail {
+		return rawMail{fmt.Sprintf("user%d@example.org", i), "Hi", mailText, mailHTML}
+	})
+}
+
+// rawMail is what is different between one mail and the next.
+type rawMail struct{ to, subject, text, html string }
+
+// rawMails sends mails over go-mail's sessions, the i-th as it is written.
+func rawMails(b *testing.B, w *world, write func(i int) rawMail) func(n int) {
 	b.Helper()
 	sessions := mailSessions(b, w)
 	return func(n int) {
 		loop(b, n, len(sessions), func(session, i int) error {
-			m := gomail.NewMsg()
-			if err := errors.Join(m.From("no-reply@example.com"), m.To(fmt.Sprintf("user%d@example.org", i))); err != nil {
+			mail, m := write(i), gomail.NewMsg()
+			if err := errors.Join(m.From("no-reply@example.com"), m.To(mail.to)); err != nil {
 				return err
 			}
-			m.Subject("Hi")
+			m.Subject(mail.subject)
 			m.SetMessageIDWithValue(fmt.Sprintf("%d.%d@example.com", time.Now().UnixNano(), i))
-			m.SetBodyString(gomail.TypeTextPlain, mailText)
-			m.AddAlternativeString(gomail.TypeTextHTML, mailHTML)
+			m.SetBodyString(gomail.TypeTextPlain, mail.text)
+			m.AddAlternativeString(gomail.TypeTextHTML, mail.html)
 			return sessions[session].Send(m)
 		})
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 	"github.com/carillon-notify/carillon/plugins/host"
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/apns"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
 // batchSize is how many messages travel together at most.
@@ -136,27 +136,8 @@ func BenchmarkIsolation(b *testing.B) {
 // apart runs the sandbox in a process of its own and returns the settings that lead there.
 func apart(b *testing.B) (settings string, pid int) {
 	b.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(self, "play", "sandbox", b.TempDir())
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
+	cmd := sandboxtest.Again(b, "play", "sandbox", b.TempDir())
+	_, out := sandboxtest.Start(b, cmd)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		b.Fatal(err)

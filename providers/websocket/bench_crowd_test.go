@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 	"github.com/carillon-notify/carillon/providers/websocket"
 )
 
@@ -185,28 +185,9 @@ func gather(b *testing.B, url string, tokens []string) *crowd {
 // start starts another process, until the benchmark ends.
 func start(b *testing.B, variable string, args ...string) *other {
 	b.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(self, args...)
+	cmd := sandboxtest.Again(b, args...)
 	cmd.Env = append(os.Environ(), variable)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
+	in, out := sandboxtest.Start(b, cmd)
 	return &other{in: in, out: bufio.NewScanner(out)}
 }
 

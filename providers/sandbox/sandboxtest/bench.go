@@ -44,18 +44,36 @@ func Main(m *testing.M) {
 // one is the client's. It returns settings that lead a kind there. The package's TestMain must be Main.
 func Apart(b testing.TB, kind string) []byte {
 	b.Helper()
+	cmd := Again(b)
+	cmd.Env = append(os.Environ(), kindVariable+"="+kind, dirVariable+"="+b.TempDir())
+	_, out := Start(b, cmd)
+	line, err := bufio.NewReader(out).ReadBytes('\n')
+	if err != nil {
+		b.Fatalf("the sandbox said nothing: %v", err)
+	}
+	return line[:len(line)-1]
+}
+
+// Again is a command that runs the test binary once more.
+func Again(b testing.TB, args ...string) *exec.Cmd {
+	b.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
 	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), kindVariable+"="+kind, dirVariable+"="+b.TempDir())
+	return exec.Command(self, args...)
+}
+
+// Start starts a child that ends when its input is closed, which is at the end of the test. It returns that
+// input and the child's output; its errors go to ours.
+func Start(b testing.TB, cmd *exec.Cmd) (in io.Writer, out io.Reader) {
+	b.Helper()
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
 	}
-	out, err := cmd.StdoutPipe()
+	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -63,14 +81,10 @@ func Apart(b testing.TB, kind string) []byte {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		_ = in.Close()
+		_ = stdin.Close()
 		_ = cmd.Wait()
 	})
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err != nil {
-		b.Fatalf("the sandbox said nothing: %v", err)
-	}
-	return line[:len(line)-1]
+	return stdin, stdout
 }
 
 // CPU is the processor time that this process has used.
