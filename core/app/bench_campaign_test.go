@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 )
 
 // campaignHTML is the body of a mail of 8 KB, as a template.

@@ -137,7 +137,7 @@ func BenchmarkIsolation(b *testing.B) {
 func apart(b *testing.B) (settings string, pid int) {
 	b.Helper()
 	cmd := sandboxtest.Again(b, "play", "sandbox", b.TempDir())
-	_, out := sandboxtest.Start(b, cmd)
+	_, out := sandboxtest.StartChild(b, cmd)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		b.Fatal(err)

@@ -187,7 +187,7 @@ func start(b *testing.B, variable string, args ...string) *other {
 	b.Helper()
 	cmd := sandboxtest.Again(b, args...)
 	cmd.Env = append(os.Environ(), variable)
-	in, out := sandboxtest.Start(b, cmd)
+	in, out := sandboxtest.StartChild(b, cmd)
 	return &other{in: in, out: bufio.NewScanner(out)}
 }
 

@@ -46,7 +46,7 @@ func Apart(b testing.TB, kind string) []byte {
 	b.Helper()
 	cmd := Again(b)
 	cmd.Env = append(os.Environ(), kindVariable+"="+kind, dirVariable+"="+b.TempDir())
-	_, out := Start(b, cmd)
+	_, out := StartChild(b, cmd)
 	line, err := bufio.NewReader(out).ReadBytes('\n')
 	if err != nil {
 		b.Fatalf("the sandbox said nothing: %v", err)
@@ -64,9 +64,9 @@ func Again(b testing.TB, args ...string) *exec.Cmd {
 	return exec.Command(self, args...)
 }
 
-// Start starts a child that ends when its input is closed, which is at the end of the test. It returns that
+// StartChild starts a child that ends when its input is closed, which is at the end of the test. It returns that
 // input and the child's output; its errors go to ours.
-func Start(b testing.TB, cmd *exec.Cmd) (in io.Writer, out io.Reader) {
+func StartChild(b testing.TB, cmd *exec.Cmd) (in io.Writer, out io.Reader) {
 	b.Helper()
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
