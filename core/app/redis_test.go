@@ -73,7 +73,14 @@ func TestRedisKinds(t *testing.T) {
 		},
 		"sentinel": func(t *testing.T) (string, []string) {
 			s := coretest.StartRedis(t, user(t)...)
-			return "redis-sentinel://carillon:" + redisSecret + "@" + watchedBySentinel(t, s) + "?master=main", []string{s.Addr}
+			return "redis-sentinel://carillon:" + redisSecret + "@" + watched(t, coretest.StartSentinel(t), s.Addr) + "?master=main", []string{s.Addr}
+		},
+		"sentinel, tls": func(t *testing.T) (string, []string) {
+			pki := coretest.NewTLS(t)
+			addr, plain := coretest.RedisTLS(t, pki, user(t)...)
+			sentinel, words := coretest.SentinelTLS(t, pki)
+			watched(t, words, addr)
+			return "redis-sentinel://carillon:" + redisSecret + "@" + sentinel + "?master=main&tls=true&ca_file=" + pki.CAFile, []string{plain}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,17 +91,16 @@ func TestRedisKinds(t *testing.T) {
 	}
 }
 
-// watchedBySentinel is the address of a Sentinel that watches a Redis under the name main.
-func watchedBySentinel(t *testing.T, s *coretest.RedisServer) string {
+// watched tells a Sentinel to watch a Redis under the name main, and returns the Sentinel's address.
+func watched(t *testing.T, sentinel, addr string) string {
 	t.Helper()
-	addr := coretest.StartSentinel(t)
-	c := redis.NewSentinelClient(&redis.Options{Addr: addr})
+	c := redis.NewSentinelClient(&redis.Options{Addr: sentinel})
 	defer c.Close()
-	host, port, _ := net.SplitHostPort(s.Addr)
+	host, port, _ := net.SplitHostPort(addr)
 	if err := c.Monitor(t.Context(), "main", host, port, "1").Err(); err != nil {
 		t.Fatal(err)
 	}
-	return addr
+	return sentinel
 }
 
 const (

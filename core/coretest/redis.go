@@ -47,14 +47,15 @@ func StartRedis(t testing.TB, args ...string) *RedisServer {
 	return s
 }
 
-// StartSentinel starts a throw-away Redis Sentinel that watches nothing yet, and returns its address.
-func StartSentinel(t testing.TB) string {
+// StartSentinel starts a throw-away Redis Sentinel that watches nothing yet, and returns its address; with
+// arguments added to its command line.
+func StartSentinel(t testing.TB, args ...string) string {
 	t.Helper()
 	conf := filepath.Join(t.TempDir(), "sentinel.conf") // it writes there what it is told
 	if err := os.WriteFile(conf, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return StartRedis(t, conf, "--sentinel").Addr
+	return StartRedis(t, append([]string{conf, "--sentinel"}, args...)...).Addr
 }
 
 // Kill kills the server as kill -9 does and waits for its end.

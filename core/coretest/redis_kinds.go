@@ -133,3 +133,12 @@ func RedisTLS(t testing.TB, with TLS, args ...string) (addr, plain string) {
 	s := StartRedis(t, append(with.serve(port), args...)...)
 	return addr, s.Addr
 }
+
+// SentinelTLS starts a throw-away Redis Sentinel that speaks TLS on one address and reaches what it watches by
+// TLS, and plainly on another, for the test's own words.
+func SentinelTLS(t testing.TB, with TLS) (addr, plain string) {
+	t.Helper()
+	addr = FreeAddr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	return addr, StartSentinel(t, append(with.serve(port), "--tls-replication", "yes")...)
+}
