@@ -148,6 +148,14 @@ type Sample struct {
 // Done is how many deliveries are not pending any more.
 func (t Totals) Done() int { return t.Deliveries.Total() - t.Deliveries.Pending }
 
+// EachPerson is how many deliveries an expanded recipient has on average; 1 where nobody was expanded yet.
+func (t Totals) EachPerson() float64 {
+	if t.Expanded == 0 {
+		return 1
+	}
+	return float64(t.Deliveries.Total()) / float64(t.Expanded)
+}
+
 // Plus adds what another has more than a third: the change of a part from was to is.
 func (t Totals) Plus(is, was Totals) Totals {
 	t.Audience += is.Audience - was.Audience
@@ -209,11 +217,7 @@ func (c *Campaign) Progress(now time.Time) Progress {
 
 // left is about how many deliveries are still to be done.
 func (p Progress) left() int {
-	each := 1.0
-	if p.Totals.Expanded > 0 {
-		each = float64(p.Deliveries.Total()) / float64(p.Totals.Expanded)
-	}
-	return p.Deliveries.Pending + int(each*float64(max(0, p.Audience-p.Totals.Expanded)))
+	return p.Deliveries.Pending + int(p.EachPerson()*float64(max(0, p.Audience-p.Totals.Expanded)))
 }
 
 // sampleEvery is how far a campaign's samples lie apart: its rate is that of the last one to two of it.

@@ -8,9 +8,6 @@ import (
 	"github.com/carillon-notify/carillon/core/queue"
 )
 
-// planning is how many campaigns a process expands at once; more take turns.
-const planning = 64
-
 // plan starts the expansion of campaigns, on orchestrators only: they render.
 func (a *App) plan(ctx context.Context) error {
 	if a.cfg.IsSQLite() {
@@ -19,7 +16,7 @@ func (a *App) plan(ctx context.Context) error {
 		}
 	}
 	planner := campaign.NewPlanner(campaign.Options{Campaigns: a.store, Pages: a.store, Audiences: a.store, Renderer: a.intake, Queue: a.queue, Logger: a.log})
-	s, err := a.queue.ServePlan(context.WithoutCancel(ctx), queue.PlanOptions{Concurrency: planning, Timeout: campaign.MaxTurn, Handler: planner.Turn})
+	s, err := a.queue.ServePlan(context.WithoutCancel(ctx), queue.PlanOptions{Concurrency: campaign.Turns, Timeout: campaign.MaxTurn, Handler: planner.Turn})
 	if err != nil {
 		return fmt.Errorf("start the planner: %w", err)
 	}

@@ -15,11 +15,10 @@ import (
 const (
 	// pageSize is how many recipients are expanded in one transaction.
 	pageSize = 500
+	// minPage is how many are where there is less room: small pages cost more than they are worth.
+	minPage = 50
 	// scanSize is how many are looked at, where a filter leaves some out.
 	scanSize = 1000
-	// maxDue is how many batches of a campaign may be due and not yet sent: as much as was made too early
-	// when it is cancelled, and what a worker never waits for.
-	maxDue = 48
 	// maxHeld is how many may be held by services, and heldShare how many of what was made: a campaign does
 	// not stop for a few mailboxes that want to be asked again, but does where a service takes nothing.
 	maxHeld   = 200
@@ -53,16 +52,19 @@ func (t *turn) expand(ctx context.Context) (time.Time, error) {
 	if allowed == 0 {
 		return at, nil
 	}
-	due, held, _, err := t.Pages.CampaignBusy(ctx, c.ID)
+	due, held, sending, err := t.Pages.CampaignBusy(ctx, c.ID)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look what campaign %s has under way: %w", c.ID, err)
 	}
-	if due >= maxDue || held > maxHeld+int(heldShare*float64(c.Totals.Deliveries.Total())) {
-		t.waits = min(max(2*t.waits, 10*time.Millisecond), 160*time.Millisecond)
+	room := t.flow.look(due, sending, now)
+	if room <= 0 || held > maxHeld+int(heldShare*float64(c.Totals.Deliveries.Total())) {
+		// One that waits long gives the planner's time to others.
+		t.waits = min(max(2*t.waits, 10*time.Millisecond), 2*patience)
 		return now.Add(t.waits), nil
 	}
 	t.waits = 0
-	return now, t.page(ctx, min(pageSize, allowed))
+	t.most = min(pageSize, max(minPage, t.flow.people(room, c.Totals.EachPerson())))
+	return now, t.page(ctx, min(t.most, allowed))
 }
 
 // leg is the part of the audience that is being expanded.
@@ -81,10 +83,7 @@ func pace(c *core.Campaign, now time.Time) (allowed int, at time.Time) {
 	if c.PerSecond <= 0 {
 		return math.MaxInt, now
 	}
-	each := 1.0 // deliveries of a recipient
-	if c.Totals.Expanded > 0 {
-		each = max(1, float64(c.Totals.Deliveries.Total())/float64(c.Totals.Expanded))
-	}
+	each := max(1, c.Totals.EachPerson())
 	since := min(now.Sub(c.PacedTo), slack)
 	may := since.Seconds()*c.PerSecond + 1
 	if want := max(1, c.PerSecond*tick.Seconds()); may < want {
@@ -174,9 +173,10 @@ func (t *turn) lookAhead(ctx context.Context, c core.Campaign, p *core.CampaignP
 	}
 	a := &ahead{leg: c.Leg, cursor: c.Cursor, done: make(chan struct{}), early: t.early}
 	t.ahead = a
+	most := t.most
 	go func() {
 		defer close(a.done)
-		a.page, a.err = t.prepare(ctx, c, pageSize)
+		a.page, a.err = t.prepare(ctx, c, most)
 	}()
 }
 
@@ -289,6 +289,9 @@ func (t *turn) write(ctx context.Context, p *core.CampaignPage) error {
 		return fmt.Errorf("write a page of campaign %s: %w", t.c.ID, err)
 	}
 	t.take(c)
+	if c != nil && p.Acceptance != nil {
+		t.flow.add(p.Acceptance)
+	}
 	if len(recorded.Wakes) == 0 {
 		return nil
 	}

@@ -29,6 +29,9 @@ const (
 	wakeTimeout     = 500 * time.Millisecond
 	// finishMost is how long it is left alone at the most while something is pending.
 	finishMost = 15 * time.Second
+	// Turns is how many campaigns a process has in hand at once; more take turns. Nearly all of them wait, for
+	// their rate or for workers: what costs anything is bounded apart.
+	Turns = 512
 	// MaxTurn bounds a turn, come what may.
 	MaxTurn = 5 * time.Minute
 )
@@ -52,6 +55,7 @@ type Planner struct {
 	heavy chan struct{}
 	// early is how many pages are prepared before their turn: each is kept in memory meanwhile.
 	early chan struct{}
+	flows flows
 }
 
 // NewPlanner returns a Planner.
@@ -62,7 +66,8 @@ func NewPlanner(o Options) *Planner {
 	if o.Poll <= 0 {
 		o.Poll = pollEvery
 	}
-	return &Planner{Options: o, heavy: make(chan struct{}, runtime.GOMAXPROCS(0)), early: make(chan struct{}, 4)}
+	return &Planner{Options: o, heavy: make(chan struct{}, runtime.GOMAXPROCS(0)), early: make(chan struct{}, 4),
+		flows: flows{of: map[core.ID]*flow{}}}
 }
 
 // Run looks for campaigns that are due, and wakes them, until ctx ends.
@@ -98,6 +103,8 @@ type turn struct {
 	counted time.Time     // when the totals were brought up to date
 	lost    bool          // somebody else has the campaign
 	ahead   *ahead        // the next page; nil: none is prepared
+	flow    *flow         // how quickly workers take what it makes
+	most    int           // how many recipients a page may have by that
 }
 
 // Turn is one planner's time with a campaign: it takes it, makes steps while one is due within a moment, and
@@ -111,7 +118,8 @@ func (p *Planner) Turn(ctx context.Context, w core.CampaignWake) error {
 	if c == nil {
 		return nil
 	}
-	t := &turn{Planner: p, c: c, until: p.Campaigns.Now().Add(turnLength)}
+	now := p.Campaigns.Now()
+	t := &turn{Planner: p, c: c, until: now.Add(turnLength), flow: p.flows.get(c.ID, now)}
 	defer func() {
 		if t.ahead != nil {
 			t.ahead.end()

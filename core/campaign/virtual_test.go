@@ -27,6 +27,7 @@ type loop struct {
 	store   *store.Store
 	planner *campaign.Planner
 	wg      sync.WaitGroup
+	turns   chan struct{}
 	ctx     context.Context
 	t       *testing.T
 }
@@ -53,6 +54,8 @@ func (l *loop) Wake(_ context.Context, wakes ...core.Wake) error {
 func (l *loop) Plan(_ context.Context, wakes ...core.CampaignWake) error {
 	for _, w := range wakes {
 		l.wg.Go(func() {
+			l.turns <- struct{}{}
+			defer func() { <-l.turns }()
 			if err := l.planner.Turn(l.ctx, w); err != nil && l.ctx.Err() == nil {
 				l.t.Errorf("turn: %v", err)
 			}
@@ -106,7 +109,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &loop{store: s, ctx: ctx, t: t}
+	l := &loop{store: s, ctx: ctx, t: t, turns: make(chan struct{}, campaign.Turns)}
 	in := intake.New(intake.Options{Store: s, Queue: l, Templates: templates.New(nil, nil), Routing: routing, Logger: quiet})
 	l.planner = campaign.NewPlanner(campaign.Options{Campaigns: s, Pages: s, Audiences: s, Renderer: in, Queue: l, Logger: quiet,
 		Poll: 20 * time.Second}) // days go by here
@@ -290,6 +293,39 @@ func TestRate(t *testing.T) {
 		}
 		if got := within(28*time.Second+100*time.Millisecond, 87*time.Second); got != 0 || paused.Progress(time.Now()).Audience != 4000 {
 			t.Errorf("%d while it was paused", got)
+		}
+	})
+}
+
+// A hundred campaigns with a rate, which wait nearly all the time, hold up neither one another nor another one.
+func TestManyPaced(t *testing.T) {
+	t.Parallel()
+	warm(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.stop()
+		for i := range 60 {
+			r.put(fmt.Sprintf("u%02d", i), "")
+		}
+		var paced []*core.Campaign
+		for i := range 100 {
+			paced = append(paced, r.create(&campaign.Spec{Name: fmt.Sprint(i), Audience: core.CampaignAudience{All: true}, Now: true, Rate: "3/s"}))
+		}
+		time.Sleep(5 * time.Second)
+		other := r.create(&campaign.Spec{Name: "other", Audience: core.CampaignAudience{All: true}, Now: true})
+		time.Sleep(time.Second)
+		if got, err := r.m.Get(t.Context(), "a", other.ID); err != nil || got.State != core.CampaignCompleted {
+			t.Errorf("after a second one without a rate is %s, %v", got.State, err)
+		}
+		time.Sleep(4 * time.Second)
+		for _, c := range paced {
+			got, err := r.m.Get(t.Context(), "a", c.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := got.Totals.Expanded; n < 29 || n > 32 {
+				t.Errorf("after ten seconds at 3/s campaign %s made %d", c.Name, n)
+			}
 		}
 	})
 }
