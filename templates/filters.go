@@ -224,8 +224,21 @@ func toInt(f float64) (any, error) {
 	return int(f), nil
 }
 
-// arithmetic applies whole to two ints, exactly or not at all, and real to anything else.
-func arithmetic(exact func(z, a, b *big.Int) *big.Int, real func(a, b float64) float64) filter {
+// decimal is a number as people read it: 0.1 is a tenth.
+func decimal(v any) (*big.Rat, bool) {
+	if i, ok := v.(int); ok {
+		return new(big.Rat).SetInt64(int64(i)), true
+	}
+	f, _ := v.(float64)
+	if !finite(f) {
+		return nil, false
+	}
+	return new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64))
+}
+
+// arithmetic applies exact to two ints, exactly or not at all, and real to anything else: by decimals, as
+// Liquid does, so that 0.1 and 0.2 are 0.3.
+func arithmetic(exact func(z, a, b *big.Int) *big.Int, real func(z, a, b *big.Rat) *big.Rat) filter {
 	return filter{1, 1, func(_ *machine, in any, args []any) (any, error) {
 		a, err := num(in)
 		if err != nil {
@@ -244,9 +257,13 @@ func arithmetic(exact func(z, a, b *big.Int) *big.Int, real func(a, b float64) f
 			}
 			return int(z.Int64()), nil
 		}
-		fa, _ := float(a)
-		fb, _ := float(b)
-		return number(real(fa, fb))
+		fa, aok := decimal(a)
+		fb, bok := decimal(b)
+		if !aok || !bok {
+			return nil, stopf(CodeValue, "the result is no number")
+		}
+		f, _ := real(new(big.Rat), fa, fb).Float64()
+		return number(f)
 	}}
 }
 
@@ -283,9 +300,9 @@ func bound(pick func(a, b float64) bool) filter {
 }
 
 var numberFilters = map[string]filter{
-	"plus":     arithmetic((*big.Int).Add, func(a, b float64) float64 { return a + b }),
-	"minus":    arithmetic((*big.Int).Sub, func(a, b float64) float64 { return a - b }),
-	"times":    arithmetic((*big.Int).Mul, func(a, b float64) float64 { return a * b }),
+	"plus":     arithmetic((*big.Int).Add, (*big.Rat).Add),
+	"minus":    arithmetic((*big.Int).Sub, (*big.Rat).Sub),
+	"times":    arithmetic((*big.Int).Mul, (*big.Rat).Mul),
 	"ceil":     rounding(math.Ceil),
 	"floor":    rounding(math.Floor),
 	"at_least": bound(func(a, b float64) bool { return a >= b }),

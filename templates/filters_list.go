@@ -19,6 +19,27 @@ func lists(min, max int, fn func(m *machine, items []any, args []any) (any, erro
 	}}
 }
 
+// oneOf picks an item of a list, or a character of a text.
+func oneOf(pick func(n int) int) filter {
+	list := lists(0, 0, func(_ *machine, items []any, _ []any) (any, error) {
+		if len(items) == 0 {
+			return nil, nil
+		}
+		return items[pick(len(items))], nil
+	})
+	return filter{0, 0, func(m *machine, in any, args []any) (any, error) {
+		s, ok := in.(string)
+		if !ok {
+			return list.fn(m, in, args)
+		}
+		if err := m.spend(bytes16(len(s)) + 1); err != nil || s == "" {
+			return "", err
+		}
+		letters := []rune(s)
+		return string(letters[pick(len(letters))]), nil
+	}}
+}
+
 var listFilters = map[string]filter{
 	"join": lists(0, 1, func(m *machine, items []any, args []any) (any, error) {
 		sep := " "
@@ -30,22 +51,19 @@ var listFilters = map[string]filter{
 		}
 		return m.join(items, sep)
 	}),
-	"first": lists(0, 0, func(_ *machine, items []any, _ []any) (any, error) {
-		if len(items) == 0 {
-			return nil, nil
-		}
-		return items[0], nil
-	}),
-	"last": lists(0, 0, func(_ *machine, items []any, _ []any) (any, error) {
-		if len(items) == 0 {
-			return nil, nil
-		}
-		return items[len(items)-1], nil
-	}),
-	"compact": lists(0, 0, func(_ *machine, items []any, _ []any) (any, error) {
+	"first": oneOf(func(int) int { return 0 }),
+	"last":  oneOf(func(n int) int { return n - 1 }),
+	"compact": lists(0, 1, func(m *machine, items []any, args []any) (any, error) {
 		out := make([]any, 0, len(items))
 		for _, x := range items {
-			if x != nil {
+			v := x
+			if len(args) > 0 {
+				var err error
+				if v, err = m.property(x, args[0]); err != nil {
+					return nil, err
+				}
+			}
+			if v != nil {
 				out = append(out, x)
 			}
 		}

@@ -258,7 +258,7 @@ func dateFilter(m *machine, in any, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if in == nil || in == "" {
+	if in == nil || in == "" || format == "" {
 		return in, nil
 	}
 	t, err := date(in)

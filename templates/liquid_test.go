@@ -26,6 +26,8 @@ func TestLiquid(t *testing.T) {
 		// Tags.
 		{`{% if n > 5 and n < 10 %}in{% endif %}`, "in"},
 		{`{% if n == 1 %}a{% elsif n == 7 %}b{% else %}c{% endif %}`, "b"},
+		{`{% if yes or yes and no %}from the right{% endif %}{% if no and yes or yes %}no{% endif %}{% if (yes or yes) and no %}no{% endif %}`, "from the right"},
+		{`{% if "a and b" == "a and b" and site.pages.a.title == "A" or nope %}y{% endif %}`, "y"},
 		{`{% unless n == 7 %}no{% else %}yes{% endunless %}`, "yes"},
 		{`{% unless n == 7 %}no{% elsif n == 7 %}elsif{% endunless %}`, "elsif"},
 		{`{% if e %}the empty text is true{% endif %}`, "the empty text is true"},
@@ -50,6 +52,7 @@ func TestLiquid(t *testing.T) {
 		{`{% for a in (1..2) %}{% for b in (1..2) %}{{ forloop.parentloop.index }}{{ forloop.index }} {% endfor %}{% endfor %}`, "11 12 21 22 "},
 		{`{% for i in (1..4) %}{% cycle "one", "two", "three" %}{% endfor %}`, "onetwothreeone"},
 		{`{% cycle "a": "1", "2" %}{% cycle "b": "1", "2" %}{% cycle "a": "1", "2" %}`, "112"},
+		{`{% for i in (1..3) %}{% cycle n, s.size, 1.5 %},{% endfor %}{% cycle n: "x", "y", %}{% cycle 7: "x", "y" %}`, "7,28,1.5,xy"},
 		{`{% assign x = "a" %}{{ x }}{% assign x = x | append: "b" %}{{ x }}`, "aab"},
 		{`{% capture c %}I am {{ n }}.{% endcapture %}{{ c }}{{ c.size }}`, "I am 7.7"},
 		{`{% comment %}{% if %} {{ gone {% endcomment %}x`, "x"},
@@ -86,6 +89,7 @@ func TestLiquid(t *testing.T) {
 		{`{{ -17 | abs }} {{ "-19.86" | abs }} {{ 4 | at_least: 5 }} {{ 4 | at_most: 3 }} {{ 1.2 | ceil }} {{ "3.5" | ceil }} {{ 2.9 | floor }}`, "17 19.86 5 3 2 4 2"},
 		{`{{ 16 | divided_by: 4 }} {{ 5 | divided_by: 3 }} {{ 20 | divided_by: 7.0 | round: 2 }} {{ neg | divided_by: 2 }}`, "4 1 2.86 -2"},
 		{`{{ 4 | minus: 2 }} {{ 183.357 | minus: 12 }} {{ 3 | modulo: 2 }} {{ 183.357 | modulo: 12 | round: 3 }} {{ neg | modulo: 2 }}`, "2 171.357 1 3.357 1"},
+		{`{{ 0.1 | plus: 0.2 }} {{ 0.0725 | times: 100 }} {{ 1.1 | minus: 1 }}`, "0.3 7.25 0.1"},
 		{`{{ 4 | plus: 2 }} {{ 3 | times: 2 }} {{ 183.357 | times: 12 }} {{ 1.2 | round }} {{ 2.7 | round }} {{ 183.357 | round: 2 }} {{ n | times: f }}`, "6 6 2200.284 1 3 183.36 17.5"},
 		// Filters: lists.
 		{`{{ "a,b" | split: "," | concat: nums | join }}`, "a b 3 1 2"},
@@ -287,7 +291,7 @@ func TestFaultsAtRender(t *testing.T) {
 		{`{{ s | append }}`, templates.CodeValue, "argument"},
 		{`{{ s | upcase: 1 }}`, templates.CodeValue, "argument"},
 		{`{{ s | append: "x", y: 1 }}`, templates.CodeValue, "argument"},
-		{`{{ s | first }}`, templates.CodeValue, "list"},
+		{`{{ n | first }}`, templates.CodeValue, "list"},
 		{`{{ nums | map: "x" }}`, templates.CodeValue, "objects"},
 		{`{{ site | upcase }}`, templates.CodeValue, "text"},
 		{`{% for x in s %}{% endfor %}`, templates.CodeValue, "looped"},

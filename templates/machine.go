@@ -41,7 +41,7 @@ type machine struct {
 
 	work, passes int
 	loop         *forloop
-	cycles       map[string]int
+	cycles       map[any]int
 
 	misused *stop    // why an expression's result does not count, found where nothing can be returned
 	failure *stop    // why the library was made to give up; its own error types hold no code

@@ -82,19 +82,19 @@ func (n *captureNode) render(m *machine) error {
 
 // condNode is if and unless, with their clauses.
 type condNode struct {
-	tests  []*expr // the first is negated for unless
+	tests  []condition // the first is negated for unless
 	bodies [][]node
 	not    bool
 	other  []node
 }
 
 func (n *condNode) render(m *machine) error {
-	for i, x := range n.tests {
-		v, err := m.eval(x)
+	for i := range n.tests {
+		holds, err := n.tests[i].holds(m, 0)
 		if err != nil {
 			return err
 		}
-		if (v != nil && v != false) != (n.not && i == 0) {
+		if holds != (n.not && i == 0) {
 			return m.run(n.bodies[i])
 		}
 	}
@@ -149,21 +149,28 @@ func (m *machine) same(a, b any) (ok bool, err error) {
 }
 
 type cycleNode struct {
-	group string
-	texts []string
+	group  *expr // nil: key says which cycle it is
+	key    any
+	values []*printNode
 }
 
 func (n *cycleNode) render(m *machine) error {
 	if m.cycles == nil {
-		m.cycles = map[string]int{}
+		m.cycles = map[any]int{}
 	}
-	i := m.cycles[n.group]
-	m.cycles[n.group] = i + 1
-	s := n.texts[i%len(n.texts)]
-	if m.html {
-		return m.writeEscaped(s)
+	key := n.key
+	if n.group != nil {
+		v, err := m.eval(n.group)
+		if err != nil {
+			return err
+		}
+		if key, err = m.str(v); err != nil {
+			return at(err, n.group.line)
+		}
 	}
-	return m.write(s)
+	i := m.cycles[key]
+	m.cycles[key] = (i + 1) % len(n.values)
+	return n.values[i%len(n.values)].render(m)
 }
 
 type jumpNode struct{ err error }

@@ -220,21 +220,7 @@ func (c *compiler) tag(n *parser.ASTTag, loops int) node {
 		c.binds(name, line)
 		return &assignNode{name: name, x: c.expr(stmt.Assignment.ValueFn, src, line)}
 	case "cycle":
-		stmt, err := statement(expressions.CycleStatementSelector, n.Args)
-		if err != nil || len(stmt.Cycle.Values) == 0 {
-			c.fault(line, CodeSyntax, "cycle is written {%% cycle \"one\", \"two\" %%}")
-			return textNode("")
-		}
-		if c.part.html {
-			if wrong, _ := c.html.variable(); wrong != "" {
-				c.fault(line, CodeEscape, "%s", wrong)
-			}
-		}
-		group := stmt.Cycle.Group
-		if group == "" {
-			group = strings.Join(stmt.Cycle.Values, "\x00")
-		}
-		return &cycleNode{group: group, texts: stmt.Cycle.Values}
+		return c.cycle(n)
 	case "break", "continue":
 		if loops == 0 {
 			c.fault(line, CodeSyntax, "%s stands outside of a loop", n.Name)
@@ -321,13 +307,10 @@ type bodyFunc func(nodes []parser.ASTNode, loops int) []node
 func (c *compiler) cond(n *parser.ASTBlock, body bodyFunc, loops int) node {
 	out := &condNode{not: n.Name == "unless"}
 	test := func(b *parser.ASTBlock) {
-		x, err := parseExpr(b.Args)
-		if err != nil {
-			c.fault(b.SourceLoc.LineNo, CodeSyntax, "the condition of %s is malformed", b.Name)
-			return
+		if x, ok := c.condition(b); ok {
+			out.tests = append(out.tests, x)
+			out.bodies = append(out.bodies, body(b.Body, loops))
 		}
-		out.tests = append(out.tests, c.expr(x, b.Args, b.SourceLoc.LineNo))
-		out.bodies = append(out.bodies, body(b.Body, loops))
 	}
 	test(n)
 	for i, clause := range n.Clauses {
