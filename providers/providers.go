@@ -42,7 +42,8 @@ type Kind struct {
 	// Check looks at a rendered message at accept, before it is promised to anybody: is it within the
 	// service's limits, can it be built? It must be fast, do no I/O and never change the message. The
 	// error is shown to the API's caller: it names the limit and the remedy. It wraps ErrAddress when the
-	// address is at fault and not the content. Nil checks nothing.
+	// address is at fault and not the content. A message without an ID asks about its address alone: what
+	// is said of its content is not looked at, and need not be found out. Nil checks nothing.
 	Check func(m *Message) error
 	// Open makes a provider out of its settings: one JSON object whose members are named by Settings
 	// ("pool.max" stands for {"pool":{"max":...}}). Defaults are not filled in: Open applies its own.

@@ -141,8 +141,8 @@ func (k *servedKind) checkForm(address string) error {
 	return nil
 }
 
-// checkAddress asks the kind about an address alone: what it says of the content that is made up for
-// that does not matter.
+// checkAddress asks the kind about an address alone, which a message without an ID does: what it says of the
+// content that is made up for that does not matter.
 func (k *servedKind) checkAddress(address string) error {
 	if k.Check == nil {
 		return nil

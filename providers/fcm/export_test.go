@@ -38,3 +38,36 @@ func Build(m *providers.Message, now time.Time) ([]byte, error) {
 	}
 	return json.Marshal(msg)
 }
+
+// Sheets gives the request of each message of a batch as it goes out, by a stencil where there is one, and as
+// the library would write it.
+func Sheets(batch []providers.Message, now time.Time) (out, library [][]byte, stencilled int, err error) {
+	for i, s := range stencils(batch, now) {
+		m := &batch[i]
+		_, sheet, err := s.fill(m, now)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		msg, err := build(m, now)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		whole, err := write(msg, m.Test)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		if sheet == nil {
+			sheet = whole
+		} else {
+			stencilled++
+		}
+		out, library = append(out, sheet), append(library, whole)
+	}
+	return out, library, stencilled, nil
+}
+
+// The marks of a stencil.
+const (
+	TokenMark = tokenMark
+	IDMark    = idMark
+)

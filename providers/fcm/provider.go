@@ -33,15 +33,15 @@ type provider struct {
 // Deliver implements providers.Provider. Each message is a request of its own: FCM has no batch method.
 func (p *provider) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
 	if len(batch) == 1 {
-		return p.one(ctx, &batch[0], report)
+		return p.one(ctx, &batch[0], nil, report)
 	}
-	errs := make([]error, len(batch))
+	errs, with := make([]error, len(batch)), stencils(batch, time.Now())
 	var all sync.WaitGroup
 	for i := range batch {
 		all.Add(1)
 		p.crew.Do(func() {
 			defer all.Done()
-			errs[i] = p.one(ctx, &batch[i], report)
+			errs[i] = p.one(ctx, &batch[i], with[i], report)
 		})
 	}
 	all.Wait()
@@ -62,10 +62,10 @@ func (p *provider) Deliver(ctx context.Context, batch []providers.Message, repor
 }
 
 // one delivers one message. It reports it, or returns why nobody knows what became of it.
-func (p *provider) one(ctx context.Context, m *providers.Message, report func(providers.Result)) error {
+func (p *provider) one(ctx context.Context, m *providers.Message, with *stencil, report func(providers.Result)) error {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	res, err := p.send(ctx, m)
+	res, err := p.send(ctx, m, with)
 	if err != nil {
 		return err
 	}
@@ -75,8 +75,8 @@ func (p *provider) one(ctx context.Context, m *providers.Message, report func(pr
 	return nil
 }
 
-func (p *provider) send(ctx context.Context, m *providers.Message) (providers.Result, error) {
-	msg, err := build(m, time.Now())
+func (p *provider) send(ctx context.Context, m *providers.Message, with *stencil) (providers.Result, error) {
+	msg, payload, err := with.fill(m, time.Now())
 	if err != nil {
 		return unbuildable(err), nil
 	}
@@ -85,7 +85,7 @@ func (p *provider) send(ctx context.Context, m *providers.Message) (providers.Re
 		if err != nil {
 			return tokenResult(err), nil
 		}
-		a := &attempt{token: token}
+		a := &attempt{token: token, payload: payload}
 		if err := call(context.WithValue(ctx, attemptKey{}, a), p.sdk, msg, m.Test); err != nil && a.calls == 0 {
 			return unbuildable(err), nil
 		}

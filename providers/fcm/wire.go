@@ -55,13 +55,14 @@ func client(rt http.RoundTripper, endpoint, project string) (*messaging.Client, 
 // below records here what really happened, shows the library an answer that it does not retry, and
 // refuses to be called again: what is recorded is the truth, whatever the library returns.
 type attempt struct {
-	token  string
-	calls  int
-	handed bool // all of the request was given to a connection: FCM may have taken it
-	status int  // 0: no answer
-	header http.Header
-	body   []byte
-	err    error // why there is no answer
+	token   string
+	payload []byte // goes out in place of the library's, if not nil
+	calls   int
+	handed  bool // all of the request was given to a connection: FCM may have taken it
+	status  int  // 0: no answer
+	header  http.Header
+	body    []byte
+	err     error // why there is no answer
 }
 
 type attemptKey struct{}
@@ -80,9 +81,12 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	if a.calls++; a.calls > 1 {
 		return failed(req, nil), nil
 	}
-	payload, err := io.ReadAll(req.Body)
-	if err != nil {
-		return nil, fmt.Errorf("read the request: %w", err)
+	payload := a.payload
+	if payload == nil {
+		var err error
+		if payload, err = io.ReadAll(req.Body); err != nil {
+			return nil, fmt.Errorf("read the request: %w", err)
+		}
 	}
 	req.Header.Set("Authorization", "Bearer "+a.token)
 	a.err = w.send(req, payload, a)
