@@ -86,6 +86,8 @@ type Delivery struct {
 	Held  string
 	// Quiet is the window that its attempts keep out of, a Window's text; "" for none.
 	Quiet string
+	// Suppressed is why nothing may be sent to its address any more; "" where it may. A claim fills it in.
+	Suppressed string
 	// Ladder is the fallback that it is a step of, named by its first delivery; zero for none. Step is its
 	// place there, from 0.
 	Ladder ID
@@ -145,6 +147,7 @@ const (
 	CodeStopped     = "worker_stopped"
 	CodeNoRoute     = "no_route"
 	CodeQuiet       = "quiet_hours"
+	CodeSuppressed  = "suppressed"
 )
 
 // Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part
@@ -176,7 +179,7 @@ func (d Delivery) Apply(r providers.Result, p Policy, at time.Time, jitter float
 	case providers.Gone:
 		d.State = Failed
 		d.Attempts++
-		v.Gone = &GoneEndpoint{App: d.App, Kind: d.Kind, Address: d.Address, Since: r.Since, NewAddress: r.NewAddress}
+		v.Gone = &GoneEndpoint{App: d.App, Kind: d.Kind, Address: d.Address, Since: r.Since, NewAddress: r.NewAddress, Channel: d.Channel}
 	case providers.Deferred:
 		d.Attempts++
 		if d.Attempts >= p.MaxAttempts {

@@ -70,6 +70,7 @@ const (
 	SkipDuplicate        = "duplicate_address"
 	SkipBadAddress       = "bad_address" // a stored endpoint that its kind does not take any more
 	SkipChannel          = "channel_not_asked"
+	SkipSuppressed       = "suppressed"         // its service reported the address dead, or its owner complained
 	SkipPreference       = "preference"         // the recipient, or the category's defaults, do not want it there
 	SkipRender           = "cannot_be_rendered" // for this recipient of a campaign; what is wrong follows
 )

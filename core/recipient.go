@@ -49,6 +49,7 @@ type GoneEndpoint struct {
 	App, Kind, Address string
 	Since              time.Time // zero: unknown, drop it whatever its registration
 	NewAddress         string    // not "": the address is replaced instead of dropped
+	Channel            string    // of a Lasting one the address is suppressed instead of dropped
 }
 
 // Principal is who calls the API.

@@ -75,15 +75,16 @@ type Step struct {
 
 // The steps of a timeline. Receipts are named by their event ("delivered", "seen", "read"...).
 const (
-	StepAccepted  = "accepted"  // the 202
-	StepResolved  = "resolved"  // a delivery was made for an endpoint
-	StepSkipped   = "skipped"   // somebody is not reached on a channel, and why
-	StepStarted   = "started"   // a round began; alone, without its attempt, it was never finished
-	StepAttempt   = "attempt"   // an attempt's outcome
-	StepHeld      = "held"      // kept for later without an attempt
-	StepExpired   = "expired"   // ran out of time
-	StepCancelled = "cancelled" // by request
-	StepLate      = "late"      // an answer that came after its round had been given up
+	StepAccepted   = "accepted"   // the 202
+	StepResolved   = "resolved"   // a delivery was made for an endpoint
+	StepSkipped    = "skipped"    // somebody is not reached on a channel, and why
+	StepStarted    = "started"    // a round began; alone, without its attempt, it was never finished
+	StepAttempt    = "attempt"    // an attempt's outcome
+	StepHeld       = "held"       // kept for later without an attempt
+	StepExpired    = "expired"    // ran out of time
+	StepSuppressed = "suppressed" // not sent: the address is suppressed
+	StepCancelled  = "cancelled"  // by request
+	StepLate       = "late"       // an answer that came after its round had been given up
 )
 
 // TemplateVersion is one version of a stored template. Versions count from 1 and never change.

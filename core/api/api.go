@@ -55,6 +55,9 @@ type Recipients interface {
 	Unsubscribe(ctx context.Context, u core.Unsubscription) error
 	ImportRecipients(ctx context.Context, app string, all []core.Import) (created int, err error)
 	Topics(ctx context.Context, app, recipient string) ([]string, error)
+	SuppressedAddresses(ctx context.Context, all []core.AddressOf) (map[core.AddressOf]core.Suppression, error)
+	Suppressions(ctx context.Context, app string, p core.Page) ([]core.Suppression, string, error)
+	LiftSuppression(ctx context.Context, a core.AddressOf) error
 	MessagesTo(ctx context.Context, app, recipient, cursor string) ([]core.SentMessage, string, error)
 }
 

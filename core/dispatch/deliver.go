@@ -78,6 +78,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	if clock.waitFor(ctx, batch.DueAt) != nil {
 		r.holdBeyond(0, 0, core.CodeStopped) // nothing was sent, and nothing will be here
 	}
+	r.suppress()
 	r.holdPaused()
 	r.holdQuiet()
 	r.expire()
@@ -238,6 +239,21 @@ func (r *round) holdQuiet() {
 			}
 		}
 		kept = append(kept, d)
+	}
+	r.todo = kept
+}
+
+// suppress takes out what is for an address that nothing is sent to any more.
+func (r *round) suppress() {
+	now := r.clock.now()
+	kept := r.todo[:0:len(r.todo)]
+	for _, d := range r.todo {
+		if d.Suppressed == "" {
+			kept = append(kept, d)
+			continue
+		}
+		r.add(d.Suppress(now), nil)
+		r.settlement.Results[len(r.settlement.Results)-1].Reason = d.Suppressed
 	}
 	r.todo = kept
 }

@@ -54,6 +54,7 @@ type bench struct {
 	keys       map[string]*core.Acceptance
 	recorded   []*core.Acceptance
 	woken      []core.Wake
+	suppressed map[core.AddressOf]bool
 	sources    map[string][]templates.Source // by app/name, versions from 1 on
 	down       error                         // of the store
 	wakeErr    error
@@ -99,6 +100,17 @@ func (b *bench) Recipients(_ context.Context, app string, ids []string) (map[str
 		}
 	}
 	return out, nil
+}
+
+// SuppressedAddresses implements intake.Store.
+func (b *bench) SuppressedAddresses(_ context.Context, all []core.AddressOf) (map[core.AddressOf]core.Suppression, error) {
+	out := map[core.AddressOf]core.Suppression{}
+	for _, a := range all {
+		if b.suppressed[a] {
+			out[a] = core.Suppression{App: a.App, Kind: a.Kind}
+		}
+	}
+	return out, b.down
 }
 
 // Record implements intake.Store.

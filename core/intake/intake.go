@@ -113,8 +113,36 @@ func (in *Intake) Preview(ctx context.Context, app string, req *Request) (*Previ
 	if err != nil {
 		return nil, err
 	}
+	if err := in.tellSuppressed(ctx, app, p.decisions); err != nil {
+		return nil, err
+	}
 	return &Preview{Template: p.notification.Template, SendAt: p.notification.SendAt, ExpiresAt: p.notification.ExpiresAt,
 		Decisions: p.decisions, Contents: p.contents}, nil
+}
+
+// tellSuppressed has decisions say which addresses are suppressed. Nobody is asked at accept: it is looked at as a
+// round begins, however long after, and the delivery becomes suppressed then.
+func (in *Intake) tellSuppressed(ctx context.Context, app string, decisions []Decision) error {
+	var asked []core.AddressOf
+	for _, d := range decisions {
+		if d.Address != "" && core.Lasting(d.Channel) {
+			asked = append(asked, core.AddressOf{App: app, Kind: d.Kind, Address: d.Address})
+		}
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	found, err := in.store.SuppressedAddresses(ctx, asked)
+	if err != nil {
+		return fmt.Errorf("look whose address is suppressed: %w", err)
+	}
+	for i := range decisions {
+		d := &decisions[i]
+		if _, ok := found[core.AddressOf{App: app, Kind: d.Kind, Address: d.Address}]; ok {
+			d.Decision, d.Reason, d.HeldTill, d.Content = DecisionSkip, core.SkipSuppressed, time.Time{}, -1
+		}
+	}
+	return nil
 }
 
 // Routing returns what the intake routes by now.

@@ -15,6 +15,8 @@ type Store interface {
 	Now() time.Time
 	// Recipients finds those of an app that exist, by id.
 	Recipients(ctx context.Context, app string, ids []string) (map[string]*core.Recipient, error)
+	// SuppressedAddresses tells which of some addresses are suppressed.
+	SuppressedAddresses(ctx context.Context, all []core.AddressOf) (map[core.AddressOf]core.Suppression, error)
 	// Record makes an acceptance durable, synced to disk, in one group-committed transaction. If its
 	// key was used in the last 24 hours with the same body, the first answer is given back; with
 	// another body the error is core.ErrKeyReused.

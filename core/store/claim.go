@@ -134,12 +134,13 @@ func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
 	return nil
 }
 
+// markPaused notes at rounds that their route or campaign is paused, and at deliveries that they are suppressed.
 func markPaused(ctx context.Context, t tx, rounds []*core.Round) error {
 	if len(rounds) == 0 {
 		return nil
 	}
 	paused := map[string]bool{}
-	err := t.query(ctx, "SELECT name FROM routes WHERE paused_at > 0", func(r row) error {
+	err := t.query(ctx, "SELECT name FROM routes WHERE paused_at > 0 UNION ALL SELECT '' WHERE EXISTS (SELECT 1 FROM suppressions)", func(r row) error {
 		var name string
 		err := r.Scan(&name)
 		paused[name] = true
@@ -147,6 +148,11 @@ func markPaused(ctx context.Context, t tx, rounds []*core.Round) error {
 	})
 	if err != nil {
 		return fmt.Errorf("read paused routes: %w", err)
+	}
+	if paused[""] { // no route's name: somebody is suppressed
+		if err := markSuppressed(ctx, t, rounds); err != nil {
+			return err
+		}
 	}
 	campaigns := map[core.ID]bool{}
 	for _, r := range rounds {

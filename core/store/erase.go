@@ -40,6 +40,10 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 			return err
 		}
 	}
+	// That an address is dead, or that its owner complained, outlives the person; whose it was does not.
+	if _, err := t.exec(ctx, "UPDATE suppressions SET recipient = '' WHERE app = $1 AND recipient = $2 AND recipient <> ''", app, id); err != nil {
+		return err
+	}
 	if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2", app, id); err != nil {
 		return err
 	}

@@ -61,6 +61,11 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 				return err
 			}
 		}
+		if rc.Event == providers.EventBounced {
+			if err := suppressBounced(ctx, t, h.id, rc.Code, at); err != nil {
+				return err
+			}
+		}
 		return engage(ctx, t, h.id, rc.Event, micros(at))
 	}})
 	if err != nil {

@@ -265,17 +265,19 @@ func keepLate(ctx context.Context, t tx, s *core.Settlement) error {
 
 type goneAt struct {
 	*core.GoneEndpoint
-	at time.Time
+	at              time.Time
+	recipient, code string
 }
 
-// dropGone drops or replaces the endpoints that a service reported gone, unless they were given to us
-// again since.
+// dropGone drops, replaces or suppresses the endpoints that a service reported gone, unless they were given
+// to us again since.
 func dropGone(ctx context.Context, t tx, all []*core.Settlement) error {
 	var gone []goneAt
 	for _, s := range all {
 		for i := range s.Verdicts {
 			if g := s.Verdicts[i].Gone; g != nil {
-				gone = append(gone, goneAt{g, s.At})
+				d := &s.Verdicts[i].Delivery
+				gone = append(gone, goneAt{g, s.At, d.Recipient, d.Code})
 			}
 		}
 	}
@@ -295,6 +297,18 @@ func dropGone(ctx context.Context, t tx, all []*core.Settlement) error {
 			if err != nil {
 				return fmt.Errorf("replace an endpoint: %w", err)
 			}
+		}
+		if core.Lasting(g.Channel) && g.NewAddress == "" {
+			again := false
+			err := t.query(ctx, "SELECT 1 FROM endpoints WHERE app = $1 AND kind = $2 AND address = $3 AND registered_at > $4 LIMIT 1", func(row) error { again = true; return nil },
+				g.App, g.Kind, g.Address, since)
+			if err == nil && !again {
+				err = suppress(ctx, t, core.Suppression{App: g.App, Kind: g.Kind, Channel: g.Channel, Recipient: g.recipient, Code: g.code}, g.Address, g.at)
+			}
+			if err != nil {
+				return err
+			}
+			continue
 		}
 		_, err := t.exec(ctx, "DELETE FROM endpoints WHERE app = $1 AND kind = $2 AND address = $3 AND registered_at <= $4", g.App, g.Kind, g.Address, since)
 		if err != nil {

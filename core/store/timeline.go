@@ -191,6 +191,8 @@ func (h *history) add(base core.Step, results []core.Attempt) bool {
 		case base.What != "":
 		case a.None && a.State == core.Expired:
 			step.What = core.StepExpired
+		case a.None && a.State == core.Suppressed:
+			step.What = core.StepSuppressed
 		case a.None:
 			step.What = core.StepHeld
 		default:

@@ -20,6 +20,7 @@ type ask struct {
 	in              time.Duration // due after
 	kind            string
 	recipient       string
+	address         string
 }
 
 func build(s *store.Store, a ask) *core.Acceptance {
@@ -32,6 +33,9 @@ func build(s *store.Store, a ask) *core.Acceptance {
 	if a.kind == "" {
 		a.kind = "email"
 	}
+	if a.address == "" {
+		a.address = "a@example.com"
+	}
 	now := s.Now()
 	n := core.Notification{
 		ID: core.NewID(now), App: a.app, CreatedAt: now, SendAt: now.Add(a.in), ExpiresAt: now.Add(time.Hour), Priority: providers.Normal,
@@ -42,7 +46,7 @@ func build(s *store.Store, a ask) *core.Acceptance {
 		Contents: []core.Content{{Title: "Hello", Body: "It is here", Data: []byte(`{"a":1}`)}}}
 	for _, id := range core.NewIDs(now, a.n) {
 		out.Deliveries = append(out.Deliveries, core.Delivery{
-			ID: id, Notification: n.ID, App: a.app, Channel: "email", Kind: a.kind, Route: a.route, Recipient: a.recipient, Address: "a@example.com",
+			ID: id, Notification: n.ID, App: a.app, Channel: "email", Kind: a.kind, Route: a.route, Recipient: a.recipient, Address: a.address,
 			State: core.Pending, MaxUnknown: 3, CreatedAt: now, UpdatedAt: now, ExpiresAt: n.ExpiresAt,
 		})
 	}

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"64 writers share batches", writers},
 		{"a bad member fails alone", badMember},
 		{"gone endpoints", gone},
+		{"suppressed addresses", suppressions},
 		{"receipts", receipts},
 		{"early receipts", earlyReceipts},
 		{"reports", reports},
