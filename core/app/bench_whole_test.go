@@ -100,7 +100,7 @@ func (c channel) run(b *testing.B, on backing, n, perRequest int) {
 	raw(n / 4) // warm
 	c.send(b, p.base, n/4, perRequest)
 	c.arrived(b, w, uint64(n/4+n/4))
-	var took, used, rawTook, rawUsed time.Duration
+	var took, used, rawTook, rawUsed, below time.Duration
 	first := rounds(b, newCaller(b, p.base), c.kind)
 	end := profile()
 	for b.Loop() {
@@ -109,9 +109,10 @@ func (c channel) run(b *testing.B, on backing, n, perRequest int) {
 		rawTook, rawUsed = rawTook+time.Since(began), rawUsed+cpu(b, os.Getpid())-before
 		start := w.taken(b, c.service)
 		before, began = cpu(b, p.cmd.Process.Pid), time.Now()
+		servers := serversCPU(b)
 		c.send(b, p.base, n, perRequest)
 		c.arrived(b, w, start+uint64(n))
-		took, used = took+time.Since(began), used+cpu(b, p.cmd.Process.Pid)-before
+		took, used, below = took+time.Since(began), used+cpu(b, p.cmd.Process.Pid)-before, below+serversCPU(b)-servers
 	}
 	end()
 	total := float64(b.N * n)
@@ -120,6 +121,9 @@ func (c channel) run(b *testing.B, on backing, n, perRequest int) {
 	b.ReportMetric(rawTook.Seconds()/took.Seconds(), "rate-ratio")
 	b.ReportMetric(used.Seconds()*1000/total, "cpu-s/1000-msgs")
 	b.ReportMetric(used.Seconds()/rawUsed.Seconds(), "cpu-ratio")
+	if on.store != "" {
+		b.ReportMetric(below.Seconds()*1000/total, "servers-cpu-s/1000-msgs")
+	}
 	b.ReportMetric(total/float64(rounds(b, newCaller(b, p.base), c.kind)-first), "msgs/round")
 	b.ReportMetric(0, "ns/op")
 }

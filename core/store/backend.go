@@ -26,6 +26,9 @@ type tx interface {
 	exec(ctx context.Context, sql string, args ...any) (int64, error)
 	// execMany is exec for many sets of arguments; it returns the rows affected by each.
 	execMany(ctx context.Context, sql string, sets [][]any) ([]int64, error)
+	// write is execMany where nobody needs to know how many rows were affected. Its error, and that of what is
+	// below, may come with a later statement or the commit.
+	write(ctx context.Context, sql string, sets [][]any) error
 	// insert adds rows to a table; columns is the list of theirs, with commas between.
 	insert(ctx context.Context, table, columns string, rows [][]any) error
 	// execIDs is exec for the rows whose id is among some; {ids} in the statement stands for those.

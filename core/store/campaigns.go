@@ -242,7 +242,7 @@ func (s *Store) DueCampaigns(ctx context.Context, limit int, until time.Duration
 		if err != nil {
 			return err
 		}
-		_, err = t.execMany(ctx, "UPDATE campaigns SET fence = $2, run_at = $3 WHERE id = $1", sets)
+		err = t.write(ctx, "UPDATE campaigns SET fence = $2, run_at = $3 WHERE id = $1", sets)
 		return err
 	})
 	return wakes, err

@@ -73,6 +73,6 @@ func cancelWhere(ctx context.Context, t tx, now int64, where string, args ...any
 	if err != nil {
 		return 0, err
 	}
-	_, err = t.execMany(ctx, "UPDATE deliveries SET state = $2, cancel_requested = $3, updated_at = $4 WHERE id = $1 AND state = 1", sets)
+	err = t.write(ctx, "UPDATE deliveries SET state = $2, cancel_requested = $3, updated_at = $4 WHERE id = $1 AND state = 1", sets)
 	return len(sets), err
 }

@@ -108,7 +108,7 @@ func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 }
 
 func closeBatches(ctx context.Context, t tx, ids [][]any) error {
-	if _, err := t.execMany(ctx, "UPDATE batches SET state = 4, fence = fence + 1 WHERE id = $1", ids); err != nil {
+	if err := t.write(ctx, "UPDATE batches SET state = 4, fence = fence + 1 WHERE id = $1", ids); err != nil {
 		return fmt.Errorf("close batches: %w", err)
 	}
 	return nil

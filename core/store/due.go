@@ -192,7 +192,7 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 		if err != nil {
 			return err
 		}
-		if _, err := t.execMany(ctx, "UPDATE batches SET fence = $2, run_at = $3 WHERE id = $1", sets); err != nil {
+		if err := t.write(ctx, "UPDATE batches SET fence = $2, run_at = $3 WHERE id = $1", sets); err != nil {
 			return err
 		}
 		if err := loadPending(ctx, t, rounds); err != nil {
@@ -238,7 +238,7 @@ func (s *Store) Unqueue(ctx context.Context, wakes []core.Wake) error {
 			for i := range page {
 				sets[i] = []any{page[i].Batch[:], page[i].Fence, now}
 			}
-			_, err := t.execMany(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $3 THEN due_at ELSE $3 END
+			err := t.write(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $3 THEN due_at ELSE $3 END
 				WHERE id = $1 AND fence = $2 AND state = 2 AND run_at > $3`, sets)
 			return err
 		})

@@ -50,3 +50,25 @@ func (l Line) Close() int { return len(l.l.close()) }
 
 // AskClock asks PostgreSQL for its time, as is done every few seconds.
 func (s *Store) AskClock(ctx context.Context) error { return s.b.(*postgresDB).setClock(ctx) }
+
+// Tx is a transaction, as the statements of a group have it.
+type Tx struct{ t tx }
+
+// Update runs fn in one.
+func (s *Store) Update(ctx context.Context, fn func(Tx) error) error {
+	return s.b.update(ctx, func(t tx) error { return fn(Tx{t}) })
+}
+
+// Insert adds rows.
+func (t Tx) Insert(ctx context.Context, table, columns string, rows [][]any) error {
+	return t.t.insert(ctx, table, columns, rows)
+}
+
+// Names are those of all routes that are known to be paused or were.
+func (t Tx) Names(ctx context.Context) (names []string, err error) {
+	err = t.t.query(ctx, "SELECT name FROM routes ORDER BY name", func(r row) error {
+		names = append(names, "")
+		return r.Scan(&names[len(names)-1])
+	})
+	return names, err
+}

@@ -204,7 +204,7 @@ func bringForward(ctx context.Context, t tx, now time.Time, moves []forward) (in
 	if err := insertBatches(ctx, t, batches); err != nil {
 		return 0, err
 	}
-	if _, err := t.execMany(ctx, "UPDATE deliveries SET batch_id = $2 WHERE id = $1 AND state = 1", sets); err != nil {
+	if err := t.write(ctx, "UPDATE deliveries SET batch_id = $2 WHERE id = $1 AND state = 1", sets); err != nil {
 		return 0, fmt.Errorf("bring deliveries forward: %w", err)
 	}
 	return atOnce, nil

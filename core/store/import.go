@@ -68,7 +68,7 @@ func (im *importing) write(ctx context.Context, t tx) (created int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("write recipients: %w", err)
 	}
-	if _, err := t.execMany(ctx, "DELETE FROM endpoints WHERE app = $1 AND recipient = $2", known); err != nil {
+	if err := t.write(ctx, "DELETE FROM endpoints WHERE app = $1 AND recipient = $2", known); err != nil {
 		return 0, fmt.Errorf("clear endpoints: %w", err)
 	}
 	var endpoints, topics [][]any
@@ -80,10 +80,10 @@ func (im *importing) write(ctx context.Context, t tx) (created int, err error) {
 			topics = append(topics, []any{im.app, topic, x.ID, im.now})
 		}
 	}
-	if _, err := t.execMany(ctx, putEndpointSQL, endpoints); err != nil {
+	if err := t.write(ctx, putEndpointSQL, endpoints); err != nil {
 		return 0, fmt.Errorf("write endpoints: %w", err)
 	}
-	if _, err := t.execMany(ctx, putTopicSQL, topics); err != nil {
+	if err := t.write(ctx, putTopicSQL, topics); err != nil {
 		return 0, fmt.Errorf("write topics: %w", err)
 	}
 	return created, nil

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
-
-	"github.com/carillon-notify/carillon/core"
 )
 
 const (
@@ -184,141 +181,38 @@ func (b *postgresDB) update(ctx context.Context, fn func(tx) error) error {
 }
 
 func (b *postgresDB) tryUpdate(ctx context.Context, fn func(tx) error) error {
-	t, err := b.pool.Begin(ctx)
+	conn, err := b.pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("connect: %w", err)
 	}
-	if err := fn(pgTx{pgQuerier{t}, t}); err != nil {
-		_ = t.Rollback(context.WithoutCancel(ctx)) // a connection that cannot roll back is closed by the pool
+	defer conn.Release() // which closes a connection whose transaction is still open
+	t := &pgTx{conn: conn.Conn()}
+	if err := fn(t); err != nil {
+		t.rollback(context.WithoutCancel(ctx))
 		return err
 	}
-	if err := t.Commit(ctx); err != nil {
+	if err := t.commit(ctx); err != nil {
+		t.rollback(context.WithoutCancel(ctx))
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
 }
 
 func (b *postgresDB) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
-	return pgQuerier{b.pool}.query(ctx, q, scan, args...)
-}
-
-func (b *postgresDB) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
-	return pgQuerier{b.pool}.queryMany(ctx, q, sets, scan)
-}
-
-// pgQuerier reads over a pool or a transaction.
-type pgQuerier struct {
-	q interface {
-		Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-		SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
-	}
-}
-
-func (p pgQuerier) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
-	rows, err := p.q.Query(ctx, q, args...)
+	rows, err := b.pool.Query(ctx, q, args...)
 	if err != nil {
 		return err
 	}
 	return pgDrain(rows, scan)
 }
 
-func pgDrain(rows pgx.Rows, scan func(row) error) error {
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
+func (b *postgresDB) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
+	if len(sets) == 0 {
+		return nil
 	}
-	return rows.Err()
-}
-
-func (p pgQuerier) send(ctx context.Context, q string, sets [][]any) pgx.BatchResults {
 	batch := &pgx.Batch{}
 	for _, args := range sets {
 		batch.Queue(q, args...)
 	}
-	return p.q.SendBatch(ctx, batch)
+	return pgAnswers(b.pool.SendBatch(ctx, batch), len(sets), scan)
 }
-
-func (p pgQuerier) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) (err error) {
-	if len(sets) == 0 {
-		return nil
-	}
-	res := p.send(ctx, q, sets)
-	defer func() { err = errors.Join(err, res.Close()) }()
-	for i := range sets {
-		rows, err := res.Query()
-		if err != nil {
-			return err
-		}
-		if err := pgDrain(rows, func(r row) error { return scan(i, r) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-type pgTx struct {
-	pgQuerier
-	t pgx.Tx
-}
-
-func (t pgTx) exec(ctx context.Context, q string, args ...any) (int64, error) {
-	tag, err := t.t.Exec(ctx, q, args...)
-	return tag.RowsAffected(), err
-}
-
-func (t pgTx) execMany(ctx context.Context, q string, sets [][]any) (out []int64, err error) {
-	if len(sets) == 0 {
-		return nil, nil
-	}
-	res := t.send(ctx, q, sets)
-	defer func() { err = errors.Join(err, res.Close()) }()
-	out = make([]int64, len(sets))
-	for i := range sets {
-		tag, err := res.Exec()
-		if err != nil {
-			return nil, err
-		}
-		out[i] = tag.RowsAffected()
-	}
-	return out, nil
-}
-
-// insert sends statements of many rows each, all in one round trip.
-func (t pgTx) insert(ctx context.Context, table, columns string, rows [][]any) (err error) {
-	if len(rows) == 0 {
-		return nil
-	}
-	batch := &pgx.Batch{}
-	_ = chunked(len(rows), func(from, to int) error { // it only queues
-		batch.Queue(insertSQL(table, columns, to-from, 0), slices.Concat(rows[from:to]...)...)
-		return nil
-	})
-	return t.t.SendBatch(ctx, batch).Close() // which reads every answer
-}
-
-func (t pgTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	q = strings.ReplaceAll(q, "{ids}", fmt.Sprintf("= ANY($%d)", len(args)+1))
-	_, err := t.t.Exec(ctx, q, append(slices.Clone(args), ids)...)
-	return err
-}
-
-func (t pgTx) lock(ctx context.Context, batches []core.ID) error {
-	if len(batches) == 0 {
-		return nil
-	}
-	ids := make([][]byte, len(batches))
-	for i := range batches {
-		ids[i] = batches[i][:]
-	}
-	slices.SortFunc(ids, bytes.Compare)
-	_, err := t.t.Exec(ctx, "SELECT 1 FROM batches WHERE id = ANY($1) ORDER BY id FOR UPDATE", ids)
-	return err
-}
-
-func (t pgTx) skipLocked() string { return " FOR UPDATE SKIP LOCKED" }
-func (t pgTx) forUpdate() string  { return " FOR UPDATE" }

@@ -219,7 +219,7 @@ func putRecipient(ctx context.Context, t tx, now time.Time, x *core.Recipient) (
 	for i, e := range x.Endpoints {
 		sets[i] = []any{x.App, x.ID, e.Kind, e.Address, int64(i), e.Route, e.AppVersion, micros(e.RegisteredAt)}
 	}
-	if _, err := t.execMany(ctx, putEndpointSQL, sets); err != nil {
+	if err := t.write(ctx, putEndpointSQL, sets); err != nil {
 		return false, fmt.Errorf("write the endpoints: %w", err)
 	}
 	return created, nil

@@ -25,7 +25,7 @@ func (s *Store) Report(ctx context.Context, process string, reports []core.Route
 		sets[i] = []any{process, clean(reports[i].Route), now, text}
 	}
 	return s.write(ctx, "report on the routes", func(t tx) error {
-		_, err := t.execMany(ctx, `INSERT INTO route_reports (process, route, at, report) VALUES ($1, $2, $3, $4)
+		err := t.write(ctx, `INSERT INTO route_reports (process, route, at, report) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (process, route) DO UPDATE SET at = excluded.at, report = excluded.report`, sets)
 		if err != nil {
 			return err

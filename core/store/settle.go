@@ -149,7 +149,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 		}
 	}
 	for q, sets := range alone {
-		if _, err := t.execMany(ctx, q, sets); err != nil {
+		if err := t.write(ctx, q, sets); err != nil {
 			return fmt.Errorf("settle deliveries: %w", err)
 		}
 	}
@@ -238,7 +238,7 @@ func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
 		}
 		sets[i] = []any{s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results}
 	}
-	_, err := t.execMany(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
+	err := t.write(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
 		VALUES ($1, $2, (SELECT rounds FROM batches WHERE id = $1), $3, $4, $4, $5)
 		ON CONFLICT (batch_id, fence) DO UPDATE SET finished_at = excluded.finished_at, results = excluded.results`, sets)
 	if err != nil {

@@ -177,6 +177,15 @@ func (t sqliteTx) execMany(ctx context.Context, q string, sets [][]any) ([]int64
 	return out, nil
 }
 
+func (t sqliteTx) write(ctx context.Context, q string, sets [][]any) error {
+	for _, args := range sets {
+		if _, err := t.exec(ctx, q, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (t sqliteTx) query(_ context.Context, q string, scan func(row) error, args ...any) (err error) {
 	s, err := t.c.stmt(q)
 	if err != nil {

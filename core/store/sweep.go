@@ -277,9 +277,9 @@ func unref(ctx context.Context, t tx, pages map[core.ID]int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.execMany(ctx, "DELETE FROM pages WHERE id = $1", free); err != nil {
+	if err := t.write(ctx, "DELETE FROM pages WHERE id = $1", free); err != nil {
 		return err
 	}
-	_, err = t.execMany(ctx, "DELETE FROM pages WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.id > $2 AND d.id < $3 AND d.page_id = $1)", uncounted)
+	err = t.write(ctx, "DELETE FROM pages WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.id > $2 AND d.id < $3 AND d.page_id = $1)", uncounted)
 	return err
 }
