@@ -23,6 +23,10 @@ const (
 	// DispatchTimeout is how long after its due time a wake may take to become a round before the
 	// relay makes another: the alarm clock behind every wake.
 	DispatchTimeout = 10 * time.Second
+	// Unclaimed is how long a batch whose wake is due may be queued before the relay asks whether the queue
+	// still has that wake. If it does not, it is lost or in the hands of somebody who is dead or stuck, and
+	// is made anew another such span later rather than after DispatchTimeout.
+	Unclaimed = time.Second
 	// Near is how far ahead a wake is handed to the queue with its due time; what is due later waits
 	// in SQL alone.
 	Near = 5 * time.Minute
@@ -63,6 +67,12 @@ type Wake struct {
 	Route string
 	Lane  Lane
 	At    time.Time // when it is due; not after now: at once
+}
+
+// RouteLane names one queue of wakes.
+type RouteLane struct {
+	Route string
+	Lane  Lane
 }
 
 // Round is one pass of a worker over a batch: what Claim hands out.

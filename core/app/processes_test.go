@@ -137,3 +137,49 @@ func TestWipedQueue(t *testing.T) {
 		t.Errorf("front: %v", err)
 	}
 }
+
+// TestLostWakes: a wake that somebody took out of the queue and died with is back there long before the alarm
+// clock behind it rings; one that waits for a worker is not made anew.
+func TestLostWakes(t *testing.T) {
+	t.Parallel()
+	redis := coretest.StartRedis(t)
+	redis.Do("SET", "carillon:epoch", "not new") // or all that is queued would be due anyhow
+	file := writeConfig(t, startSandbox(t), fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), redis.Addr))
+	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
+	c := newCaller(t, front.base)
+	ask := func(kind, address string) {
+		c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{%q:%q}],"content":{"title":"lost"}}`, kind, address), nil, http.StatusAccepted)
+	}
+	q, err := queue.Open(t.Context(), queue.Options{URL: "redis://" + redis.Addr + "/0", Routes: []string{"email", "apns"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = q.Close() })
+	pending := func(route string) (n int) {
+		ds, err := q.Depth(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range ds {
+			if d.Route == route {
+				n += d.Pending
+			}
+		}
+		return n
+	}
+	began := time.Now()
+	ask("apns", hexToken(1))
+	ask("email", "u@example.com")
+	eventually(t, time.Minute, "both wakes in their queues", func() bool { return pending("email") == 1 && pending("apns") == 1 })
+	redis.Do("DEL", "asynq:{email.normal}:pending")
+	eventually(t, time.Minute, "the lost wake in the queue again", func() bool { return pending("email") == 1 })
+	if took := time.Since(began); took > core.DispatchTimeout/2 {
+		t.Errorf("it was back after %v", took)
+	}
+	if n := pending("apns"); n != 1 {
+		t.Errorf("of the one that waits for a worker there are %d", n)
+	}
+	if err := front.interrupt(); err != nil {
+		t.Errorf("front: %v", err)
+	}
+}

@@ -66,6 +66,8 @@ func (b *bench) Room(core.Wake) int                       { return 10 }
 func (b *bench) Refill(string, string, core.Lane) int     { return 10 }
 func (b *bench) Behind(string, string, core.Lane, bool)   {}
 
+func (b *bench) Drained(context.Context, []core.RouteLane) ([]core.RouteLane, error) { return nil, nil }
+
 func (b *bench) Admit(_ context.Context, _ string, _ core.Lane, n int) (int, time.Duration, string) {
 	<-time.After(b.admit)
 	return min(n, b.granted), time.Minute, core.CodeRate

@@ -81,8 +81,10 @@ func (g *stage) Wake(_ context.Context, wakes ...core.Wake) error {
 	return nil
 }
 
-func (g *stage) Room(core.Wake) int                   { return 10 }
-func (g *stage) Refill(string, string, core.Lane) int { return 10 }
+func (g *stage) Room(core.Wake) int                                                  { return 10 }
+func (g *stage) Refill(string, string, core.Lane) int                                { return 10 }
+func (g *stage) Drained(context.Context, []core.RouteLane) ([]core.RouteLane, error) { return nil, nil }
+
 func (g *stage) Behind(string, string, core.Lane, bool) {
 }
 

@@ -311,13 +311,30 @@ func (m *memory) pauseRoute(route string, paused bool) {
 	m.paused[route] = paused
 }
 
-func (m *memory) Overdue(context.Context) (found bool, err error) {
+func (m *memory) Overdue(context.Context) (due, unclaimed bool, err error) {
 	err = m.call("overdue", core.ID{}, func(now time.Time) {
 		for _, b := range m.batches {
-			found = found || b.State != core.BatchDone && !b.RunAt.After(now)
+			due = due || b.State != core.BatchDone && !b.RunAt.After(now)
+			unclaimed = unclaimed || isUnclaimed(b, now, core.Unclaimed)
 		}
 	})
-	return found, err
+	return due, unclaimed, err
+}
+
+func isUnclaimed(b *core.Batch, now time.Time, longer time.Duration) bool {
+	return b.State == core.BatchQueued && b.RunAt.After(now) && !b.RunAt.After(now.Add(core.DispatchTimeout-longer))
+}
+
+func (m *memory) Unclaimed(_ context.Context, on core.RouteLane, longer time.Duration) (n int, err error) {
+	err = m.call("unclaimed", core.ID{}, func(now time.Time) {
+		for _, b := range m.batches {
+			if b.Route == on.Route && b.Lane == on.Lane && isUnclaimed(b, now, longer) {
+				b.RunAt = now
+				n++
+			}
+		}
+	})
+	return n, err
 }
 
 // overdue lists what is, of some states, the longest overdue first.

@@ -26,8 +26,12 @@ type Store interface {
 // Overdue is what the relay needs of the store.
 type Overdue interface {
 	// Overdue reports whether any batch that is not done has its run_at behind it, by the database's
-	// clock. It is cheap: the relay asks it four times a second.
-	Overdue(ctx context.Context) (bool, error)
+	// clock, and whether any is queued though its wake was due core.Unclaimed ago. It is cheap: the relay
+	// asks it four times a second.
+	Overdue(ctx context.Context) (due, unclaimed bool, err error)
+	// Unclaimed makes the batches of a route and lane overdue that are queued though their wakes were due
+	// longer than that ago, and returns how many. The caller knows that the queue has none of these wakes.
+	Unclaimed(ctx context.Context, on core.RouteLane, longer time.Duration) (int, error)
 	// Due takes up to limit batches of a route and lane that are pending or queued and overdue, makes
 	// them queued under a new fence with a new alarm clock, and returns their wakes: in turns between
 	// apps, of no app more than room says, the longest overdue first. It asks room once of each app
@@ -62,6 +66,8 @@ type Queue interface {
 	Room(like core.Wake) int
 	// Refill is Room for the relay: for wakes due now, of an app that may be behind.
 	Refill(app, route string, lane core.Lane) int
+	// Drained says of which of some queues no wake is waiting that is due: all that was, somebody has taken.
+	Drained(ctx context.Context, of []core.RouteLane) ([]core.RouteLane, error)
 	// Behind notes whether an app has overdue batches in the store which the queue had no room for: then
 	// its new ones are to wait there too, so that they overtake none. It holds for a second.
 	Behind(app, route string, lane core.Lane, is bool)
@@ -98,6 +104,6 @@ type Limits struct {
 type Observer interface {
 	Settled(route string, lane core.Lane, s *core.Settlement, took time.Duration)
 	Stale(route string)
-	Repaired(what string, n int) // by the relay: "due", "lapsed", "stray"
+	Repaired(what string, n int) // by the relay: "due", "lapsed", "stray", "unclaimed"
 	Received(route string, e providers.Event, found bool)
 }

@@ -21,7 +21,8 @@ const (
 	lapsedPage   = 100
 	repairLease  = core.LeaseSlack // what it has to settle a page of lapsed rounds; a relay that dies in it costs that much again
 	strayEvery   = time.Minute
-	relayBackoff = 2 * time.Second // after an error of the store
+	drainedEvery = core.Unclaimed / 2 // how often, at most, the queues are asked what waits in them
+	relayBackoff = 2 * time.Second    // after an error of the store
 )
 
 // RelayOptions are what a Relay works with.
@@ -42,13 +43,16 @@ type Relay struct {
 	log    *slog.Logger
 	nudge  chan struct{}
 	strays time.Time
+	// drained is when a queue was seen to have no wake that is due, asked is when the queues were looked at last.
+	drained map[core.RouteLane]time.Time
+	asked   time.Time
 
 	standby atomic.Bool
 }
 
 // NewRelay returns a Relay.
 func NewRelay(o RelayOptions) *Relay {
-	r := &Relay{store: o.Overdue, d: o.Dispatcher, log: o.Logger, nudge: make(chan struct{}, 1)}
+	r := &Relay{store: o.Overdue, d: o.Dispatcher, log: o.Logger, nudge: make(chan struct{}, 1), drained: map[core.RouteLane]time.Time{}}
 	r.SetRoutes(o.Routes)
 	if r.log == nil {
 		r.log = slog.Default()
@@ -147,9 +151,18 @@ func (r *Relay) look(ctx context.Context) (f found, err error) {
 			r.log.Warn("batches wait for routes that the configuration does not have any more; put the routes back or cancel their notifications", "batches", n)
 		}
 	}
-	due, err := r.store.Overdue(ctx)
+	due, unclaimed, err := r.store.Overdue(ctx)
 	if err != nil {
 		return f, fmt.Errorf("look for overdue batches: %w", err)
+	}
+	if unclaimed {
+		some, err := r.claimless(ctx)
+		if err != nil {
+			return f, err
+		}
+		due = due || some
+	} else {
+		clear(r.drained)
 	}
 	if !due {
 		return f, nil
@@ -165,6 +178,49 @@ func (r *Relay) look(ctx context.Context) (f found, err error) {
 		}
 	}
 	return f, nil
+}
+
+// claimless finds batches whose wakes are gone: the worker that took them out of the queue died before it
+// had claimed them, or nobody put them in. A queue that was drained core.Unclaimed ago, and a batch still
+// queued whose wake must have been in it before that, say so. A wake that waits its turn behind others is
+// never made anew by this: its queue is not drained.
+func (r *Relay) claimless(ctx context.Context) (some bool, err error) {
+	var ask []core.RouteLane
+	for _, lane := range core.Lanes {
+		for _, route := range *r.routes.Load() {
+			on := core.RouteLane{Route: route, Lane: lane}
+			at, seen := r.drained[on]
+			since := time.Since(at)
+			if !seen {
+				ask = append(ask, on)
+			}
+			if !seen || since < core.Unclaimed {
+				continue
+			}
+			delete(r.drained, on)
+			n, err := r.store.Unclaimed(ctx, on, since+core.Unclaimed)
+			if err != nil {
+				return some, fmt.Errorf("look for lost wakes of route %s: %w", route, err)
+			}
+			if n > 0 {
+				some = true
+				r.d.observer.Repaired("unclaimed", n)
+			}
+		}
+	}
+	if time.Since(r.asked) < drainedEvery {
+		return some, nil
+	}
+	r.asked = time.Now()
+	drained, err := r.d.queue.Drained(ctx, ask)
+	if err != nil {
+		r.log.Debug("the queue does not say what waits in it; lost wakes are found by their alarm clocks", "error", err)
+		return some, nil
+	}
+	for _, on := range drained {
+		r.drained[on] = r.asked
+	}
+	return some, nil
 }
 
 // repair settles rounds whose lease ran out: every delivery still pending in them is Unknown.

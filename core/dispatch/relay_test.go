@@ -3,6 +3,7 @@ package dispatch_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,14 +19,15 @@ import (
 // relay looks, and what it says of the apps.
 type window struct {
 	*memory
-	mu     sync.Mutex
-	room   map[string]int
-	behind map[string]bool
-	woken  map[string]int
-	looks  []time.Time
+	mu      sync.Mutex
+	room    map[string]int
+	behind  map[string]bool
+	woken   map[string]int
+	looks   []time.Time
+	drained map[core.RouteLane]bool
 }
 
-func (w *window) Overdue(ctx context.Context) (bool, error) {
+func (w *window) Overdue(ctx context.Context) (due, unclaimed bool, err error) {
 	w.mu.Lock()
 	w.looks = append(w.looks, time.Now())
 	w.mu.Unlock()
@@ -39,6 +41,12 @@ func (w *window) Refill(app, _ string, _ core.Lane) int {
 }
 
 func (w *window) Room(core.Wake) int { return 0 }
+
+func (w *window) Drained(_ context.Context, of []core.RouteLane) ([]core.RouteLane, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(of), func(on core.RouteLane) bool { return !w.drained[on] }), nil
+}
 
 func (w *window) Behind(app, _ string, _ core.Lane, is bool) {
 	w.mu.Lock()
@@ -160,6 +168,45 @@ func TestRelayStandby(t *testing.T) {
 		if diff := cmp.Diff([]time.Duration{250, 250}, w.gaps(n)); diff != "" {
 			t.Error("looks as the leader: " + diff)
 		}
+		cancel()
+		close(m.end)
+		synctest.Wait()
+	})
+}
+
+// TestRelayUnclaimed tells that a wake which the queue has not, and nobody has claimed, is made anew long
+// before its alarm clock rings; that one which waits in its queue is not; and that each is made anew once in
+// that time, however often the relay looks.
+func TestRelayUnclaimed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		w := &window{memory: m, room: map[string]int{"lost": 100, "waits": 100}, behind: map[string]bool{}, woken: map[string]int{}, drained: map[core.RouteLane]bool{
+			{Route: "r", Lane: "normal"}: true, {Route: "r", Lane: "critical"}: true, {Route: "s", Lane: "normal"}: true,
+		}}
+		now := time.Now()
+		for app, lane := range map[string]core.Lane{"lost": "normal", "waits": "bulk"} {
+			b := core.Batch{ID: core.NewID(now), App: app, Route: "r", Lane: lane, State: core.BatchQueued, Fence: 1, DueAt: now, RunAt: now.Add(core.DispatchTimeout)}
+			w.put([]core.Delivery{{ID: core.NewID(now), Batch: b.ID, App: app, Route: "r", State: core.Pending}}, b)
+		}
+		d := dispatch.New(dispatch.Options{Store: w, Queue: w, Logger: slog.New(slog.DiscardHandler)})
+		relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: w, Dispatcher: d, Routes: []string{"r", "s"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go relay.Run(ctx)
+		check := func(when time.Duration, lost, waits int) {
+			t.Helper()
+			time.Sleep(when - time.Since(now)) // synctest's clock
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.woken["lost"] != lost || w.woken["waits"] != waits {
+				t.Errorf("after %v %v are woken, want %d and %d", when, w.woken, lost, waits)
+			}
+		}
+		check(1900*time.Millisecond, 0, 0)
+		check(2600*time.Millisecond, 1, 0)
+		check(9900*time.Millisecond, 3, 0)  // not at every look
+		check(10100*time.Millisecond, 3, 1) // by its alarm clock
 		cancel()
 		close(m.end)
 		synctest.Wait()

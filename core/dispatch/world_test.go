@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -232,6 +233,18 @@ func (w *world) nudge() {
 }
 
 func (w *world) Room(like core.Wake) int { return w.Refill(like.App, like.Route, like.Lane) }
+
+// Drained says anything, for whatever it says has to be borne: it may be wrong by then.
+func (w *world) Drained(_ context.Context, of []core.RouteLane) ([]core.RouteLane, error) {
+	if w.calm() {
+		return of, nil
+	}
+	r := w.roll("drained", "")
+	if r.IntN(8) == 0 {
+		return nil, errDown
+	}
+	return slices.DeleteFunc(slices.Clone(of), func(core.RouteLane) bool { return r.IntN(2) == 0 }), nil
+}
 
 func (w *world) Behind(string, string, core.Lane, bool) {}
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/core/queue"
@@ -202,4 +204,43 @@ func TestWindowLost(t *testing.T) {
 	for name, q := range map[string]*queue.Queue{"who filled it": q, "who came later": late} {
 		eventually(t, name+" has room again", func() bool { return q.Room(of("flood")) == 25 && q.Room(of("lone")) == 25 })
 	}
+}
+
+// TestDrained tells when no wake that is due waits in a queue: before there is one, while one is due later,
+// and when somebody took what there was, whatever became of it.
+func TestDrained(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, url string) {
+		q := open(t, queue.Options{URL: url})
+		normal, bulk := core.RouteLane{Route: "a", Lane: "normal"}, core.RouteLane{Route: "a", Lane: "bulk"}
+		check := func(when string, want ...core.RouteLane) {
+			t.Helper()
+			got, err := q.Drained(limit(t), []core.RouteLane{normal, bulk})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s: %s", when, diff)
+			}
+		}
+		check("at first", normal, bulk)
+		later := wake()
+		later.At = time.Now().Add(time.Minute)
+		enqueue(t, q, later)
+		check("with one due later", normal, bulk)
+		enqueue(t, q, wake())
+		check("with one", bulk)
+		taken, release := make(inbox, 1), make(chan struct{})
+		serve(t, q, func(ctx context.Context, w core.Wake) error {
+			err := taken.handle(ctx, w)
+			<-release
+			return err
+		})
+		defer close(release)
+		taken.next(t)
+		check("with one in a worker's hands", normal, bulk)
+		if got, err := q.Drained(limit(t), nil); len(got) != 0 || err != nil {
+			t.Errorf("of none: %v %v", got, err)
+		}
+	})
 }

@@ -10,19 +10,39 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-// Overdue reports whether any batch that is not done has its run_at behind it. It reads the earliest of
-// each state: asked for any, PostgreSQL would rather read the table until it meets one.
-func (s *Store) Overdue(ctx context.Context) (bool, error) {
-	found := false
-	err := s.read(ctx, "look for overdue batches", `SELECT * FROM (SELECT run_at FROM batches WHERE state = 1 AND state < 4 ORDER BY run_at LIMIT 1) p
-		UNION ALL SELECT * FROM (SELECT run_at FROM batches WHERE state = 2 AND state < 4 ORDER BY run_at LIMIT 1) q
-		UNION ALL SELECT * FROM (SELECT run_at FROM batches WHERE state = 3 AND state < 4 ORDER BY run_at LIMIT 1) s`, func(r row) error {
+// Overdue reports whether any batch that is not done has its run_at behind it, and whether any is queued
+// though its wake was due core.Unclaimed ago. It reads the earliest of each state: asked for any,
+// PostgreSQL would rather read the table until it meets one.
+func (s *Store) Overdue(ctx context.Context) (due, unclaimed bool, err error) {
+	err = s.read(ctx, "look for overdue batches", `SELECT * FROM (SELECT state, run_at FROM batches WHERE state = 1 AND state < 4 ORDER BY run_at LIMIT 1) p
+		UNION ALL SELECT * FROM (SELECT state, run_at FROM batches WHERE state = 2 AND run_at > $1 AND state < 4 ORDER BY run_at LIMIT 1) u
+		UNION ALL SELECT * FROM (SELECT state, run_at FROM batches WHERE state = 2 AND state < 4 ORDER BY run_at LIMIT 1) q
+		UNION ALL SELECT * FROM (SELECT state, run_at FROM batches WHERE state = 3 AND state < 4 ORDER BY run_at LIMIT 1) s`, func(r row) error {
+		var state int64
 		var at time.Time
-		err := r.Scan(stamp{&at})
-		found = found || !at.After(s.Now())
+		err := r.Scan(&state, stamp{&at})
+		now := s.Now()
+		over := !at.After(now)
+		due = due || over
+		unclaimed = unclaimed || !over && core.BatchState(state) == core.BatchQueued && !at.After(now.Add(core.DispatchTimeout-core.Unclaimed))
+		return err
+	}, micros(s.Now()))
+	return due, unclaimed, err
+}
+
+// Unclaimed makes the batches of a route and lane overdue that are queued though their wakes were due longer
+// than that ago, and returns how many: the queue is known to have none of these wakes. What somebody is just
+// about to claim is left alone.
+func (s *Store) Unclaimed(ctx context.Context, on core.RouteLane, longer time.Duration) (int, error) {
+	var n int64
+	err := s.write(ctx, "make batches due whose wakes were lost", func(t tx) (err error) {
+		now := s.Now()
+		n, err = t.exec(ctx, `UPDATE batches SET run_at = $1 WHERE id IN (SELECT id FROM batches
+			WHERE state = 2 AND state < 4 AND run_at > $1 AND run_at <= $2 AND route = $3 AND lane = $4 ORDER BY run_at LIMIT $5`+t.skipLocked()+`)`,
+			micros(now), micros(now.Add(core.DispatchTimeout-longer)), on.Route, laneNumbers[on.Lane], int64(lostPage))
 		return err
 	})
-	return found, err
+	return int(n), err
 }
 
 // Due takes up to limit overdue batches of a route and lane, makes them queued under a new fence and
@@ -249,8 +269,8 @@ func (s *Store) Unqueue(ctx context.Context, wakes []core.Wake) error {
 	return nil
 }
 
-// unqueuePage is how many batches one transaction of Unqueue takes.
-const unqueuePage = 500
+// unqueuePage is how many batches one transaction of Unqueue takes, lostPage one of Unclaimed.
+const unqueuePage, lostPage = 500, 500
 
 // Stray moves the alarm clock of overdue batches on routes that are not in the list on by until, and
 // returns how many there are.

@@ -77,7 +77,9 @@ func lookups(t *testing.T, s *store.Store, as []*core.Acceptance) {
 			t.Fatal(err)
 		}
 	}
-	must(s.Overdue(t.Context()))
+	_, _, err := s.Overdue(t.Context())
+	must(nil, err)
+	must(s.Unclaimed(t.Context(), core.RouteLane{Route: "mail", Lane: providers.Normal}, 2*time.Second))
 	ws, err := s.Due(t.Context(), "mail", providers.Normal, 100, nil)
 	if err != nil || len(ws) == 0 {
 		t.Fatal(ws, err)

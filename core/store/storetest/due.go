@@ -159,3 +159,61 @@ func requeue(t *testing.T, s *store.Store) {
 		t.Errorf("nothing is queued, and yet %d, %v", n, err)
 	}
 }
+
+// unclaimed: a batch whose wake is gone is due before its alarm clock rings. One that was queued only now
+// is left alone, and so are another lane's and route's, what is due later, and a round under way.
+func unclaimed(t *testing.T, s *store.Store) {
+	on := core.RouteLane{Route: "mail", Lane: providers.Normal}
+	lost := some(t, s, "shop", 2)
+	sending := record(t, s, ask{n: 1})
+	record(t, s, ask{n: 1, in: time.Minute})
+	record(t, s, ask{n: 1, route: "push"})
+	queued, err := s.Due(t.Context(), on.Route, on.Lane, 10, nil)
+	if err != nil || len(queued) != 3 {
+		t.Fatalf("%+v %v", queued, err)
+	}
+	if _, err := s.Due(t.Context(), "push", on.Lane, 10, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range queued {
+		if w.Batch == sending.Deliveries[0].Batch {
+			claim(t, s, w)
+		}
+	}
+	if due, waits, err := s.Overdue(t.Context()); due || err != nil {
+		t.Errorf("nothing is overdue, and yet %v %v %v", due, waits, err)
+	}
+	until(t, "the store to say that some are unclaimed", func() bool { _, waits, err := s.Overdue(t.Context()); return waits && err == nil })
+	fresh := some(t, s, "shop", 1)
+	if _, err := s.Due(t.Context(), on.Route, on.Lane, 10, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		on     core.RouteLane
+		longer time.Duration
+		want   int
+	}{{core.RouteLane{Route: "mail", Lane: providers.Bulk}, core.Unclaimed, 0}, {on, time.Hour, 0}, {on, core.Unclaimed, 2}, {on, core.Unclaimed, 0}} {
+		if n, err := s.Unclaimed(t.Context(), c.on, c.longer); n != c.want || err != nil {
+			t.Errorf("%+v: %d, %v", c, n, err)
+		}
+	}
+	again, err := s.Due(t.Context(), on.Route, on.Lane, 10, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []core.ID
+	for _, w := range again {
+		got = append(got, w.Batch)
+		if claim(t, s, w) == nil {
+			t.Errorf("the new wake %+v is not good", w)
+		}
+	}
+	if diff := cmp.Diff(lost, got); diff != "" {
+		t.Errorf("taken again: %s; the fresh one is %v", diff, fresh)
+	}
+	for _, w := range queued {
+		if claim(t, s, w) != nil {
+			t.Errorf("the lost wake %+v is still good", w)
+		}
+	}
+}

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"due takes the longest overdue first", dueOldest},
 		{"due of more apps than it takes", dueManyApps},
 		{"what a wiped queue held is due", requeue},
+		{"what nobody has claimed is due", unclaimed},
 		{"resuming a route", resuming},
 		{"strays", strays},
 		{"idempotency, a hundred at once", idempotency},
@@ -331,7 +332,7 @@ func due(t *testing.T, s *store.Store) {
 		record(t, s, ask{app: "big", n: 1})
 	}
 	record(t, s, ask{app: "small", n: 1})
-	until(t, "overdue", func() bool { ok, err := s.Overdue(t.Context()); return ok && err == nil })
+	until(t, "overdue", func() bool { ok, _, err := s.Overdue(t.Context()); return ok && err == nil })
 	if err := s.PauseRoute(t.Context(), "mail", true); err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +371,7 @@ func strays(t *testing.T, s *store.Store) {
 	if n, err := s.Stray(t.Context(), nil, time.Minute); n != 1 || err != nil {
 		t.Errorf("no routes: %d %v", n, err)
 	}
-	if ok, err := s.Overdue(t.Context()); ok || err != nil {
+	if ok, _, err := s.Overdue(t.Context()); ok || err != nil {
 		t.Errorf("%v %v", ok, err)
 	}
 }
