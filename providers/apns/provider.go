@@ -137,6 +137,9 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 		}
 		l := slot.Value()
 		a := l.ask(ctx, n, d.cfg.timeout)
+		if errors.Is(a.err, h2.ErrEnded) {
+			slot.Retire() // the pool may not have heard yet, and would give it to us again
+		}
 		slot.Release()
 		switch {
 		case a.err != nil && !a.taken:

@@ -92,6 +92,8 @@ func (p *provider) send(ctx context.Context, m *providers.Message, with *stencil
 		switch {
 		case a.calls == 0:
 			return providers.Result{}, errors.New("the FCM library did not send the message and said nothing")
+		case a.tooBig:
+			return providers.Result{Outcome: providers.Rejected, Code: "too_big", Reason: "the message is larger than anything FCM takes"}, nil
 		case a.status != 0:
 		case a.handed:
 			return providers.Result{}, fmt.Errorf("send to FCM: no answer: %w", a.err)

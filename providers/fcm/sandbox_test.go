@@ -3,6 +3,7 @@ package fcm_test
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,8 +45,11 @@ func TestSandboxFaults(t *testing.T) {
 			if err := s.Script(sandbox.FCM, tt.script); err != nil {
 				t.Fatal(err)
 			}
-			m := batchOf(1)[0]
-			results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"300ms"`), m)
+			m, more := batchOf(1)[0], ""
+			if tt.script.Stall > 0 {
+				more = `,"timeout":"1s"` // connecting, on a busy machine, has to fit in
+			}
+			results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, more), m)
 			r, reported := results[m.ID]
 			if reported == tt.silent || (err != nil) != tt.silent || r.Outcome != tt.want {
 				t.Errorf("reported %v: %+v, error %v", reported, r, err)
@@ -122,5 +126,31 @@ func TestSandboxSeesTheMessage(t *testing.T) {
 	}
 	if ids := s.IDs(sandbox.FCM); !maps.Equal(ids, map[string]int{m.ID: 1}) {
 		t.Errorf("ids %v", ids)
+	}
+}
+
+// TestHugeIsNotSent: what FCM could only refuse does not go out, where it might cost others their connection.
+func TestHugeIsNotSent(t *testing.T) {
+	t.Parallel()
+	s := sandboxtest.Start(t)
+	batch := batchOf(8)
+	for i := range batch[1:] {
+		batch[1+i].Body = strings.Repeat("0123456789abcdef", 64<<10)
+	}
+	results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, ""), batch...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range batch {
+		want := providers.Result{ID: batch[i].ID, Outcome: providers.Rejected, Code: "too_big"}
+		if i == 0 {
+			want.Outcome, want.Code = providers.Accepted, ""
+		}
+		if r := results[batch[i].ID]; r.Outcome != want.Outcome || r.Code != want.Code {
+			t.Errorf("message %d: %+v", i, r)
+		}
+	}
+	if c := s.Counts(sandbox.FCM); c.Requests != 1 || c.Taken != 1 {
+		t.Errorf("%d requests, %d taken, want one", c.Requests, c.Taken)
 	}
 }

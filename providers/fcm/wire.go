@@ -22,6 +22,10 @@ const (
 	sdkVersion = "4.19.0"
 	// maxReply bounds what is read of an answer.
 	maxReply = 64 << 10
+	// maxRequest bounds a request. The longest that Check lets pass is a payload and a token, every character
+	// of which may be escaped. More than that FCM would refuse, and a service that is sent a megabyte may
+	// close the connection that others' messages are on.
+	maxRequest = maxPayload + 6*maxToken + 256
 	// freshTries bounds how often a message that certainly did not reach FCM is handed to another
 	// connection.
 	freshTries = 10
@@ -62,6 +66,7 @@ type attempt struct {
 	status  int  // 0: no answer
 	header  http.Header
 	body    []byte
+	tooBig  bool  // longer than maxRequest: it was not sent
 	err     error // why there is no answer
 }
 
@@ -87,6 +92,9 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		if payload, err = io.ReadAll(req.Body); err != nil {
 			return nil, fmt.Errorf("read the request: %w", err)
 		}
+	}
+	if a.tooBig = len(payload) > maxRequest; a.tooBig {
+		return failed(req, nil), nil
 	}
 	req.Header.Set("Authorization", "Bearer "+a.token)
 	a.err = w.send(req, payload, a)
@@ -117,6 +125,9 @@ func (w *wire) send(req *http.Request, payload []byte, a *attempt) error {
 			return err
 		}
 		err = exchange(conn.Value(), req, payload, a)
+		if errors.Is(err, h2.ErrEnded) {
+			conn.Retire() // the pool may not have heard yet, and would give it to us again
+		}
 		conn.Release()
 		a.handed = err == nil || !errors.Is(err, h2.ErrUnprocessed)
 		if a.handed || try == freshTries || req.Context().Err() != nil {
