@@ -214,10 +214,14 @@ type member struct {
 	ended  chan struct{} // closed when it is held and gone
 }
 
-// start starts the process, and returns it as it is at first.
+// start starts the process unless it is kept running already, by the end of another fault, and returns it as
+// it is at first.
 func (m *member) start() *process {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.p != nil && !m.held {
+		return m.p
+	}
 	m.held, m.ended, m.p = false, make(chan struct{}), m.launch()
 	go m.supervise(m.p, m.ended)
 	return m.p

@@ -147,7 +147,8 @@ func (p *Exclusive[T]) spent(c *held[T], now time.Time) bool {
 
 func (p *Exclusive[T]) construct(ctx context.Context) (*held[T], error) {
 	p.mu.Lock()
-	wait := p.backoff.wait(time.Now())
+	began := time.Now()
+	wait := p.backoff.wait(began)
 	p.mu.Unlock()
 	if wait != nil {
 		return nil, wait
@@ -163,7 +164,7 @@ func (p *Exclusive[T]) construct(ctx context.Context) (*held[T], error) {
 	defer p.mu.Unlock()
 	if err != nil {
 		p.failed.Add(1)
-		return nil, p.backoff.failed(now, err)
+		return nil, p.backoff.failed(began, now, err)
 	}
 	p.backoff.succeeded()
 	p.opened.Add(1)

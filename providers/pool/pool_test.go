@@ -285,13 +285,13 @@ func TestExclusiveBacksOff(t *testing.T) {
 		for i := range 12 {
 			_, err := p.Acquire(t.Context())
 			var oe *pool.OpenError
-			if !errors.As(err, &oe) || !errors.Is(err, down) || oe.RetryIn <= 0 || oe.RetryIn > 30*time.Second {
+			if !errors.As(err, &oe) || !errors.Is(err, down) || oe.RetryIn <= 0 || oe.RetryIn > 10*time.Second {
 				t.Fatalf("try %d: %v", i, err)
 			}
 			if _, err := p.Acquire(t.Context()); !errors.As(err, &oe) || dials != i+1 {
 				t.Fatalf("try %d: dialled %d times (%v)", i, dials, err)
 			}
-			if pause = oe.RetryIn; i == 11 && pause < 20*time.Second {
+			if pause = oe.RetryIn; i == 11 && pause < 8*time.Second {
 				t.Fatalf("the pause after 12 failures is only %v", pause)
 			}
 			time.Sleep(pause)
@@ -301,6 +301,43 @@ func TestExclusiveBacksOff(t *testing.T) {
 		if got := p.Stats(); got.Failed != 12 || got.Opened != 1 {
 			t.Fatalf("stats %+v", got)
 		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestExclusiveBacksOffOnce tells that openings which fail side by side count as one failure, and so does
+// each later round of them.
+func TestExclusiveBacksOffOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const many = 16
+		down := errors.New("down")
+		failing := true
+		p := pool.NewExclusive(pool.Config{Max: many}, func(context.Context) (int, error) {
+			time.Sleep(10 * time.Millisecond) // synctest's clock
+			if failing {
+				return 0, down
+			}
+			return 1, nil
+		}, func(int) {}, nil)
+		for round, most := range []time.Duration{100, 200, 400} {
+			var wg sync.WaitGroup
+			for range many {
+				wg.Go(func() {
+					_, err := p.Acquire(t.Context())
+					var oe *pool.OpenError
+					if !errors.As(err, &oe) || oe.RetryIn <= 0 || oe.RetryIn > most*time.Millisecond {
+						t.Errorf("round %d: %v, to be tried again in %v, at most %dms", round, err, oe.RetryIn, most)
+					}
+				})
+			}
+			wg.Wait()
+			time.Sleep(most * time.Millisecond)
+		}
+		failing = false
+		mustLease(t, p).Release()
 		if err := p.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}

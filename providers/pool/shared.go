@@ -295,7 +295,7 @@ func (p *Shared[T]) openOne() {
 	p.mu.Lock()
 	p.opening = false
 	if err != nil {
-		p.failedLocked(p.backoff.failed(now, err))
+		p.failedLocked(p.backoff.failed(now, now, err))
 		p.emptyLocked()
 		p.mu.Unlock()
 		return
@@ -310,7 +310,7 @@ func (p *Shared[T]) openOne() {
 		p.ended++
 		p.ending++
 		if !p.closed { // without a pause, opening and retiring would go round in circles
-			p.failedLocked(p.backoff.failed(now, errRetiredEarly))
+			p.failedLocked(p.backoff.failed(now, now, errRetiredEarly))
 		}
 		p.mu.Unlock()
 		p.finish(c)
