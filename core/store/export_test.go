@@ -23,6 +23,7 @@ const (
 	Company   = company
 	Flight    = flight
 	Absence   = absence
+	Patience  = patience
 )
 
 // Line is a line of acceptances.

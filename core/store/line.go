@@ -15,10 +15,12 @@ const (
 	// A group that is not full waits for the commit under way, but not for one that takes longer than
 	// this: it may wait for somebody's lock.
 	flight = 20 * time.Millisecond
-	// And it waits for those who were just answered, if that were so many, this long at most. Who is alone
-	// was in no such company and waits for nothing.
-	company = 4
-	absence = 4 * time.Millisecond
+	// And it waits for those who were just answered, if that were so many, as long as one of them comes back
+	// within each absence: a busy machine has them back one by one. Who is alone was in no such company and
+	// waits for nothing.
+	company  = 4
+	absence  = 4 * time.Millisecond
+	patience = 20 * time.Millisecond // in all
 )
 
 // line is where members wait for a group. A commit costs much the same however many share it, and
@@ -40,6 +42,7 @@ type line struct {
 	answered int       // acceptances that the last commit answered
 	ended    time.Time // and when
 	away     int       // acceptances that were answered and did not come back yet
+	until    time.Time // they are waited for
 }
 
 func newLine() *line {
@@ -56,6 +59,9 @@ func (l *line) join(m *member) bool {
 	l.waiting, l.weight = append(l.waiting, m), l.weight+m.weight()
 	if m.record != nil && l.away > 0 {
 		l.away--
+		if now := time.Now(); now.Before(l.until) {
+			l.until = minTime(now.Add(absence), l.ended.Add(patience))
+		}
 	}
 	if len(l.waiting) >= l.enough || l.full() {
 		l.call()
@@ -146,7 +152,7 @@ func (l *line) wait(now time.Time) time.Duration {
 		return l.began.Add(flight).Sub(now)
 	case l.answered >= company && l.away > 0:
 		l.enough = len(l.waiting) + l.away
-		return l.ended.Add(absence).Sub(now)
+		return l.until.Sub(now)
 	}
 	return 0
 }
@@ -163,5 +169,13 @@ func (l *line) done(group []*member) {
 	defer l.mu.Unlock()
 	l.flying--
 	l.answered, l.ended, l.away = n, time.Now(), l.away+n
+	l.until = l.ended.Add(absence)
 	l.call()
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }

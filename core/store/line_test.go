@@ -51,6 +51,31 @@ func TestLine(t *testing.T) {
 			l.Join(10)
 			commit(t, l, 10, store.Absence, ms)
 		},
+		"as long as one comes after the other": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Join(10)
+			go func() {
+				for range 4 {
+					time.Sleep(store.Absence - ms)
+					l.Join(1)
+				}
+			}()
+			commit(t, l, 14, 4*(store.Absence-ms)+store.Absence, ms)
+		},
+		"but not for ever": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Join(10)
+			go func() {
+				for range 10 {
+					time.Sleep(store.Absence - ms)
+					l.Join(1)
+				}
+			}()
+			commit(t, l, 16, store.Patience, ms)
+			time.Sleep(store.Patience)
+		},
 		"nor by one who comes later": func(t *testing.T, l store.Line) {
 			l.Join(30)
 			commit(t, l, 30, 0, ms)
