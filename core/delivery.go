@@ -236,17 +236,20 @@ func (d *Delivery) Message(c *Content, lane Lane) providers.Message {
 	}
 }
 
-// OnReceipt says whether a receipt's event changes a delivery's state, and to what: sent to delivered
-// or failed, nothing else.
-func (s State) OnReceipt(e providers.Event) (State, bool) {
-	if s != Sent {
+// OnReceipt says whether a receipt's event changes the state of a delivery with so many unknown attempts, and
+// to what: sent to delivered or failed; pending to delivered after an unknown attempt, which arrived after
+// all and need not be made again. Nothing else.
+func (s State) OnReceipt(e providers.Event, unknowns int) (State, bool) {
+	if s != Sent && (s != Pending || unknowns == 0) {
 		return s, false
 	}
 	switch e {
 	case providers.EventDelivered, providers.EventSeen, providers.EventRead, providers.EventClicked:
 		return Delivered, true
 	case providers.EventFailed, providers.EventBounced:
-		return Failed, true
+		if s == Sent { // a pending one's next attempt may do better
+			return Failed, true
+		}
 	}
 	return s, false
 }

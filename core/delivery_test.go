@@ -242,12 +242,14 @@ func TestOnReceipt(t *testing.T) {
 	}
 	for _, s := range states {
 		for e, to := range becomes {
-			want, change := s, false
-			if s == core.Sent && to != 0 {
-				want, change = to, true
-			}
-			if got, changed := s.OnReceipt(e); got != want || changed != change {
-				t.Errorf("%s on %q: %s %v, want %s %v", s, e, got, changed, want, change)
+			for _, unknowns := range []int{0, 1} {
+				want, change := s, false
+				if s == core.Sent && to != 0 || s == core.Pending && unknowns > 0 && to == core.Delivered {
+					want, change = to, true
+				}
+				if got, changed := s.OnReceipt(e, unknowns); got != want || changed != change {
+					t.Errorf("%s after %d unknown on %q: %s %v, want %s %v", s, unknowns, e, got, changed, want, change)
+				}
 			}
 		}
 	}

@@ -29,11 +29,12 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 			id, of, ladder core.ID
 			app, address   string
 			state, step    int64
+			unknowns       int64
 		}
 		var h *hit
-		err := t.query(ctx, "SELECT id, notification_id, app, address, state, ladder, step FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
+		err := t.query(ctx, "SELECT id, notification_id, app, address, state, ladder, step, unknowns FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
 			h = &hit{}
-			return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state, key{&h.ladder}, &h.step)
+			return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state, key{&h.ladder}, &h.step, &h.unknowns)
 		}, args...)
 		if err != nil || h == nil || (rc.App != "" && rc.App != h.app) || (rc.Address != "" && rc.Address != h.address) {
 			return err
@@ -48,8 +49,8 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 		if err != nil || fresh == 0 {
 			return err
 		}
-		if to, ok := core.State(h.state).OnReceipt(rc.Event); ok {
-			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3 WHERE id = $1 AND state = 2", h.id[:], int64(to), micros(s.Now())); err != nil {
+		if to, ok := core.State(h.state).OnReceipt(rc.Event, int(h.unknowns)); ok {
+			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3 WHERE id = $1 AND state = $4", h.id[:], int64(to), micros(s.Now()), h.state); err != nil {
 				return err
 			}
 			if err := touchPage(ctx, t, h.of); err != nil {

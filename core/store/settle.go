@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // settling is a settlement on its way in.
@@ -132,7 +133,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 			same[o] = append(same[o], d.ID[:])
 		}
 	}
-	var sent [][]byte
+	sent, unknown := [][]byte(nil), unknownOf(all)
 	alone := map[string][][]any{} // of those who share their outcome with nobody: a service's own id is in it
 	for _, o := range order {
 		set, args := o.sets()
@@ -153,8 +154,34 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 			return fmt.Errorf("settle deliveries: %w", err)
 		}
 	}
-	return applyEarly(ctx, t, sent)
+	if err := applyEarly(ctx, t, sent, earlySent); err != nil {
+		return err
+	}
+	return applyEarly(ctx, t, unknown, earlyUnknown)
 }
+
+// unknownOf are the deliveries of settlements whose attempt is unknown.
+func unknownOf(all []*core.Settlement) (ids [][]byte) {
+	for _, s := range all {
+		for i := range s.Results {
+			if r := &s.Results[i]; !r.None && r.Outcome == providers.Unknown {
+				ids = append(ids, r.Delivery[:])
+			}
+		}
+	}
+	return ids
+}
+
+// What a receipt that came before its round was settled makes of a delivery. One that was sent is delivered
+// or failed. One that was of an unknown attempt and is to be tried again, or was given up for that, arrived
+// after all if anything says so.
+const (
+	acknowledging = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked')`
+	telling       = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'failed', 'bounced')`
+	earlySent     = `UPDATE deliveries SET state = (SELECT CASE WHEN event IN ('failed', 'bounced') THEN 4 ELSE 3 END ` + telling + ` ORDER BY at, event LIMIT 1)
+		WHERE id {ids} AND state = 2 AND EXISTS (SELECT 1 ` + telling + `)`
+	earlyUnknown = `UPDATE deliveries SET state = 3 WHERE id {ids} AND state IN (1, 4, 5) AND EXISTS (SELECT 1 ` + acknowledging + `)`
+)
 
 // sets is what an UPDATE sets to an outcome, and its arguments.
 func (o outcome) sets() (set string, args []any) {
@@ -172,7 +199,7 @@ func (o outcome) sets() (set string, args []any) {
 
 // applyEarly applies the receipts that came before their round was settled: a live client or an SMS service
 // may well be faster than our own commit. The earliest one decides, as it would have the other way round.
-func applyEarly(ctx context.Context, t tx, ids [][]byte) error {
+func applyEarly(ctx context.Context, t tx, ids [][]byte, apply string) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -188,9 +215,7 @@ func applyEarly(ctx context.Context, t tx, ids [][]byte) error {
 	if !some {
 		return nil
 	}
-	const telling = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'failed', 'bounced')`
-	err = t.execIDs(ctx, `UPDATE deliveries SET state = (SELECT CASE WHEN event IN ('failed', 'bounced') THEN 4 ELSE 3 END `+telling+` ORDER BY at, event LIMIT 1)
-		WHERE id {ids} AND state = 2 AND EXISTS (SELECT 1 `+telling+`)`, ids)
+	err = t.execIDs(ctx, apply, ids)
 	if err != nil {
 		return fmt.Errorf("apply early receipts: %w", err)
 	}

@@ -212,7 +212,7 @@ func (s *Store) receipts(ctx context.Context, h *history, notification core.ID) 
 		}
 		if d := h.deliveries[step.Delivery]; d != nil {
 			step.Channel, step.Route = d.Channel, d.Route
-			if to, ok := core.Sent.OnReceipt(providers.Event(step.What)); ok {
+			if to, ok := core.Sent.OnReceipt(providers.Event(step.What), 0); ok {
 				step.State = to
 			}
 		}

@@ -123,6 +123,57 @@ func earlyReceipts(t *testing.T, s *store.Store) {
 	}
 }
 
+// unknownReceipts: what is acknowledged is not sent again though its attempt is unknown, whether the receipt
+// comes while the round is under way, after it, or during the next; a failure that is heard of does not
+// keep the next attempt from being made.
+func unknownReceipts(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 5})
+	hear := func(i int, e providers.Event) {
+		t.Helper()
+		if found, err := s.Receipt(t.Context(), "mail", providers.Receipt{ID: a.Deliveries[i].ID.String(), Event: e, At: s.Now()}); !found || err != nil {
+			t.Fatal(found, err)
+		}
+	}
+	r := claim(t, s, wakeOf(a))
+	hear(0, providers.EventDelivered)
+	hear(3, providers.EventFailed)
+	st := judge(r, all(providers.Unknown))
+	settle(t, s, st)
+	if diff := cmp.Diff(core.Counts{Delivered: 1, Pending: 4}, counts(t, s, a)); diff != "" {
+		t.Error("heard of before: " + diff)
+	}
+	hear(1, providers.EventRead)
+	hear(3, providers.EventBounced)
+	if diff := cmp.Diff(core.Counts{Delivered: 2, Pending: 3}, counts(t, s, a)); diff != "" {
+		t.Error("heard of after: " + diff)
+	}
+	until(t, "the retry is due", func() bool { return s.Now().After(st.Stay.DueAt) })
+	var again []core.ID
+	var rounds []*core.Round
+	ws, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range ws {
+		if r := claim(t, s, w); r != nil {
+			rounds = append(rounds, r)
+			for i := range r.Deliveries {
+				again = append(again, r.Deliveries[i].ID)
+			}
+		}
+	}
+	if diff := cmp.Diff([]core.ID{a.Deliveries[2].ID, a.Deliveries[3].ID, a.Deliveries[4].ID}, again); diff != "" {
+		t.Error("sent again: " + diff)
+	}
+	hear(2, providers.EventDelivered)
+	for _, r := range rounds {
+		settle(t, s, judge(r, all(providers.Rejected)))
+	}
+	if diff := cmp.Diff(core.Counts{Delivered: 3, Failed: 2}, counts(t, s, a)); diff != "" {
+		t.Error("heard of during the next: " + diff)
+	}
+}
+
 func recipients(t *testing.T, s *store.Store) {
 	x := put(t, s, "u1", "a@example.com")
 	got, err := s.Recipient(t.Context(), "shop", "u1")

@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"suppressed addresses", suppressions},
 		{"receipts", receipts},
 		{"early receipts", earlyReceipts},
+		{"receipts of unknown attempts", unknownReceipts},
 		{"reports", reports},
 		{"recipients", recipients},
 		{"erasing a recipient", erase},
