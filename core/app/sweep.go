@@ -56,12 +56,27 @@ func (a *App) sweepOnce(ctx context.Context, l core.Lease, keep time.Duration) e
 			if all > 0 {
 				a.log.Debug("old notifications were removed", "notifications", all, "took", time.Since(began))
 			}
-			return nil
+			return a.sweepCampaigns(ctx, l, keep)
 		}
 		if !wait(ctx, (sweepShare-1)*time.Since(start)) {
 			return ctx.Err()
 		}
 	}
+}
+
+// sweepCampaigns removes the campaigns whose pages are gone.
+func (a *App) sweepCampaigns(ctx context.Context, l core.Lease, keep time.Duration) error {
+	for at, more := (core.ID{}), true; more; {
+		start := time.Now()
+		var err error
+		if _, at, more, err = a.store.SweepCampaigns(ctx, l, keep, at); err != nil {
+			return err
+		}
+		if more && !wait(ctx, (sweepShare-1)*time.Since(start)) {
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // wait waits, and reports false if ctx ended before.

@@ -75,6 +75,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"sweep", sweep},
 		{"sweep takes a large notification in pieces", sweepLarge},
 		{"sweep goes by the last change", sweepChange},
+		{"sweep takes campaigns that are over", sweepCampaigns},
 		{"leases", leases},
 		{"a lease, many at once", leaseRace},
 		{"model", model},

@@ -124,3 +124,86 @@ func sweepChange(t *testing.T, s *store.Store) {
 		t.Errorf("quiet is gone: %v, heard of is gone: %v", vanished(t, s, quiet), vanished(t, s, heard))
 	}
 }
+
+// sweepCampaigns: a campaign goes when it was over for long enough and its pages and occurrences are gone; one
+// that is not over stays however old it is.
+func sweepCampaigns(t *testing.T, s *store.Store) {
+	end := func(c *core.Campaign, at time.Time) {
+		t.Helper()
+		_, err := s.UpdateCampaign(t.Context(), "shop", c.ID, func(c *core.Campaign) error {
+			c.State, c.EndedAt = core.CampaignCompleted, at
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	child := func(of *core.Campaign) *core.Campaign {
+		t.Helper()
+		c := *of
+		c.ID, c.Parent = core.NewID(s.Now()), of.ID
+		if _, err := s.CreateCampaign(t.Context(), &c, "", [32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+		return &c
+	}
+	now := s.Now()
+	old, fresh, running, parent := newCampaign(t, s), newCampaign(t, s), newCampaign(t, s), newCampaign(t, s)
+	occurrence := child(parent)
+	paged := newCampaign(t, s)
+	page := pageOf(s, take(t, s, core.CampaignWake{Campaign: paged.ID, Fence: 1}), "a", "b")
+	expand(t, s, page)
+	for i := range page.Acceptance.Deliveries {
+		round(t, s, &page.Acceptance.Deliveries[i], 1, providers.Accepted)
+	}
+	for _, c := range []*core.Campaign{old, parent, occurrence, paged} {
+		end(c, now)
+	}
+	end(fresh, now.Add(time.Hour)) // ends after the others, that is
+	l := acquire(t, s)
+	lost := l
+	lost.Fence--
+	if _, _, _, err := s.SweepCampaigns(t.Context(), lost, ago, core.ID{}); !errors.Is(err, core.ErrLeaseLost) {
+		t.Errorf("without its lease: %v", err)
+	}
+	left := func() map[core.ID]bool {
+		t.Helper()
+		all, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop", Page: core.Page{Limit: 100}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[core.ID]bool{}
+		for i := range all {
+			out[all[i].ID] = true
+		}
+		return out
+	}
+	for _, pass := range []struct {
+		keep time.Duration
+		gone int
+		left []*core.Campaign
+	}{
+		{0, 0, []*core.Campaign{old, fresh, running, parent, occurrence, paged}},
+		{time.Hour, 0, []*core.Campaign{old, fresh, running, parent, occurrence, paged}},
+		{ago, 2, []*core.Campaign{fresh, running, parent, paged}},
+		{ago, 1, []*core.Campaign{fresh, running, paged}}, // its occurrence is gone
+	} {
+		n, _, more, err := s.SweepCampaigns(t.Context(), l, pass.keep, core.ID{})
+		if err != nil || n != pass.gone || more {
+			t.Errorf("kept for %s: %d removed, more %v, %v", pass.keep, n, more, err)
+		}
+		have := left()
+		for _, c := range pass.left {
+			if !have[c.ID] {
+				t.Errorf("kept for %s: %s is gone", pass.keep, c.ID)
+			}
+		}
+		if len(have) != len(pass.left) {
+			t.Errorf("kept for %s: %d are left, not %d", pass.keep, len(have), len(pass.left))
+		}
+	}
+	sweepAll(t, s, l, ago)
+	if n, _, _, err := s.SweepCampaigns(t.Context(), l, ago, core.ID{}); err != nil || n != 1 || left()[paged.ID] {
+		t.Errorf("after its pages: %d removed, %v", n, err)
+	}
+}
