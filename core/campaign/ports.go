@@ -33,8 +33,8 @@ type Pages interface {
 	// Expand writes a page and how far the campaign is after it in one transaction; nil if it is in other
 	// hands or does not run any more.
 	Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaign, core.Recorded, error)
-	// CampaignBusy counts the campaign's batches that are due, those held for later, and those of the due
-	// that are with a worker.
+	// CampaignBusy counts the campaign's batches that are due, those that were tried and are held for later,
+	// and those of the due that are with a worker.
 	CampaignBusy(ctx context.Context, id core.ID) (due, held, sending int, err error)
 	// RecountCampaign counts at most limit pages anew that changed; open is how many are not done.
 	RecountCampaign(ctx context.Context, id core.ID, limit int) (open int, err error)

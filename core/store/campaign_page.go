@@ -97,10 +97,11 @@ func appendSkips(ctx context.Context, t tx, id core.ID, more []core.Skip) error 
 	return err
 }
 
-// CampaignBusy counts a campaign's deliveries that are due and wait for a worker or are with one, and those
-// that are held for later. Of each batch it counts what a full one of the route has: it is for holding back.
+// CampaignBusy counts a campaign's batches that are due and wait for a worker or are with one, those that were
+// tried and are held for later, and of the due those with a worker. What was made to be due later, the further
+// steps of fallbacks and what waits for the end of quiet hours, is none of them.
 func (s *Store) CampaignBusy(ctx context.Context, id core.ID) (due, held, sending int, err error) {
-	err = s.read(ctx, "count a campaign's batches", `SELECT COALESCE(sum(CASE WHEN b.due_at <= $2 THEN 1 ELSE 0 END), 0), COALESCE(sum(CASE WHEN b.due_at > $2 THEN 1 ELSE 0 END), 0),
+	err = s.read(ctx, "count a campaign's batches", `SELECT COALESCE(sum(CASE WHEN b.due_at <= $2 THEN 1 ELSE 0 END), 0), COALESCE(sum(CASE WHEN b.due_at > $2 AND (b.rounds > 0 OR b.parent IS NOT NULL) THEN 1 ELSE 0 END), 0),
 			COALESCE(sum(CASE WHEN b.state = 3 THEN 1 ELSE 0 END), 0)
 		FROM batches b WHERE b.campaign = $1 AND b.campaign IS NOT NULL AND b.state < 4`, func(r row) error {
 		var a, b, c int64

@@ -21,6 +21,7 @@ var campaignTests = []test{
 	{"a campaign's idempotency key", campaignKey},
 	{"cancelling a campaign", campaignCancel},
 	{"pausing a campaign", campaignPause},
+	{"what a campaign has under way", campaignBusy},
 	{"a campaign's counts follow receipts and erasures", campaignRecount},
 	{"a campaign's occurrence", campaignOccur},
 	{"parts of audiences", audienceParts},
@@ -419,4 +420,23 @@ func campaignJoins(t *testing.T, s *store.Store) {
 	if expand(t, s, pageOf(s, c, "x", "y")) != nil {
 		t.Error("its topic was resolved further")
 	}
+}
+
+// campaignBusy: what was made to be due later, a fallback's next step, is not held; what a service put off is.
+func campaignBusy(t *testing.T, s *store.Store) {
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	p := pageOf(s, c, "a", "b")
+	mail, push := &p.Acceptance.Deliveries[0], &p.Acceptance.Deliveries[1]
+	push.DueAt, push.Held = s.Now().Add(time.Hour), core.HeldFallback
+	push.ExpiresAt, mail.ExpiresAt = s.Now().Add(2*time.Hour), s.Now().Add(2*time.Hour)
+	expand(t, s, p)
+	busy := func(what string, due, held int) {
+		t.Helper()
+		if d, h, _, err := s.CampaignBusy(t.Context(), c.ID); d != due || h != held || err != nil {
+			t.Errorf("%s: %d due and %d held, want %d and %d: %v", what, d, h, due, held, err)
+		}
+	}
+	busy("made", 1, 0)
+	round(t, s, mail, 1, providers.Deferred)
+	busy("put off", 0, 1)
 }
