@@ -10,7 +10,8 @@
 // # What a template sees
 //
 // The members of the request's data by their names, and again under data; recipient, with id,
-// attributes, locale and timezone as far as they are known. A layout sees also content, subject and
+// attributes, locale and timezone as far as they are known; unsubscribe_url, the link of an e-mail's header
+// by which the recipient unsubscribes from its category, nil where there is none ({% if unsubscribe_url %}). A layout sees also content, subject and
 // locale. The names data, recipient, forloop, empty and blank are taken: a member of the data with such
 // a name is reached as data.<name>.
 //

@@ -180,6 +180,8 @@ type Recipient struct {
 	ID, Locale, Timezone string
 	// Attributes are the recipient's own, of the types that encoding/json makes.
 	Attributes map[string]any
+	// Unsubscribe is the link by which the recipient unsubscribes from what the message is of; "" for none.
+	Unsubscribe string
 }
 
 // Input is what a template is rendered with.
@@ -347,6 +349,8 @@ func (r *rendering) bind(p *part) {
 			m.vars[name] = r.data
 		case "recipient":
 			m.vars[name] = r.recipientValue()
+		case "unsubscribe_url":
+			m.vars[name] = r.unsubscribeURL()
 		case "empty", "blank":
 			m.vars[name] = &special{m, name}
 		case "content", "subject", "locale":
@@ -375,6 +379,19 @@ func (r *rendering) layoutVariable(name string) any {
 		return r.m.wrap(markup(r.m.inner))
 	}
 	return r.m.wrap(r.m.inner)
+}
+
+// unsubscribeURL is the recipient's link, nil where there is none, unless the data has a member of that name.
+func (r *rendering) unsubscribeURL() any {
+	const name = "unsubscribe_url"
+	x := r.lookup(name)
+	if _, none := x.(*missing); !none {
+		return x
+	}
+	if link := r.in.Recipient.Unsubscribe; link != "" {
+		return r.m.wrap(link)
+	}
+	return &value{m: r.m, key: name}
 }
 
 // lookup is a member of the data under its own name.

@@ -367,7 +367,11 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
 	a.catalog = catalog
-	a.intake = intake.New(intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Rules: a.cfg.Rules(), Logger: a.log})
+	o := intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Rules: a.cfg.Rules(), Logger: a.log}
+	if a.cfg.PublicURL != "" {
+		o.Unsubscribe = a.unsubscribeLink
+	}
+	a.intake = intake.New(o)
 	mux, err := a.edges(catalog)
 	if err != nil {
 		return err

@@ -210,3 +210,54 @@ func TestTopics(t *testing.T) {
 		t.Error("the timeline does not say why u002 was skipped")
 	}
 }
+
+// TestUnsubscribeURL: a template has the link of the mail's header for its text; where there is none it can tell.
+func TestUnsubscribeURL(t *testing.T) {
+	t.Parallel()
+	a, c := startApp(t, func(cfg *config.Config) {
+		cfg.PublicURL = "https://notify.example.com"
+		cfg.Categories = map[string]config.Category{"security": {Mandatory: true}}
+	})
+	c.must(http.MethodPut, "/v1/recipients/u_42", `{"endpoints":[{"kind":"email","address":"ann@example.com"}]}`, nil, http.StatusCreated)
+	c.must(http.MethodPut, "/v1/templates/news", `{"locales":{"default":{"title":"News","email":{"subject":"News",
+		"html":"<p>x{% if unsubscribe_url %}<a href=\"{{ unsubscribe_url }}\">leave</a>{% else %}you cannot leave{% endif %}</p>",
+		"text":"{% if unsubscribe_url %}Leave: {{ unsubscribe_url }} .{% endif %}"}}}}`, nil, http.StatusCreated)
+	for i, category := range []string{"news", "security"} {
+		var got accepted
+		c.must(http.MethodPost, "/v1/notifications", `{"to":[{"recipient":"u_42"}],"channels":["email"],"template":"news","category":"`+category+`"}`, &got, http.StatusAccepted)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if err := a.Sandbox().Wait(ctx, sandbox.SMTP, i+1); err != nil {
+			t.Fatal(err)
+		}
+		mail := a.Sandbox().Messages(sandbox.Filter{Service: sandbox.SMTP, ID: c.deliveries(got.ID)[0].ID})[0].Content
+		link := oneClick.FindStringSubmatch(strings.ReplaceAll(mail, "\r\n ", ""))
+		body := strings.ReplaceAll(mail, "=\r\n", "")
+		switch {
+		case category == "security" && (link != nil || !strings.Contains(body, "you cannot leave")):
+			t.Errorf("a mandatory mail offers to leave:\n%s", mail)
+		case category == "news" && (link == nil || !strings.Contains(body, "https://notify.example.com"+link[1]+"\">leave") || !strings.Contains(body, "Leave: https://notify.example.com"+link[1]+" .")):
+			t.Errorf("the mail's text has not the link of its header:\n%s", mail)
+		}
+	}
+}
+
+// TestTopicIsTried: what a template lacks for a topic's recipients is a fault at once, as for anybody else; what one
+// of them may lack is not.
+func TestTopicIsTried(t *testing.T) {
+	t.Parallel()
+	_, c := startApp(t, nil)
+	c.must(http.MethodPut, "/v1/templates/order", `{"locales":{"default":{"title":"{{ recipient.attributes.name }}","body":"{{ order }}"}}}`, nil, http.StatusCreated)
+	c.must(http.MethodPut, "/v1/templates/strict", `{"locales":{"default":{"title":"{{ order }}"}},"schema":{"type":"object","required":["order"],"properties":{"order":{"type":"integer"}}}}`, nil, http.StatusCreated)
+	for _, x := range []struct {
+		body   string
+		status int
+	}{
+		{`{"to":[{"topic":"vip"}],"template":"order"}`, http.StatusUnprocessableEntity},
+		{`{"to":[{"topic":"vip"}],"template":"order","data":{"order":7}}`, http.StatusAccepted},
+		{`{"to":[{"topic":"vip"}],"template":"strict","data":{"order":"seven"}}`, http.StatusUnprocessableEntity},
+		{`{"to":[{"topic":"vip"}],"template":"strict","data":{"order":7}}`, http.StatusAccepted},
+	} {
+		c.must(http.MethodPost, "/v1/notifications", x.body, nil, x.status)
+	}
+}

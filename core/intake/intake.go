@@ -23,18 +23,21 @@ type Options struct {
 	// Usable says whether a route delivers now; of several with one kind the first usable one is taken.
 	// It is asked for each address and must be quick. Nil: all are.
 	Usable func(route string) bool
-	Rules  core.Rules   // what decides beside the request
-	Logger *slog.Logger // nil: slog.Default()
+	Rules  core.Rules // what decides beside the request
+	// Unsubscribe makes the link of a mail, "" where there is none; nil: there are none.
+	Unsubscribe func(core.Unsubscription) string
+	Logger      *slog.Logger // nil: slog.Default()
 }
 
 // Intake accepts requests. It is safe for concurrent use.
 type Intake struct {
-	store     Store
-	queue     Queue
-	templates *templates.Catalog
-	usable    func(route string) bool
-	rules     *core.Rules
-	log       *slog.Logger
+	store       Store
+	queue       Queue
+	templates   *templates.Catalog
+	usable      func(route string) bool
+	rules       *core.Rules
+	unsubscribe func(core.Unsubscription) string
+	log         *slog.Logger
 
 	current *atomic.Pointer[Routing]
 	routing *Routing // of one request: the current one as it came
@@ -45,7 +48,7 @@ func New(o Options) *Intake {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, rules: &o.Rules, log: o.Logger, current: &atomic.Pointer[Routing]{}}
+	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, rules: &o.Rules, unsubscribe: o.Unsubscribe, log: o.Logger, current: &atomic.Pointer[Routing]{}}
 	in.SetRouting(o.Routing)
 	return in
 }
@@ -192,6 +195,7 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 	if err := in.resolve(ctx, r, targets, recipients); err != nil {
 		return nil, err
 	}
+	r.tryForTopics(f)
 	if err := in.expand(p, req, r, f); err != nil {
 		return nil, err
 	}

@@ -34,7 +34,12 @@ type renderer struct {
 	said     map[Fault]bool // of the template: a thousand recipients may share one
 	// lenient is not nil for a page of a campaign: why its entries cannot be rendered for, where they cannot.
 	lenient map[int]string
+	// unsubscribe makes the link of a recipient's mail; "" for none.
+	unsubscribe func(recipient string) string
 }
+
+// emailChannel is the channel whose messages carry unsubscribe links.
+const emailChannel = "email"
 
 // sameness is all that one request's contents may differ in.
 type sameness struct{ title, body, url, data, block string }
@@ -49,6 +54,12 @@ type contentChannel struct {
 func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *faults) (*renderer, error) {
 	r := &renderer{req: req, f: f, routing: in.routing, rendered: map[string]*templates.Content{}, byTo: map[int]*templates.Content{},
 		covered: map[contentChannel]bool{}, broken: map[contentChannel]bool{}, slots: map[contentChannel]int{}, same: map[sameness]int{}, said: map[Fault]bool{}}
+	r.unsubscribe = func(recipient string) string {
+		if in.unsubscribe == nil || req.Category == "" {
+			return ""
+		}
+		return in.unsubscribe(core.Unsubscription{App: app, Recipient: recipient, Category: req.Category, Channel: emailChannel})
+	}
 	switch {
 	case req.Template == "" && req.Content == nil:
 		f.add("/content", FaultMissing, "give content or a template")
@@ -230,6 +241,7 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 	}
 	if rec != nil {
 		input.Recipient = recipientInput(rec)
+		input.Recipient.Unsubscribe = r.unsubscribe(rec.ID)
 		key += "\x00" + rec.ID
 	}
 	if c, done := r.rendered[key]; done {

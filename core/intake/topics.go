@@ -2,14 +2,41 @@ package intake
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/templates"
 )
 
 // maxTopics is how many topics one notification may name.
 const maxTopics = 20
+
+// tryForTopics renders for nobody what the recipients of topics are to get: what the data lacks is heard now, and
+// not of each of them. What lacks of a recipient is nobody's fault yet.
+func (r *renderer) tryForTopics(f *faults) {
+	if r.template == nil || !slices.ContainsFunc(r.req.To, func(t Target) bool { return t.Topic != "" }) {
+		return
+	}
+	_, err := r.template.Render(templates.Input{Data: r.base, Locale: r.req.Locale, Channels: r.req.Channels})
+	var bad *templates.Error
+	if !errors.As(err, &bad) {
+		return
+	}
+	for _, fault := range bad.Faults {
+		at := Fault{Code: FaultContent, Detail: fault.Detail, Pointer: "/template"}
+		if strings.HasPrefix(fault.Pointer, "/data") {
+			at.Pointer = fault.Pointer
+		}
+		if r.said[at] || fault.Code != templates.CodeSchema && (fault.Code != templates.CodeUndefined || !strings.Contains(fault.Detail, `"`) || strings.Contains(fault.Detail, "recipient.")) {
+			continue
+		}
+		r.said[at] = true
+		f.add(at.Pointer, at.Code, "%s", at.Detail)
+	}
+}
 
 // expand has the topics of a request resolved after it is taken, by what resolves a campaign's audience: of
 // all of them together, each recipient once, and none who is named beside them.
