@@ -10,17 +10,19 @@ import (
 )
 
 // DeleteRecipient erases a person: the recipient, its endpoints, preferences and topics; in its deliveries the
-// recipient's id, address, name and content; in notifications that skipped it the id. What was pending is
+// recipient's id, address, name and content; in notifications that skipped it, answers that idempotency keys give
+// again and lists of campaigns' audiences the id. What was pending is
 // cancelled. The deliveries' states and attempts stay, so that accepted remains the sum of the states. A page
 // that held their contents alone is removed; one shared with others stays, without a reference from here.
-// What answers idempotency keys may name who was skipped until it is forgotten with its key.
 func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
 	if _, err := s.Recipient(ctx, app, id); err != nil {
 		return err
 	}
 	// The recipient itself last: what a crash leaves undone is done by asking again.
-	if err := s.eraseSkips(ctx, app, id); err != nil {
-		return err
+	for _, erase := range []func(context.Context, string, string) error{s.eraseSkips, s.eraseAnswers, s.eraseAudiences} {
+		if err := erase(ctx, app, id); err != nil {
+			return err
+		}
 	}
 	return s.write(ctx, "erase a recipient", func(t tx) error {
 		n, err := t.exec(ctx, "DELETE FROM recipients WHERE app = $1 AND id = $2", app, id)

@@ -273,7 +273,15 @@ func eraseEverywhere(t *testing.T, s *store.Store) {
 	if err := s.PutPreferences(t.Context(), "shop", id, core.Preferences{"news": {"email": false}}); err != nil {
 		t.Fatal(err)
 	}
-	a := build(s, ask{n: 1, recipient: id})
+	a := build(s, ask{n: 1, recipient: id, key: "k"})
+	a.Answer = []byte(`{"skipped":[{"to":0,"recipient":"someone-to-forget","channel":"push"},{"to":1,"recipient":"other"}]}`)
+	list, alone := newCampaign(t, s), newCampaign(t, s)
+	for c, ids := range map[*core.Campaign][]string{list: {"other", id}, alone: {id}} {
+		c.ID, c.Audience = core.NewID(s.Now()), core.CampaignAudience{Recipients: ids}
+		if _, err := s.CreateCampaign(t.Context(), c, "", [32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	a.Notification.Skipped = []core.Skip{{To: 0, Recipient: id, Channel: "push", Reason: core.SkipNoEndpoint}, {To: 1, Recipient: "other", Reason: core.SkipNoEndpoint}}
 	a.Deliveries[0].Address, a.Deliveries[0].Name = "forget@example.com", "Some One"
 	if _, err := s.Record(t.Context(), a); err != nil {
@@ -306,4 +314,20 @@ func eraseEverywhere(t *testing.T, s *store.Store) {
 		t.Errorf("messages %+v, %v", messages, err)
 	}
 	l.are("pending", "pending") // another's
+	if answer, err := s.Answered(t.Context(), "shop", "k", a.BodyHash); err != nil || string(answer) != `{"skipped":[{"to":0,"recipient":"","channel":"push"},{"to":1,"recipient":"other"}]}` {
+		t.Errorf("the key's answer: %s, %v", answer, err)
+	}
+	for c, want := range map[*core.Campaign][]string{list: {"other"}, alone: {""}} {
+		got, err := s.Campaign(t.Context(), "shop", c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got.Audience.Recipients); diff != "" || got.Fence != c.Fence+1 {
+			t.Errorf("a campaign's list (fence %d): %s", got.Fence, diff)
+		}
+		page, err := s.AudiencePage(t.Context(), core.Audience{App: "shop", Recipients: got.Audience.Recipients, Until: s.Now()}, "", 10)
+		if err != nil || len(page.Recipients) != 0 { // and not everybody
+			t.Errorf("the audience has %v, %v", page.Recipients, err)
+		}
+	}
 }
