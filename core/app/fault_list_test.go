@@ -135,6 +135,10 @@ var (
 	sameKey = fault{"the same key from many clients", twins, 0, time.Second}
 )
 
+// inOrder are faults that strike in this order when two come at once. Each does something with a server that a
+// later one keeps from answering, or from starting again: nothing can be put into a Redis that takes nothing.
+var inOrder = []*fault{&undecodable, &flushAll, &loading, &fullRedis, &readonly, &noReplicas, &hungRedis, &killRedis, &killPG, &fullDisk}
+
 // down kills a process and keeps it down until end.
 func (h *house) down(m *member) (string, func()) {
 	m.stop()

@@ -126,6 +126,9 @@ func (h *house) face(faults ...*fault) {
 
 // both is two faults at once; the first to begin is the last to end.
 func both(a, b *fault) *fault {
+	if slices.Index(inOrder, a) > slices.Index(inOrder, b) {
+		a, b = b, a
+	}
 	return &fault{a.name + " and " + b.name, func(h *house) (string, func()) {
 		whatA, endA := a.strike(h)
 		whatB, endB := b.strike(h)
