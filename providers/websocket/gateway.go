@@ -30,6 +30,9 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
+// farewell is how long a client may take to answer that its connection is closed.
+const farewell = time.Second
+
 // Gateway is a centrifuge node with the clients connected to it. It implements providers.Provider and
 // providers.Receiver, and prometheus.Gatherer for the library's own figures. It is safe for concurrent use.
 type Gateway struct {
@@ -48,6 +51,7 @@ type Gateway struct {
 
 	closing sync.Once
 	quiet   chan struct{} // closed once no Deliver is under way any more
+	leaving atomic.Bool   // the clients are being told
 
 	receipts receipts
 	ackSlots chan struct{}
@@ -284,6 +288,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		}
 		<-g.done
 		if l := g.live.Swap(nil); l != nil {
+			g.leaving.Store(true)
 			ended <- l.shutdown(ctx)
 			return
 		}

@@ -191,6 +191,16 @@ func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 type slotConn struct {
 	net.Conn
 	slot *slot
+	told atomic.Bool
+}
+
+// Write implements net.Conn. What is written once the gateway closes ends with the notice of it, and a client
+// that does not answer that within farewell is cut: the library would wait 5 s, which may be more than Close has.
+func (c *slotConn) Write(p []byte) (int, error) {
+	if c.slot.gateway.leaving.Load() && c.told.CompareAndSwap(false, true) {
+		time.AfterFunc(farewell, func() { _ = c.Close() })
+	}
+	return c.Conn.Write(p)
 }
 
 // Close closes the connection and gives its slot back.

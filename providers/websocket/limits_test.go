@@ -430,3 +430,33 @@ func TestReceiveEndsAfterItsReports(t *testing.T) {
 		t.Fatal("Receive did not return")
 	}
 }
+
+// Close does not wait long for a client that hears nothing: neither 5 s, as the library does, nor until its own
+// time is over.
+func TestCloseCutsTheDeaf(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	ctx, cancel := context.WithTimeout(t.Context(), waiting)
+	defer cancel()
+	deaf, _, err := ws.Dial(ctx, strings.Replace(s.url, "http", "ws", 1)+"/connection/websocket", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = deaf.CloseNow() }()
+	if err := deaf.Write(ctx, ws.MessageText, []byte(`{"id":1,"connect":`+connectBody(token(t, "shop", "deaf"))+`}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := deaf.Read(ctx); err != nil { // and no more after this, so that no close frame is answered
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := s.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("Close took %s", took)
+	}
+	if pool := s.Health(ctx).Pool; pool.Open != 0 {
+		t.Errorf("after Close, pool %+v", pool)
+	}
+}
