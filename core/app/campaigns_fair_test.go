@@ -1,7 +1,6 @@
 package app_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -80,33 +79,11 @@ const fairHuge = 4000
 // importMany stores recipients, each with a mailbox and a device.
 func importMany(c *caller, n int) {
 	c.t.Helper()
-	var lines bytes.Buffer
+	var lines strings.Builder
 	for i := range n {
 		fmt.Fprintf(&lines, `{"id":"u_%d","endpoints":[{"kind":"email","address":"u%d@example.com"},{"kind":"fcm","address":"device-token-%d"}]}`+"\n", i, i, i)
 	}
-	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.base+"/v1/recipients/import", &lines)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+testKey)
-	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var out strings.Builder
-	for d := json.NewDecoder(resp.Body); ; {
-		var line json.RawMessage
-		if d.Decode(&line) != nil {
-			break
-		}
-		out.Reset()
-		out.Write(line)
-	}
-	if resp.StatusCode != http.StatusOK || !strings.Contains(out.String(), fmt.Sprint(n)) {
-		c.t.Fatalf("import: %d %s", resp.StatusCode, out.String())
-	}
+	importPeople(c, lines.String(), n)
 }
 
 func (c *caller) campaign(spec map[string]any) (id string) {

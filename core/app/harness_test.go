@@ -119,6 +119,26 @@ func (c *caller) deliveries(id string) []delivery {
 	return list.Data
 }
 
+// importPeople imports NDJSON of n new recipients.
+func importPeople(c *caller, lines string, n int) {
+	c.t.Helper()
+	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.base+"/v1/recipients/import", strings.NewReader(lines))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testKey)
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(text), fmt.Sprintf(`"created":%d`, n)) {
+		c.t.Fatalf("the import answered %d, %s, %v", resp.StatusCode, text, err)
+	}
+}
+
 // eventually waits until a condition holds that only the other side can bring about.
 func eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()

@@ -3,7 +3,6 @@ package app_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"regexp"
 	"strings"
@@ -157,21 +156,7 @@ func TestTopics(t *testing.T) {
 	for i := range 500 { // more than a page
 		fmt.Fprintf(&people, `{"id":"u%03d","endpoints":[{"kind":"fcm","address":"phone-of-u%03d"}],"topics":[%q%s]}`+"\n", i, i, []string{"even", "odd"}[i%2], map[bool]string{true: `,"odd"`}[i%10 == 0])
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.base+"/v1/recipients/import", strings.NewReader(people.String()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+testKey)
-	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil || !strings.Contains(string(text), `"created":500`) {
-		t.Fatalf("the import answered %s, %v", text, err)
-	}
+	importPeople(c, people.String(), 500)
 	c.must(http.MethodPut, "/v1/recipients/u002/preferences", `{"news":{"push":false}}`, nil, http.StatusOK)
 	var got accepted
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"topic":"even"},{"recipient":"u001"},{"topic":"odd"},{"fcm":"a-phone-of-nobody"}],"channels":["push"],"category":"news","delay":"1s","content":{"title":"To all"}}`, &got, http.StatusAccepted)
