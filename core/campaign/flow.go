@@ -25,8 +25,6 @@ const (
 
 // flow is how quickly workers take a campaign's batches.
 type flow struct {
-	seen time.Time // the last look
-
 	since     time.Time // the beginning of the measure under way
 	open      int       // due batches as it began
 	made      int       // batches made since
@@ -37,7 +35,6 @@ type flow struct {
 // look notes how many batches are due and how many of them are with a worker, and says how many more may
 // wait.
 func (f *flow) look(due, sending int, now time.Time) (room int) {
-	f.seen = now
 	switch elapsed := now.Sub(f.since); {
 	case f.since.IsZero() || elapsed > 2*turnLength: // it rested meanwhile
 		f.since, f.open, f.made = now, due, 0
@@ -72,25 +69,28 @@ func (f *flow) people(room int, perPerson float64) int {
 	return int(float64(room) * f.each / max(1, perPerson))
 }
 
-// flows are the flows of the campaigns that are expanded here.
+// flows are the flows of the campaigns that are expanded here, and when each was asked for last.
 type flows struct {
-	mu sync.Mutex
-	of map[core.ID]*flow
+	mu   sync.Mutex
+	of   map[core.ID]*flow
+	seen map[core.ID]time.Time
 }
 
 // get returns a campaign's, which one turn at a time uses.
 func (s *flows) get(id core.ID, now time.Time) *flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.seen[id] = now
 	if f := s.of[id]; f != nil {
 		return f
 	}
-	for old, f := range s.of {
-		if now.Sub(f.seen) > forgetFlow {
+	for old, at := range s.seen {
+		if now.Sub(at) > forgetFlow {
 			delete(s.of, old)
+			delete(s.seen, old)
 		}
 	}
-	f := &flow{seen: now}
+	f := &flow{}
 	s.of[id] = f
 	return f
 }

@@ -67,7 +67,7 @@ func NewPlanner(o Options) *Planner {
 		o.Poll = pollEvery
 	}
 	return &Planner{Options: o, heavy: make(chan struct{}, runtime.GOMAXPROCS(0)), early: make(chan struct{}, 4),
-		flows: flows{of: map[core.ID]*flow{}}}
+		flows: flows{of: map[core.ID]*flow{}, seen: map[core.ID]time.Time{}}}
 }
 
 // Run looks for campaigns that are due, and wakes them, until ctx ends.
