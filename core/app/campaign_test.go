@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,19 +63,7 @@ func (w *campaignWorld) load(n int) {
 	w.t.Helper()
 	w.c.must(http.MethodPut, "/v1/templates/spring", map[string]any{"locales": map[string]any{"default": map[string]any{
 		"title": "Spring, {{ recipient.attributes.name }}", "body": "It is here", "email": map[string]any{"subject": "Spring", "html": campaignHTML}}}}, nil, http.StatusCreated)
-	var wg sync.WaitGroup
-	next := atomic.Int64{}
-	for range 32 {
-		wg.Go(func() {
-			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
-				body := fmt.Sprintf(`{"attributes":{"name":"Ann %d"},"endpoints":[{"kind":"email","address":"u%d@example.com"},{"kind":"apns","address":%q}]}`, i, i, hexToken(i))
-				if status, err := w.c.do(w.t.Context(), http.MethodPut, fmt.Sprintf("/v1/recipients/u_%d", i), body, nil); err != nil || status >= 300 {
-					w.t.Errorf("put recipient %d: %d, %v", i, status, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
+	importPeople(w.c, n, func(i int) string { return person(i, "") })
 }
 
 // until waits until a part of the audience was expanded.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -79,11 +78,9 @@ const fairHuge = 4000
 // importMany stores recipients, each with a mailbox and a device.
 func importMany(c *caller, n int) {
 	c.t.Helper()
-	var lines strings.Builder
-	for i := range n {
-		fmt.Fprintf(&lines, `{"id":"u_%d","endpoints":[{"kind":"email","address":"u%d@example.com"},{"kind":"fcm","address":"device-token-%d"}]}`+"\n", i, i, i)
-	}
-	importPeople(c, lines.String(), n)
+	importPeople(c, n, func(i int) string {
+		return fmt.Sprintf(`{"id":"u_%d","endpoints":[{"kind":"email","address":"u%d@example.com"},{"kind":"fcm","address":"device-token-%d"}]}`, i, i, i)
+	})
 }
 
 func (c *caller) campaign(spec map[string]any) (id string) {

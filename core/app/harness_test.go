@@ -119,24 +119,37 @@ func (c *caller) deliveries(id string) []delivery {
 	return list.Data
 }
 
-// importPeople imports NDJSON of n new recipients.
-func importPeople(c *caller, lines string, n int) {
+// importPeople imports n new recipients, from 0 on, a line of NDJSON each.
+func importPeople(c *caller, n int, line func(i int) string) {
 	c.t.Helper()
-	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.base+"/v1/recipients/import", strings.NewReader(lines))
-	if err != nil {
-		c.t.Fatal(err)
+	const page = 20_000 // a request has a minute
+	for from := 0; from < n; from += page {
+		var lines strings.Builder
+		to := min(from+page, n)
+		for i := from; i < to; i++ {
+			lines.WriteString(line(i) + "\n")
+		}
+		req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.base+"/v1/recipients/import", strings.NewReader(lines.String()))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+testKey)
+		req.Header.Set("Content-Type", "application/x-ndjson")
+		resp, err := c.http.Do(req)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(text), fmt.Sprintf(`"created":%d`, to-from)) {
+			c.t.Fatalf("the import answered %d, %s, %v", resp.StatusCode, text, err)
+		}
 	}
-	req.Header.Set("Authorization", "Bearer "+testKey)
-	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(text), fmt.Sprintf(`"created":%d`, n)) {
-		c.t.Fatalf("the import answered %d, %s, %v", resp.StatusCode, text, err)
-	}
+}
+
+// person is a line of an import: somebody with a name, a mailbox and a device, and more members.
+func person(i int, more string) string {
+	return fmt.Sprintf(`{"id":"u_%d","attributes":{"name":"Ann %d"},"endpoints":[{"kind":"email","address":"u%d@example.com"},{"kind":"apns","address":%q}]%s}`, i, i, i, hexToken(i), more)
 }
 
 // eventually waits until a condition holds that only the other side can bring about.

@@ -152,11 +152,9 @@ func TestFallback(t *testing.T) {
 func TestTopics(t *testing.T) {
 	t.Parallel()
 	a, c := startApp(t, nil)
-	var people strings.Builder
-	for i := range 500 { // more than a page
-		fmt.Fprintf(&people, `{"id":"u%03d","endpoints":[{"kind":"fcm","address":"phone-of-u%03d"}],"topics":[%q%s]}`+"\n", i, i, []string{"even", "odd"}[i%2], map[bool]string{true: `,"odd"`}[i%10 == 0])
-	}
-	importPeople(c, people.String(), 500)
+	importPeople(c, 500, func(i int) string { // more than a page
+		return fmt.Sprintf(`{"id":"u%03d","endpoints":[{"kind":"fcm","address":"phone-of-u%03d"}],"topics":[%q%s]}`, i, i, []string{"even", "odd"}[i%2], map[bool]string{true: `,"odd"`}[i%10 == 0])
+	})
 	c.must(http.MethodPut, "/v1/recipients/u002/preferences", `{"news":{"push":false}}`, nil, http.StatusOK)
 	var got accepted
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"topic":"even"},{"recipient":"u001"},{"topic":"odd"},{"fcm":"a-phone-of-nobody"}],"channels":["push"],"category":"news","delay":"1s","content":{"title":"To all"}}`, &got, http.StatusAccepted)
