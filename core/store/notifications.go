@@ -51,7 +51,16 @@ func (s *Store) count(ctx context.Context, views []core.NotificationView) error 
 	for i := range views {
 		sets[i] = []any{views[i].ID[:]}
 	}
-	err := s.b.queryMany(ctx, `SELECT d.state, count(*), COALESCE(max(CASE WHEN d.attempts + d.unknowns > 0 OR (d.state = 1 AND b.state = 3) THEN 1 ELSE 0 END), 0)
+	// Before the deliveries: who is not resolving any more when asked has all of them when they are counted. The
+	// other way round a notification could look completed for a moment.
+	err := s.b.queryMany(ctx, "SELECT 1 FROM campaigns WHERE target = $1 AND target IS NOT NULL AND "+expanding+" LIMIT 1", sets, func(i int, _ row) error {
+		views[i].Resolving = true
+		return nil
+	})
+	if err != nil {
+		return s.fail("look whether topics are resolved", err)
+	}
+	err = s.b.queryMany(ctx, `SELECT d.state, count(*), COALESCE(max(CASE WHEN d.attempts + d.unknowns > 0 OR (d.state = 1 AND b.state = 3) THEN 1 ELSE 0 END), 0)
 		FROM deliveries d LEFT JOIN batches b ON b.id = d.batch_id WHERE d.notification_id = $1 GROUP BY d.state`, sets, func(i int, r row) error {
 		var state, n, begun int64
 		err := r.Scan(&state, &n, &begun)
@@ -59,14 +68,7 @@ func (s *Store) count(ctx context.Context, views []core.NotificationView) error 
 		views[i].Begun = views[i].Begun || begun > 0
 		return err
 	})
-	if err != nil {
-		return s.fail("count deliveries", err)
-	}
-	err = s.b.queryMany(ctx, "SELECT 1 FROM campaigns WHERE target = $1 AND target IS NOT NULL AND "+expanding+" LIMIT 1", sets, func(i int, _ row) error {
-		views[i].Resolving = true
-		return nil
-	})
-	return s.fail("look whether topics are resolved", err)
+	return s.fail("count deliveries", err)
 }
 
 // expanding is the condition of a campaign that is not over.
