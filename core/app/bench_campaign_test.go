@@ -24,10 +24,7 @@ func BenchmarkCampaign(b *testing.B) {
 			b.Run(channel, func(b *testing.B) {
 				w := startWorld(b)
 				data := b.TempDir()
-				text := fmt.Sprintf("listen: 127.0.0.1:0\napi_key: %s\ndata: %s\nsandbox: false\nroutes:\n  %s\n  %s\n", testKey, data, w.route(b, "apns"), w.route(b, "email"))
-				if on.store != "" {
-					text += fmt.Sprintf("store: %q\nqueue: %q\n", on.store, on.queue)
-				}
+				text := fmt.Sprintf("listen: 127.0.0.1:0\napi_key: %s\n%s\nsandbox: false\nroutes:\n  %s\n  %s\n", testKey, on.yaml(data), w.route(b, "apns"), w.route(b, "email"))
 				file := filepath.Join(b.TempDir(), "carillon.yaml")
 				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 					b.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/carillon-notify/carillon/core/config"
 	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
@@ -18,21 +19,49 @@ import (
 // backing is where an orchestrator keeps what it has: in itself, or on servers.
 type backing struct{ store, queue string }
 
+// servers starts PostgreSQL and Redis.
+func servers(t testing.TB) backing {
+	return backing{coretest.Postgres(t), "redis://" + coretest.Redis(t)}
+}
+
+// yaml is its part of a configuration: lines with a data directory of their own.
+func (on backing) yaml(data string) string {
+	lines := "data: " + data
+	if on.store != "" {
+		lines += fmt.Sprintf("\nstore: %q\nqueue: %q", on.store, on.queue)
+	}
+	return lines
+}
+
+// set is yaml for an orchestrator in this process.
+func (on backing) set(cfg *config.Config) {
+	if on.store != "" {
+		cfg.Store, cfg.Queue = config.Secret(on.store), config.Secret(on.queue)
+	}
+}
+
 // backed runs a benchmark on each backing.
 func backed(b *testing.B, bench func(b *testing.B, on backing)) {
 	b.Run("embedded", func(b *testing.B) { bench(b, backing{}) })
-	b.Run("servers", func(b *testing.B) {
-		bench(b, backing{coretest.Postgres(b), "redis://" + coretest.Redis(b)})
+	b.Run("servers", func(b *testing.B) { bench(b, servers(b)) })
+}
+
+// onBoth runs a test on each backing.
+func onBoth(t *testing.T, test func(t *testing.T, on backing)) {
+	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
+		test(t, backing{})
+	})
+	t.Run("PostgreSQL and Redis", func(t *testing.T) {
+		t.Parallel()
+		test(t, servers(t))
 	})
 }
 
 // orchestrator starts one with a single route, to a service of the world.
 func (on backing) orchestrator(b *testing.B, w *world, kind string) (p *process, profile func() (end func())) {
 	b.Helper()
-	text := fmt.Sprintf("listen: 127.0.0.1:0\napi_key: %s\ndata: %s\nsandbox: false\nroutes:\n  %s\n", testKey, b.TempDir(), w.route(b, kind))
-	if on.store != "" {
-		text += fmt.Sprintf("store: %q\nqueue: %q\n", on.store, on.queue)
-	}
+	text := fmt.Sprintf("listen: 127.0.0.1:0\napi_key: %s\n%s\nsandbox: false\nroutes:\n  %s\n", testKey, on.yaml(b.TempDir()), w.route(b, kind))
 	file := filepath.Join(b.TempDir(), "carillon.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		b.Fatal(err)

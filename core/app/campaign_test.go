@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -105,19 +104,19 @@ func (w *campaignWorld) still(what string) {
 // twice and loses nobody: what it counts, its results and what arrived agree.
 func TestCampaignIsExact(t *testing.T) {
 	t.Parallel()
-	t.Run("SQLite", func(t *testing.T) {
-		t.Parallel()
-		w := &campaignWorld{t: t, world: startSandbox(t)}
-		w.file = writeConfig(t, w.world, "data: "+t.TempDir())
-		w.exact()
-	})
-	t.Run("PostgreSQL and Redis", func(t *testing.T) {
-		t.Parallel()
-		w := &campaignWorld{t: t, world: startSandbox(t), args: []string{"-workers=false"}, split: true}
-		w.file = writeConfig(t, w.world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), coretest.StartRedis(t).Addr))
+	onBoth(t, func(t *testing.T, on backing) { newCampaignWorld(t, on).exact() })
+}
+
+// newCampaignWorld has one process where the store is one process's, else one that accepts and one that delivers.
+func newCampaignWorld(t *testing.T, on backing) *campaignWorld {
+	t.Helper()
+	w := &campaignWorld{t: t, world: startSandbox(t), split: on.store != ""}
+	w.file = writeConfig(t, w.world, on.yaml(t.TempDir()))
+	if w.split {
+		w.args = []string{"-workers=false"}
 		w.startWorker()
-		w.exact()
-	})
+	}
+	return w
 }
 
 func (w *campaignWorld) exact() {

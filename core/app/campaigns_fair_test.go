@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core/config"
-	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -102,27 +101,17 @@ func (c *caller) campaignView(id string) (v campaignView) {
 // for more than what workers have in hand and a few batches of each campaign before it.
 func TestCampaignsSideBySide(t *testing.T) {
 	t.Parallel()
-	for name, servers := range map[string]func(t *testing.T, cfg *config.Config){
-		"SQLite": func(*testing.T, *config.Config) {},
-		"PostgreSQL and Redis": func(t *testing.T, cfg *config.Config) {
-			cfg.Store, cfg.Queue = config.Secret(coretest.Postgres(t)), config.Secret("redis://"+coretest.Redis(t))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			sideBySide(t, func(cfg *config.Config) { servers(t, cfg) })
-		})
-	}
+	onBoth(t, sideBySide)
 }
 
-func sideBySide(t *testing.T, servers func(*config.Config)) {
+func sideBySide(t *testing.T, on backing) {
 	world := startSandbox(t)
 	if err := world.Script(sandbox.FCM, sandbox.Script{Stall: 1}); err != nil {
 		t.Fatal(err)
 	}
 	const rate, concurrency, mails = 400, 4, 20 // messages a second; rounds at a time; mails of a batch
 	_, c := startApp(t, func(cfg *config.Config) {
-		servers(cfg)
+		on.set(cfg)
 		cfg.Routes = map[string]config.Route{"websocket": {Kind: "websocket"}}
 		for kind, rate := range map[string]string{"email": fmt.Sprintf("%d/s", rate), "fcm": ""} {
 			text, _ := world.Settings(kind)

@@ -1,13 +1,11 @@
 package app_test
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -15,17 +13,8 @@ import (
 // 2 %, and of another rate from when it is changed on the way. It is alone on the machine, as no other test here is:
 // it is about real time.
 func TestRateInRealTime(t *testing.T) {
-	t.Run("SQLite", func(t *testing.T) {
-		w := &campaignWorld{t: t, world: startSandbox(t)}
-		w.file = writeConfig(t, w.world, "data: "+t.TempDir())
-		w.paced()
-	})
-	t.Run("PostgreSQL and Redis", func(t *testing.T) {
-		w := &campaignWorld{t: t, world: startSandbox(t), args: []string{"-workers=false"}}
-		w.file = writeConfig(t, w.world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), coretest.StartRedis(t).Addr))
-		w.startWorker()
-		w.paced()
-	})
+	t.Run("SQLite", func(t *testing.T) { newCampaignWorld(t, backing{}).paced() })
+	t.Run("PostgreSQL and Redis", func(t *testing.T) { newCampaignWorld(t, servers(t)).paced() })
 }
 
 func (w *campaignWorld) paced() {

@@ -48,6 +48,8 @@ func (e *engine) Provider(string) (providers.Provider, dispatch.Limits, bool) {
 	return e, dispatch.Limits{Timeout: 10 * time.Second, Policy: core.DefaultPolicy}, true
 }
 
+func (e *engine) Policy(string) core.Policy { return core.DefaultPolicy }
+
 // sent is how many messages of an app went, and the last one's place among all.
 func (e *engine) sent(app string) (n, last int) {
 	for i, a := range e.order {

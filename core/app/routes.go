@@ -59,6 +59,14 @@ func (rs *routes) Provider(name string) (providers.Provider, dispatch.Limits, bo
 }
 
 // get is the route of a name, nil for none.
+// Policy implements dispatch.Routes.
+func (rs *routes) Policy(name string) core.Policy {
+	if r := rs.get(name); r != nil {
+		return r.limits.Policy
+	}
+	return core.DefaultPolicy
+}
+
 func (rs *routes) get(name string) *route {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()

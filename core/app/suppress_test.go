@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/carillon-notify/carillon/core/config"
-	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -14,21 +12,11 @@ import (
 // goes at once, and preview and timeline say why, until an operator lifts it.
 func TestSuppressed(t *testing.T) {
 	t.Parallel()
-	for name, servers := range map[string]func(t *testing.T, cfg *config.Config){
-		"SQLite": func(*testing.T, *config.Config) {},
-		"PostgreSQL and Redis": func(t *testing.T, cfg *config.Config) {
-			cfg.Store, cfg.Queue = config.Secret(coretest.Postgres(t)), config.Secret("redis://"+coretest.Redis(t))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			suppress(t, func(cfg *config.Config) { servers(t, cfg) })
-		})
-	}
+	onBoth(t, suppress)
 }
 
-func suppress(t *testing.T, servers func(*config.Config)) {
-	a, c := startApp(t, servers)
+func suppress(t *testing.T, on backing) {
+	a, c := startApp(t, on.set)
 	c.must(http.MethodPut, "/v1/recipients/u_1", `{"endpoints":[{"kind":"email","address":"dead@example.com"},{"kind":"fcm","address":"a-device-token"}]}`, nil, http.StatusCreated)
 	const mail = `{"to":[{"recipient":"u_1"}],"channels":["email"],"content":{"title":"Hello"}}`
 	send := func(body string, want counts) (id string) {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -15,16 +14,9 @@ import (
 // reaches everybody who was in it, and nobody twice without an unknown attempt on record.
 func TestTopicIsExact(t *testing.T) {
 	t.Parallel()
-	t.Run("SQLite", func(t *testing.T) {
-		t.Parallel()
+	onBoth(t, func(t *testing.T, on backing) {
 		w := &topicWorld{t: t, world: startSandbox(t)}
-		w.file = writeConfig(t, w.world, "data: "+t.TempDir())
-		w.exact()
-	})
-	t.Run("PostgreSQL and Redis", func(t *testing.T) {
-		t.Parallel()
-		w := &topicWorld{t: t, world: startSandbox(t)}
-		w.file = writeConfig(t, w.world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), coretest.StartRedis(t).Addr))
+		w.file = writeConfig(t, w.world, on.yaml(t.TempDir()))
 		w.exact()
 	})
 }

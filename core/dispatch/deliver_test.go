@@ -81,6 +81,8 @@ func (b *bench) Provider(string) (providers.Provider, dispatch.Limits, bool) {
 	return b, dispatch.Limits{Timeout: timeout, Policy: core.DefaultPolicy}, true
 }
 
+func (b *bench) Policy(string) core.Policy { return core.DefaultPolicy }
+
 func (b *bench) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
 	return b.deliver(ctx, batch, report)
 }

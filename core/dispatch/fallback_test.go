@@ -99,6 +99,8 @@ func (g *stage) Provider(route string) (providers.Provider, dispatch.Limits, boo
 	return player{g, route}, dispatch.Limits{Timeout: timeout, Policy: core.DefaultPolicy}, true
 }
 
+func (g *stage) Policy(string) core.Policy { return core.DefaultPolicy }
+
 // player is one route's provider.
 type player struct {
 	*stage

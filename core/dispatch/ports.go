@@ -90,8 +90,11 @@ type Gate interface {
 // Routes finds the provider of a route.
 type Routes interface {
 	// Provider returns the open provider and the limits of a route; ok is false if the configuration
-	// no longer has it.
+	// no longer has it, or this process delivers nothing.
 	Provider(route string) (p providers.Provider, l Limits, ok bool)
+	// Policy returns how a route tries again, also where other processes deliver: a relay settles what their
+	// lost workers held. It is core.DefaultPolicy for a route that the configuration no longer has.
+	Policy(route string) core.Policy
 }
 
 // Limits are a route's own.

@@ -46,13 +46,14 @@ type Relay struct {
 	// drained is when a queue was seen to have no wake that is due, asked is when the queues were looked at last.
 	drained map[core.RouteLane]time.Time
 	asked   time.Time
+	anew    map[core.RouteLane]anew
 
 	standby atomic.Bool
 }
 
 // NewRelay returns a Relay.
 func NewRelay(o RelayOptions) *Relay {
-	r := &Relay{store: o.Overdue, d: o.Dispatcher, log: o.Logger, nudge: make(chan struct{}, 1), drained: map[core.RouteLane]time.Time{}}
+	r := &Relay{store: o.Overdue, d: o.Dispatcher, log: o.Logger, nudge: make(chan struct{}, 1), drained: map[core.RouteLane]time.Time{}, anew: map[core.RouteLane]anew{}}
 	r.SetRoutes(o.Routes)
 	if r.log == nil {
 		r.log = slog.Default()
@@ -180,10 +181,25 @@ func (r *Relay) look(ctx context.Context) (f found, err error) {
 	return f, nil
 }
 
+// anew is when wakes of a queue were last made anew, and how long a batch had to be queued for that.
+type anew struct {
+	at  time.Time
+	age time.Duration
+}
+
+// next is how long it has to be for the next time.
+func (a anew) next() time.Duration {
+	if time.Since(a.at) > core.DispatchTimeout {
+		return core.Unclaimed
+	}
+	return 2 * a.age
+}
+
 // claimless finds batches whose wakes are gone: the worker that took them out of the queue died before it
 // had claimed them, or nobody put them in. A queue that was drained core.Unclaimed ago, and a batch still
 // queued whose wake must have been in it before that, say so. A wake that waits its turn behind others is
-// never made anew by this: its queue is not drained.
+// never made anew by this: its queue is not drained. A worker that is slow and not dead loses its claim to the
+// new wake; so that it wins in the end, it has twice as long each time.
 func (r *Relay) claimless(ctx context.Context) (some bool, err error) {
 	var ask []core.RouteLane
 	for _, lane := range core.Lanes {
@@ -198,12 +214,13 @@ func (r *Relay) claimless(ctx context.Context) (some bool, err error) {
 				continue
 			}
 			delete(r.drained, on)
-			n, err := r.store.Unclaimed(ctx, on, since+core.Unclaimed)
+			age := max(r.anew[on].next(), since+core.Unclaimed)
+			n, err := r.store.Unclaimed(ctx, on, age)
 			if err != nil {
 				return some, fmt.Errorf("look for lost wakes of route %s: %w", route, err)
 			}
 			if n > 0 {
-				some = true
+				some, r.anew[on] = true, anew{time.Now(), age}
 				r.d.observer.Repaired("unclaimed", n)
 			}
 		}
@@ -250,13 +267,9 @@ func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) error {
 	wakes := make([][]core.Wake, len(lapsed))
 	settlements := make([]*core.Settlement, len(lapsed))
 	for i, b := range lapsed {
-		policy := core.DefaultPolicy
-		if _, l, ok := r.d.routes.Provider(b.Route); ok {
-			policy = l.Policy
-		}
 		c := newClock(repairLease)
 		c.set(b.Now)
-		rounds[i] = newRound(b, policy, c)
+		rounds[i] = newRound(b, r.d.routes.Policy(b.Route), c)
 		rounds[i].callErr = errWorkerLost
 		rounds[i].judge(true)
 		wakes[i], settlements[i] = r.d.split(rounds[i]), &rounds[i].settlement

@@ -13,6 +13,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/dispatch"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // window is a queue with so much room for each app, in front of a store in memory. It notes when the
@@ -205,8 +206,49 @@ func TestRelayUnclaimed(t *testing.T) {
 		}
 		check(1900*time.Millisecond, 0, 0)
 		check(2600*time.Millisecond, 1, 0)
-		check(9900*time.Millisecond, 3, 0)  // not at every look
-		check(10100*time.Millisecond, 3, 1) // by its alarm clock
+		check(6*time.Second, 1, 0) // whoever is only slow has twice the time
+		check(9900*time.Millisecond, 2, 0)
+		check(10100*time.Millisecond, 2, 1) // by its alarm clock
+		cancel()
+		close(m.end)
+		synctest.Wait()
+	})
+}
+
+// elsewhere are the routes of a process that delivers nothing itself.
+type elsewhere struct{ policy core.Policy }
+
+func (e elsewhere) Provider(string) (providers.Provider, dispatch.Limits, bool) {
+	return nil, dispatch.Limits{}, false
+}
+
+func (e elsewhere) Policy(string) core.Policy { return e.policy }
+
+// TestRelayKeepsPolicy tells that what a lost worker held is tried again as its route says, by a relay whose own
+// process delivers nothing too.
+func TestRelayKeepsPolicy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		w := &window{memory: m, room: map[string]int{}, behind: map[string]bool{}, woken: map[string]int{}}
+		now := time.Now()
+		b := core.Batch{ID: core.NewID(now), Route: "r", Lane: "normal", State: core.BatchSending, Fence: 1, DueAt: now, RunAt: now.Add(time.Second)}
+		lost := core.Delivery{ID: core.NewID(now), Batch: b.ID, Route: "r", State: core.Pending, Unknowns: 8, MaxUnknown: 1000, ExpiresAt: now.Add(time.Hour)}
+		w.put([]core.Delivery{lost}, b)
+		d := dispatch.New(dispatch.Options{Store: w, Queue: w, Logger: slog.New(slog.DiscardHandler),
+			Routes: elsewhere{core.Policy{MaxAttempts: 10, MaxUnknown: 1000, Min: 200 * time.Millisecond, Max: time.Second}}})
+		relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: w, Dispatcher: d, Routes: []string{"r"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go relay.Run(ctx)
+		time.Sleep(1500 * time.Millisecond) // synctest's clock
+		m.mu.Lock()
+		got := m.deliveries[lost.ID]
+		due := m.batches[got.Batch].DueAt
+		m.mu.Unlock()
+		if wait := due.Sub(now); got.Unknowns != 9 || wait > 3*time.Second {
+			t.Errorf("%d unknown attempts, due %v after its beginning, want 9 and at most a second and a bit after its lease", got.Unknowns, wait)
+		}
 		cancel()
 		close(m.end)
 		synctest.Wait()

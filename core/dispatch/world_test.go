@@ -288,8 +288,11 @@ func (w *world) Report(route string, results []providers.Result) bool {
 }
 
 func (w *world) Provider(route string) (providers.Provider, dispatch.Limits, bool) {
-	l := dispatch.Limits{Timeout: 3 * time.Second, Policy: core.Policy{MaxAttempts: 6, MaxUnknown: 3, Min: time.Second, Max: 8 * time.Second, MaxAfter: 10 * time.Second}}
-	return provider{deliver: w.service}, l, route != "gone"
+	return provider{deliver: w.service}, dispatch.Limits{Timeout: 3 * time.Second, Policy: w.Policy(route)}, route != "gone"
+}
+
+func (w *world) Policy(string) core.Policy {
+	return core.Policy{MaxAttempts: 6, MaxUnknown: 3, Min: time.Second, Max: 8 * time.Second, MaxAfter: 10 * time.Second}
 }
 
 // service plays a provider and the service behind it.

@@ -104,7 +104,7 @@ func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 	if err := t.insert(ctx, "rounds", "batch_id, fence, attempt, worker, started_at", started); err != nil {
 		return fmt.Errorf("insert rounds: %w", err)
 	}
-	return markPaused(ctx, t, rounds)
+	return markRounds(ctx, t, rounds)
 }
 
 func closeBatches(ctx context.Context, t tx, ids [][]any) error {
@@ -134,22 +134,29 @@ func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
 	return nil
 }
 
-// markPaused notes at rounds that their route or campaign is paused, and at deliveries that they are suppressed.
-func markPaused(ctx context.Context, t tx, rounds []*core.Round) error {
+// markRounds notes at rounds that their route or campaign is paused, and at deliveries that they are suppressed.
+// One statement tells of paused routes and whether anybody is suppressed: mostly neither is so.
+func markRounds(ctx context.Context, t tx, rounds []*core.Round) error {
 	if len(rounds) == 0 {
 		return nil
 	}
-	paused := map[string]bool{}
+	paused, suppressed := map[string]bool{}, false
 	err := t.query(ctx, "SELECT name FROM routes WHERE paused_at > 0 UNION ALL SELECT '' WHERE EXISTS (SELECT 1 FROM suppressions)", func(r row) error {
 		var name string
-		err := r.Scan(&name)
+		if err := r.Scan(&name); err != nil {
+			return err
+		}
+		if name == "" { // no route's
+			suppressed = true
+			return nil
+		}
 		paused[name] = true
-		return err
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read paused routes: %w", err)
 	}
-	if paused[""] { // no route's name: somebody is suppressed
+	if suppressed {
 		if err := markSuppressed(ctx, t, rounds); err != nil {
 			return err
 		}
