@@ -19,11 +19,11 @@ func TestTopics(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	one, next, err := c.TopicRecipients(ctx, "very important", "", 1)
+	one, next, err := c.TopicRecipients(ctx, "very important", client.Page{Limit: 1})
 	if err != nil || len(one) != 1 || one[0].Recipient != "u 1" || one[0].Since.IsZero() || next == "" {
 		t.Fatalf("first page %+v, next %q, %v", one, next, err)
 	}
-	two, next, err := c.TopicRecipients(ctx, "very important", next, 1)
+	two, next, err := c.TopicRecipients(ctx, "very important", client.Page{Cursor: next, Limit: 1})
 	if err != nil || len(two) != 1 || two[0].Recipient != "u 2" || next != "" {
 		t.Fatalf("second page %+v, next %q, %v", two, next, err)
 	}

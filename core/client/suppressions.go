@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -36,24 +35,9 @@ func (c *Client) LiftSuppression(ctx context.Context, kind, address string) erro
 	return err
 }
 
-// Suppressions lists what is suppressed, without the addresses: up to limit (0: the server's default) after a
-// cursor ("" at the beginning). next is "" at the end.
-func (c *Client) Suppressions(ctx context.Context, cursor string, limit int) (out []Suppression, next string, err error) {
-	q := url.Values{}
-	if cursor != "" {
-		q.Set("cursor", cursor)
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	var list struct {
-		Data []Suppression `json:"data"`
-		Next string        `json:"next_cursor"`
-	}
-	path := "/v1/suppressions"
-	if len(q) > 0 {
-		path += "?" + q.Encode()
-	}
-	_, err = c.do(ctx, ask{method: http.MethodGet, path: path, answer: &list})
-	return list.Data, list.Next, err
+// Suppressions lists what is suppressed, without the addresses, and the cursor of the next page, "" after the last.
+func (c *Client) Suppressions(ctx context.Context, p Page) ([]Suppression, string, error) {
+	var out list[Suppression]
+	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/suppressions" + p.query(url.Values{}), answer: &out})
+	return out.Data, out.Next, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -28,24 +27,9 @@ func (c *Client) DeleteTopicRecipient(ctx context.Context, topic, recipient stri
 	return err
 }
 
-// TopicRecipients lists a topic's recipients by id: up to limit (0: the server's default) after a cursor
-// ("" at the beginning). next is "" at the end.
-func (c *Client) TopicRecipients(ctx context.Context, topic, cursor string, limit int) (out []TopicRecipient, next string, err error) {
-	q := url.Values{}
-	if cursor != "" {
-		q.Set("cursor", cursor)
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	var list struct {
-		Data []TopicRecipient `json:"data"`
-		Next string           `json:"next_cursor"`
-	}
-	path := topicPath(topic)
-	if len(q) > 0 {
-		path += "?" + q.Encode()
-	}
-	_, err = c.do(ctx, ask{method: http.MethodGet, path: path, answer: &list})
-	return list.Data, list.Next, err
+// TopicRecipients lists a topic's recipients by id, and the cursor of the next page, "" after the last.
+func (c *Client) TopicRecipients(ctx context.Context, topic string, p Page) ([]TopicRecipient, string, error) {
+	var out list[TopicRecipient]
+	_, err := c.do(ctx, ask{method: http.MethodGet, path: topicPath(topic) + p.query(url.Values{}), answer: &out})
+	return out.Data, out.Next, err
 }
