@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/carillon-notify/carillon/core/client"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -55,16 +56,21 @@ func suppress(t *testing.T, on backing) {
 	if again := a.Sandbox().Counts(sandbox.SMTP).Requests; again != attempts {
 		t.Errorf("%d attempts were made at an address that is suppressed", again-attempts)
 	}
-	var s struct{ Kind, Channel, Recipient, Code string }
-	c.must(http.MethodGet, "/v1/suppressions/email/dead@example.com", nil, &s, http.StatusOK)
-	if s.Kind != "email" || s.Channel != "email" || s.Recipient != "u_1" || s.Code == "" {
-		t.Errorf("the suppression: %+v", s)
+	op, err := client.New(client.Options{URL: c.base, Key: testKey})
+	if err != nil {
+		t.Fatal(err)
 	}
-	var list struct{ Data []struct{ Kind string } }
-	if c.must(http.MethodGet, "/v1/suppressions", nil, &list, http.StatusOK); len(list.Data) != 1 {
-		t.Errorf("the list: %+v", list)
+	if s, err := op.Suppression(t.Context(), "email", "dead@example.com"); err != nil || s.Kind != "email" || s.Channel != "email" || s.Recipient != "u_1" || s.Code == "" {
+		t.Errorf("the suppression: %+v, %v", s, err)
 	}
-	c.must(http.MethodDelete, "/v1/suppressions/email/dead@example.com", nil, nil, http.StatusNoContent)
-	c.must(http.MethodGet, "/v1/suppressions/email/dead@example.com", nil, nil, http.StatusNotFound)
+	if list, next, err := op.Suppressions(t.Context(), client.Page{}); err != nil || len(list) != 1 || next != "" {
+		t.Errorf("the list: %+v, %q, %v", list, next, err)
+	}
+	if err := op.LiftSuppression(t.Context(), "email", "dead@example.com"); err != nil {
+		t.Error(err)
+	}
+	if s, err := op.Suppression(t.Context(), "email", "dead@example.com"); !client.IsNotFound(err) {
+		t.Errorf("lifted, and yet %+v, %v", s, err)
+	}
 	send(mail, counts{Failed: 1}) // tried again
 }

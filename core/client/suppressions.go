@@ -20,7 +20,7 @@ func suppressionPath(kind, address string) string {
 	return "/v1/suppressions/" + url.PathEscape(kind) + "/" + url.PathEscape(address)
 }
 
-// Suppression tells why an address is suppressed; an *Error with status 404 if it is not.
+// Suppression tells why an address is suppressed; IsNotFound(err) if it is not.
 func (c *Client) Suppression(ctx context.Context, kind, address string) (s *Suppression, err error) {
 	s = &Suppression{}
 	if _, err = c.do(ctx, ask{method: http.MethodGet, path: suppressionPath(kind, address), answer: s}); err != nil {

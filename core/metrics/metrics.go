@@ -47,7 +47,7 @@ func New(state State) *Metrics {
 		rounds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "carillon", Name: "round_seconds", Help: "From claim to settlement.",
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}}, []string{"route", "lane"}),
 		stale:    counter("rounds_stale_total", "Rounds whose batch was in other hands when they ended.", "route"),
-		repaired: counter("relay_total", "Batches that the relay took up: due ones, lapsed leases, strays.", "what"),
+		repaired: counter("relay_total", "Batches that the relay took up: due ones, those whose wakes were lost (unclaimed), lapsed leases, strays.", "what"),
 		received: counter("receipts_total", "Receipts by event; found says whether it is of a delivery of ours.", "route", "event", "found"),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "carillon", Name: "http_request_seconds", Help: "Requests of the API.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"method", "code"}),
