@@ -18,6 +18,9 @@ type querier interface {
 	// queryMany runs one statement with many sets of arguments, in one round trip where the database
 	// is remote; i is the index of the set that the row answers.
 	queryMany(ctx context.Context, sql string, sets [][]any, scan func(i int, r row) error) error
+	// queryIDs is query for the rows whose id, or another key of bytes, is among some; {ids} in the statement
+	// stands for those. The rows are in no order.
+	queryIDs(ctx context.Context, sql string, ids [][]byte, scan func(row) error, args ...any) error
 }
 
 // tx is a transaction that writes.

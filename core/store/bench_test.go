@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -68,6 +69,42 @@ func BenchmarkRound(b *testing.B) {
 			deliver(b, s, core.Wake{Batch: as[i].Deliveries[0].Batch, Fence: 1})
 		})
 		b.ReportMetric(100*float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
+	})
+}
+
+// BenchmarkClaim claims batches of 100 mails to 100 people, eight workers at once, while nobody's address is
+// suppressed, and when one in a hundred is.
+func BenchmarkClaim(b *testing.B) {
+	both(b, func(b *testing.B, s *store.Store) {
+		for _, some := range []bool{false, true} {
+			b.Run(map[bool]string{false: "nobody", true: "suppressed"}[some], func(b *testing.B) {
+				b.StopTimer()
+				as := make([]*core.Acceptance, b.N)
+				for i := range as {
+					as[i] = acceptance(s, 100)
+					for n := range as[i].Deliveries {
+						as[i].Deliveries[n].Address = fmt.Sprintf("u%d-%d@example.com", i%100, n)
+					}
+					if _, err := s.Record(b.Context(), as[i]); err != nil {
+						b.Fatal(err)
+					}
+					if some && i < 100 {
+						bounced := providers.Receipt{ID: as[i].Deliveries[i].ID.String(), Event: providers.EventBounced, Code: "5.1.1"}
+						if found, err := s.Receipt(b.Context(), "mail", bounced); !found || err != nil {
+							b.Fatal(found, err)
+						}
+					}
+				}
+				b.StartTimer()
+				spread(8, b.N, func(i int) {
+					r, err := s.Claim(b.Context(), core.Wake{Batch: as[i].Deliveries[0].Batch, Fence: 1}, "w", time.Minute)
+					if err != nil || r == nil {
+						b.Errorf("%+v %v", r, err)
+					}
+				})
+				b.ReportMetric(100*float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
+			})
+		}
 	})
 }
 

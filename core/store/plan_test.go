@@ -32,7 +32,7 @@ func TestLookupsUseIndexes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, table := range []string{"batches", "deliveries", "notifications", "pages", "rounds"} {
+			for _, table := range []string{"batches", "deliveries", "notifications", "pages", "rounds", "suppressions"} {
 				exec("ALTER TABLE " + table + " SET (autovacuum_enabled = false)")
 			}
 			exec(`INSERT INTO batches (id, app, route, lane, state, fence, due_at, run_at)
@@ -41,6 +41,8 @@ func TestLookupsUseIndexes(t *testing.T) {
 					unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at)
 				SELECT id, id, id, app, 'email', 'email', 'mail', '', 'a', '', id, 0, 2, 1, 0, 3, '', '', '', due_at, due_at, due_at FROM batches`)
 			exec("INSERT INTO pages (id, body, refs) SELECT id, '', 1 FROM batches")
+			exec(`INSERT INTO suppressions (app, hash, kind, channel, recipient, code, since)
+				SELECT CASE n % 2 WHEN 0 THEN 'shop' ELSE 'app' END, decode(md5(n::text), 'hex'), 'email', 'email', '', '5.1.1', 1 FROM generate_series(1, 30000) n`)
 			var as []*core.Acceptance
 			for range 20 {
 				a := acceptance(s, 1)
@@ -135,7 +137,7 @@ func expectIndexes(t *testing.T, url string) {
 		<-tick.C
 	}
 	used := figures(indexes)
-	for _, name := range []string{"batches_due", "batches_alarm", "batches_parent", "batches_pkey", "deliveries_batch", "deliveries_notification", "deliveries_pkey"} {
+	for _, name := range []string{"batches_due", "batches_alarm", "batches_parent", "batches_pkey", "deliveries_batch", "deliveries_notification", "deliveries_pkey", "suppressions_pkey"} {
 		if used[name] == 0 {
 			t.Errorf("index %s was not used", name)
 		}

@@ -216,3 +216,11 @@ func (b *postgresDB) queryMany(ctx context.Context, q string, sets [][]any, scan
 	}
 	return pgAnswers(b.pool.SendBatch(ctx, batch), len(sets), scan)
 }
+
+func (b *postgresDB) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	q, args = pgIDs(q, ids, args)
+	return b.query(ctx, q, scan, args...)
+}

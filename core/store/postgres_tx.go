@@ -120,10 +120,23 @@ func (t *pgTx) write(_ context.Context, q string, sets [][]any) error {
 
 func (t *pgTx) execIDs(_ context.Context, q string, ids [][]byte, args ...any) error {
 	if len(ids) > 0 {
-		q = strings.ReplaceAll(q, "{ids}", fmt.Sprintf("= ANY($%d)", len(args)+1))
-		t.later("write by ids", q, append(slices.Clone(args), ids)...)
+		q, args = pgIDs(q, ids, args)
+		t.later("write by ids", q, args...)
 	}
 	return nil
+}
+
+func (t *pgTx) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	q, args = pgIDs(q, ids, args)
+	return t.query(ctx, q, scan, args...)
+}
+
+// pgIDs has a statement take ids as one more argument.
+func pgIDs(q string, ids [][]byte, args []any) (string, []any) {
+	return strings.ReplaceAll(q, "{ids}", fmt.Sprintf("= ANY($%d)", len(args)+1)), append(slices.Clone(args), ids)
 }
 
 func (t *pgTx) lock(_ context.Context, batches []core.ID) error {

@@ -115,23 +115,35 @@ func insertSQL(table, columns string, rows int, common uint64) string {
 	return q.String()
 }
 
-// execIDs implements tx.
-func (t sqliteTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
+// inChunks has a statement take ids a chunk at a time, behind its arguments.
+func inChunks(q string, ids [][]byte, args []any, do func(q string, args []any) error) error {
 	return chunked(len(ids), func(from, to int) error {
 		var in strings.Builder
-		for i := range to - from {
-			sep := "IN ("
-			if i > 0 {
-				sep = ", "
-			}
-			fmt.Fprintf(&in, "%s$%d", sep, len(args)+i+1)
-		}
-		all := append(t.c.values[:0], args...)
+		all := append(make([]any, 0, len(args)+to-from), args...)
+		sep := "IN ("
 		for _, id := range ids[from:to] {
 			all = append(all, id)
+			fmt.Fprintf(&in, "%s$%d", sep, len(all))
+			sep = ", "
 		}
-		t.c.values = all
-		_, err := t.exec(ctx, strings.ReplaceAll(q, "{ids}", in.String()+")"), all...)
+		return do(strings.ReplaceAll(q, "{ids}", in.String()+")"), all)
+	})
+}
+
+// execIDs implements tx.
+func (t sqliteTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
+	return inChunks(q, ids, args, func(q string, args []any) error {
+		_, err := t.exec(ctx, q, args...)
 		return err
 	})
+}
+
+// queryIDs implements tx.
+func (t sqliteTx) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
+	return inChunks(q, ids, args, func(q string, args []any) error { return t.query(ctx, q, scan, args...) })
+}
+
+// queryIDs implements backend.
+func (b *sqliteDB) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
+	return inChunks(q, ids, args, func(q string, args []any) error { return b.query(ctx, q, scan, args...) })
 }

@@ -83,25 +83,18 @@ func markSuppressed(ctx context.Context, t tx, rounds []*core.Round) error {
 	if err != nil {
 		return err
 	}
-	var sets [][]any
+	var all []core.AddressOf
 	var of []*core.Delivery
 	for _, r := range rounds {
 		for i := range r.Deliveries {
 			if d := &r.Deliveries[i]; core.Lasting(d.Channel) {
-				sets = append(sets, []any{d.App, h.of(core.AddressOf{App: d.App, Kind: d.Kind, Address: d.Address})})
+				all = append(all, core.AddressOf{App: d.App, Kind: d.Kind, Address: d.Address})
 				of = append(of, d)
 			}
 		}
 	}
-	if len(sets) == 0 {
-		return nil
-	}
-	err = t.queryMany(ctx, "SELECT code, since FROM suppressions WHERE app = $1 AND hash = $2", sets, func(i int, r row) error {
-		var code string
-		var since time.Time
-		err := r.Scan(&code, stamp{&since})
-		of[i].Suppressed = fmt.Sprintf("%s since %s", code, since.UTC().Format(time.DateOnly))
-		return err
+	err = findSuppressed(ctx, t, h, all, func(i int, s core.Suppression) {
+		of[i].Suppressed = fmt.Sprintf("%s since %s", s.Code, s.Since.UTC().Format(time.DateOnly))
 	})
 	if err != nil {
 		return fmt.Errorf("look whose address is suppressed: %w", err)
@@ -117,25 +110,44 @@ func (s *Store) SuppressedAddresses(ctx context.Context, all []core.AddressOf) (
 	if err != nil || h == nil { // nobody was suppressed yet
 		return out, err
 	}
-	sets := make([][]any, len(all))
-	for i, a := range all {
-		sets[i] = []any{a.App, h.of(a)}
-	}
-	err = s.b.queryMany(ctx, "SELECT "+suppressionColumns+" FROM suppressions WHERE app = $1 AND hash = $2", sets, func(i int, r row) error {
-		x, err := scanSuppression(r)
-		out[all[i]] = x
-		return err
-	})
+	err = findSuppressed(ctx, s.b, h, all, func(i int, x core.Suppression) { out[all[i]] = x })
 	return out, s.fail("look whose address is suppressed", err)
+}
+
+// findSuppressed calls found for each of some addresses that is suppressed, by its index. It asks once for all the
+// addresses of an app.
+func findSuppressed(ctx context.Context, q querier, h hasher, all []core.AddressOf, found func(i int, s core.Suppression)) error {
+	hashes := map[string][][]byte{} // by app, each once
+	places := map[string][]int{}    // by app and hash
+	for i, a := range all {
+		hash := h.of(a)
+		at := a.App + "\x00" + string(hash)
+		if places[at] == nil {
+			hashes[a.App] = append(hashes[a.App], hash)
+		}
+		places[at] = append(places[at], i)
+	}
+	for app, some := range hashes {
+		err := q.queryIDs(ctx, "SELECT "+suppressionColumns+" FROM suppressions WHERE app = $1 AND hash {ids}", some, func(r row) error {
+			s, hash, err := scanSuppression(r)
+			for _, i := range places[app+"\x00"+string(hash)] {
+				found(i, s)
+			}
+			return err
+		}, app)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const suppressionColumns = "app, hash, kind, channel, recipient, code, since"
 
-func scanSuppression(r row) (x core.Suppression, err error) {
-	var hash []byte
+func scanSuppression(r row) (x core.Suppression, hash []byte, err error) {
 	err = r.Scan(&x.App, &hash, &x.Kind, &x.Channel, &x.Recipient, &x.Code, stamp{&x.Since})
 	x.ID = hex.EncodeToString(hash)
-	return x, err
+	return x, hash, err
 }
 
 // Suppressions lists an app's suppressed addresses, in no order that means anything; next is "" at the end.
@@ -146,7 +158,7 @@ func (s *Store) Suppressions(ctx context.Context, app string, p core.Page) (out 
 		return nil, "", fmt.Errorf("the cursor is none of this list: %w", err)
 	}
 	err = s.read(ctx, "list suppressed addresses", "SELECT "+suppressionColumns+" FROM suppressions WHERE app = $1 AND hash > $2 ORDER BY hash LIMIT $3", func(r row) error {
-		x, err := scanSuppression(r)
+		x, _, err := scanSuppression(r)
 		out = append(out, x)
 		return err
 	}, app, from, int64(limit+1))

@@ -46,6 +46,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a bad member fails alone", badMember},
 		{"gone endpoints", gone},
 		{"suppressed addresses", suppressions},
+		{"suppressed among many", suppressedAmongMany},
 		{"receipts", receipts},
 		{"early receipts", earlyReceipts},
 		{"receipts of unknown attempts", unknownReceipts},

@@ -2,6 +2,8 @@ package storetest
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,5 +109,66 @@ func listAndLift(t *testing.T, s *store.Store) {
 	}
 	if why := suppressed(t, s, mailTo(t, s, "", "Ann@example.com")); why != "" {
 		t.Errorf("lifted, and yet suppressed: %s", why)
+	}
+}
+
+// suppressedAmongMany: of more addresses than one statement may take exactly those are told that are suppressed, each
+// wherever it occurs and however it is spelled, and only in its own app and kind.
+func suppressedAmongMany(t *testing.T, s *store.Store) {
+	address := func(n int) string { return fmt.Sprintf("u%d@example.com", n) }
+	const n = 41
+	for _, c := range []struct {
+		app, address, code string
+	}{{"shop", address(0), "5.1.1"}, {"shop", address(17), "5.1.2"}, {"shop", address(n - 1), "complaint"}, {"other", address(5), "5.1.3"}} {
+		round := claim(t, s, wakeOf(record(t, s, ask{n: 1, app: c.app, address: c.address})))
+		settle(t, s, judge(round, func(int) providers.Result { return providers.Result{Outcome: providers.Gone, Code: c.code} }))
+	}
+	acc := build(s, ask{n: n + 4})
+	asked := make([]core.AddressOf, 0, 2*len(acc.Deliveries))
+	for i := range acc.Deliveries {
+		d := &acc.Deliveries[i]
+		switch d.Address = address(i); i {
+		case n:
+			d.Address = "U17@Example.com"
+		case n + 1:
+			d.Address = address(0)
+		case n + 2:
+			d.Address, d.Kind = address(0), "sms"
+		case n + 3:
+			d.Address, d.Channel = address(0), "push"
+		}
+		for _, app := range []string{"shop", "other"} {
+			asked = append(asked, core.AddressOf{App: app, Kind: d.Kind, Address: d.Address})
+		}
+	}
+	if _, err := s.Record(t.Context(), acc); err != nil {
+		t.Fatal(err)
+	}
+	var got []string // in the order of their ids, which is that of the request
+	for _, d := range claim(t, s, wakeOf(acc)).Deliveries {
+		if d.Suppressed != "" {
+			code, _, _ := strings.Cut(d.Suppressed, " since ")
+			got = append(got, strings.Join([]string{code, d.Channel, d.Kind, d.Address}, " "))
+		}
+	}
+	want := []string{"5.1.1 email email u0@example.com", "5.1.2 email email u17@example.com", "complaint email email u40@example.com",
+		"5.1.2 email email U17@Example.com", "5.1.1 email email u0@example.com"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("told at the claim: %s", diff)
+	}
+	found, err := s.SuppressedAddresses(t.Context(), asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := map[core.AddressOf]string{}
+	for of, x := range found {
+		codes[of] = x.Code
+	}
+	if diff := cmp.Diff(map[core.AddressOf]string{
+		{App: "shop", Kind: "email", Address: "u0@example.com"}: "5.1.1", {App: "shop", Kind: "email", Address: "u17@example.com"}: "5.1.2",
+		{App: "shop", Kind: "email", Address: "U17@Example.com"}: "5.1.2", {App: "shop", Kind: "email", Address: "u40@example.com"}: "complaint",
+		{App: "other", Kind: "email", Address: "u5@example.com"}: "5.1.3",
+	}, codes); diff != "" {
+		t.Errorf("asked for: %s", diff)
 	}
 }
