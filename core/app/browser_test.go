@@ -132,6 +132,41 @@ func TestBrowserOperator(t *testing.T) {
 	clean(t, p, a.URL())
 }
 
+// TestBrowserSuppressed: an operator asks why nothing comes to a mailbox, and lifts that, having been asked again; the list,
+// which keeps itself up to date, shows no address.
+func TestBrowserSuppressed(t *testing.T) {
+	t.Parallel()
+	a, c := startApp(t, nil)
+	c.must(http.MethodPut, "/v1/recipients/u_1", `{"endpoints":[{"kind":"email","address":"dead@example.com"}]}`, nil, http.StatusCreated)
+	p := browse(t, a.URL())
+	p.Go(a.URL() + "/console/suppressions")
+	p.WaitText("#list", "No address is suppressed")
+	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"recipient":"u_1"}],"channels":["email"],"content":{"title":"Hello"}}`, nil, http.StatusAccepted)
+	p.WaitText("#list", "550 5.1.1") // without a reload
+	p.WaitText("#list", "u_1")
+	if strings.Contains(p.Text("body"), "dead@") {
+		t.Error("the list shows an address")
+	}
+	p.Type("#address", "Dead@Example.com\n")
+	p.WaitText("#answer", "550 5.1.1")
+	p.WaitText("#answer", "u_1")
+	var at string
+	p.Eval("location.href", &at)
+	if at != a.URL()+"/console/suppressions" {
+		t.Errorf("the browser is at %s, which goes into its history", at)
+	}
+	p.Shoot("suppressed")
+	p.Wait(`!document.querySelector("#lift").checkVisibility()`)
+	p.Click("#answer summary")
+	p.Wait(`document.querySelector("#lift").checkVisibility()`)
+	p.Click("#lift")
+	p.WaitText("#list", "No address is suppressed")
+	p.Type("#address", "dead@example.com\n")
+	p.WaitText("#answer", "not suppressed")
+	c.must(http.MethodGet, "/v1/suppressions/email/dead@example.com", nil, nil, http.StatusNotFound)
+	clean(t, p, a.URL())
+}
+
 // TestBrowserLive: the live page gets what REST sends it, acknowledges it, and the delivery is delivered.
 // When the orchestrator starts again the page comes back by itself.
 func TestBrowserLive(t *testing.T) {
@@ -280,7 +315,7 @@ func TestBrowserScreens(t *testing.T) {
 	ids := fill(t, a, c)
 	p := browse(t, a.URL())
 	for name, page := range map[string]struct{ path, ready string }{
-		"overview": {"/console/", "#recent tr"}, "notifications": {"/console/notifications", "#list tr"}, "dead": {"/console/dead", "#list tr"}, "live": {"/console/live", "#connection.good"},
+		"overview": {"/console/", "#recent tr"}, "notifications": {"/console/notifications", "#list tr"}, "dead": {"/console/dead", "#list tr"}, "suppressed": {"/console/suppressions", "#list tr"}, "live": {"/console/live", "#connection.good"},
 		"held": {"/console/notifications/" + ids[0], "#timeline tr"}, "failed": {"/console/notifications/" + ids[1], "#timeline tr"},
 		"sandbox": {"/sandbox/", "#messages tr"}, "message": {"/sandbox/messages/1", "pre"}, "docs": {"/docs", "pre"},
 	} {

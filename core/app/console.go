@@ -16,7 +16,7 @@ func (a *App) console(t *tokens, auth *api.Authenticator) (*console.Console, err
 	if err != nil {
 		return nil, err
 	}
-	o := console.Options{Principal: auth.Principal, Notifications: a.store, Routes: consoleRoutes{a}, Campaigns: a.manager(), Secret: secret, Redis: a.queue.ConnOpt(),
+	o := console.Options{Principal: auth.Principal, Notifications: a.store, Routes: consoleRoutes{a}, Campaigns: a.manager(), Suppressions: a.store, Secret: secret, Redis: a.queue.ConnOpt(),
 		Sandbox: a.sandbox != nil, Logger: a.log}
 	if a.sandbox != nil {
 		o.Example = a.exampleBody()

@@ -1,7 +1,8 @@
 // Package console is the web console under /console/: a login; pages of the routes, the notifications
-// with what became of them, and what failed; a page that shows what arrives live; and asynqmon, mounted
-// at /console/queues/ behind the same login. Its pages are rendered here, work without JavaScript (the
-// live page apart), run nothing that they show, and ask no other host for anything.
+// with what became of them, what failed, and whose address is suppressed; a page that shows what arrives
+// live; and asynqmon, mounted at /console/queues/ behind the same login. Its pages are rendered here,
+// work without JavaScript (the live page apart), run nothing that they show, and ask no other host for
+// anything.
 package console
 
 import (
@@ -87,6 +88,7 @@ type Options struct {
 	Notifications Notifications
 	Routes        Routes
 	Campaigns     Campaigns // nil: the page is not offered
+	Suppressions  Suppressions
 	// Secret seals sessions; at least 32 bytes. With another secret all sessions end.
 	Secret []byte
 	// Redis is what asynqmon looks at.
@@ -113,8 +115,8 @@ var files embed.FS
 
 // New returns a Console. The error names what is missing in the options.
 func New(o Options) (*Console, error) {
-	if o.Principal == nil || o.Notifications == nil || o.Routes == nil || o.Redis == nil {
-		return nil, errors.New("console: Principal, Notifications, Routes and Redis are required")
+	if o.Principal == nil || o.Notifications == nil || o.Routes == nil || o.Suppressions == nil || o.Redis == nil {
+		return nil, errors.New("console: Principal, Notifications, Routes, Suppressions and Redis are required")
 	}
 	if len(o.Secret) < 32 {
 		return nil, errors.New("console: the secret must have at least 32 bytes")
@@ -149,6 +151,9 @@ func New(o Options) (*Console, error) {
 		mux.Handle("POST /console/campaigns/{id}/{action}", c.member("send", c.steerCampaign))
 	}
 	mux.Handle("GET /console/dead", c.member("read", c.dead))
+	mux.Handle("GET /console/suppressions", c.member("read", c.suppressions))
+	mux.Handle("POST /console/suppressions", c.member("read", c.findSuppression))
+	mux.Handle("POST /console/suppressions/lift", c.member("admin", c.liftSuppression))
 	mux.Handle("POST /console/routes/{name}/{action}", c.member("admin", c.steer))
 	mux.Handle("GET /console/live", c.member("send", c.live))
 	mux.Handle(Queues, http.RedirectHandler(Queues+"/", http.StatusMovedPermanently))

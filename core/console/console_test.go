@@ -18,7 +18,7 @@ import (
 )
 
 // own are the paths of the pages made here; {id} stands for a notification's.
-var own = []string{"/console/", "/console/notifications", "/console/notifications/{id}", "/console/dead", "/console/live", "/console/nothing", "/console/notifications/x"}
+var own = []string{"/console/", "/console/notifications", "/console/notifications/{id}", "/console/dead", "/console/suppressions", "/console/live", "/console/nothing", "/console/notifications/x"}
 
 func TestOptions(t *testing.T) {
 	t.Parallel()

@@ -98,7 +98,7 @@ func newRig(t *testing.T, change func(*console.Options)) *rig {
 	}
 	t.Cleanup(func() { q.Close() })
 	r := &rig{t: t, store: s, queue: q, routes: &routes{paused: map[string]bool{}}, log: &bytes.Buffer{}}
-	o := console.Options{Principal: api.NewAuthenticator(s).Principal, Notifications: s, Routes: r.routes, Secret: secret, Redis: q.ConnOpt(), Sandbox: true,
+	o := console.Options{Principal: api.NewAuthenticator(s).Principal, Notifications: s, Routes: r.routes, Suppressions: s, Secret: secret, Redis: q.ConnOpt(), Sandbox: true,
 		Example: `{"to":[{"websocket":"u_42"}],"content":{"title":"it's"}}`, Logger: slog.New(slog.NewTextHandler(r.log, nil)),
 		Token: func(app, recipient string) (string, error) {
 			if strings.Contains(recipient, "/") {
