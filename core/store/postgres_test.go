@@ -8,6 +8,7 @@ import (
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // TestPostgresClock: the time is not taken from an answer that was long on its way. Deliveries would be
@@ -55,5 +56,44 @@ func TestPostgresAway(t *testing.T) {
 	link.Heal()
 	if _, err := s.Requeue(t.Context()); err != nil {
 		t.Errorf("it is back: %v", err)
+	}
+}
+
+// TestSettlingIsHOT: PostgreSQL puts a settled delivery's row beside the one that it replaces, so that no index
+// is written.
+func TestSettlingIsHOT(t *testing.T) {
+	t.Parallel()
+	url := coretest.Postgres(t)
+	s, err := store.Open(t.Context(), store.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 500
+	a := acceptance(s, n)
+	if _, err := s.Record(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	for done := map[core.ID]bool{}; len(done) < n; {
+		ws, err := s.Due(t.Context(), "mail", providers.Normal, 100, nil)
+		if err != nil || len(ws) == 0 {
+			t.Fatal(ws, err)
+		}
+		for _, w := range ws {
+			perform(t, s, w, func(d core.Delivery) providers.Result { done[d.ID] = true; return sent(d) })
+		}
+	}
+	if err := s.Close(); err != nil { // its sessions hand in their figures as they end
+		t.Fatal(err)
+	}
+	db := raw(t, url)
+	const updates = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'"
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); count(t, db, updates) < n && time.Now().Before(end); {
+		<-tick.C
+	}
+	all, hot := count(t, db, updates), count(t, db, "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'")
+	if all < n || hot < all*95/100 {
+		t.Errorf("%d of %d settlements were HOT", hot, all)
 	}
 }

@@ -50,7 +50,8 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 			return err
 		}
 		if to, ok := core.State(h.state).OnReceipt(rc.Event, int(h.unknowns)); ok {
-			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3 WHERE id = $1 AND state = $4", h.id[:], int64(to), micros(s.Now()), h.state); err != nil {
+			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3, code = COALESCE($5, code) WHERE id = $1 AND state = $4",
+				h.id[:], int64(to), micros(s.Now()), h.state, failing(rc, to)); err != nil {
 				return err
 			}
 			if err := touchPage(ctx, t, h.of); err != nil {
@@ -73,6 +74,17 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 		return false, s.fail("record a receipt", err)
 	}
 	return found, nil
+}
+
+// failing is the code of a delivery that a receipt makes failed: the service's, or else the event; nil is none.
+func failing(rc providers.Receipt, to core.State) any {
+	switch {
+	case to != core.Failed:
+		return nil
+	case rc.Code != "":
+		return clean(rc.Code)
+	}
+	return string(rc.Event)
 }
 
 // heardOf lets a fallback end or go on by what was heard of one of its steps.

@@ -123,7 +123,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 	for _, s := range all {
 		for i := range s.Verdicts {
 			d := &s.Verdicts[i].Delivery
-			o := outcome{state: d.State, attempts: d.Attempts, unknowns: d.Unknowns, code: d.Code, reason: d.Reason, provider: d.ProviderID, at: micros(d.UpdatedAt)}
+			o := outcome{state: d.State, attempts: d.Attempts, unknowns: d.Unknowns, code: codeOf(d), reason: d.Reason, provider: d.ProviderID, at: micros(d.UpdatedAt)}
 			if d.Batch != s.Batch.ID {
 				o.moved = d.Batch
 			}
@@ -160,6 +160,14 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 	return applyEarly(ctx, t, unknown, earlyUnknown)
 }
 
+// codeOf is a delivery's code. What failed or expired has one always: it is found by that.
+func codeOf(d *core.Delivery) string {
+	if d.Code == "" && (d.State == core.Failed || d.State == core.Expired) {
+		return d.State.String()
+	}
+	return d.Code
+}
+
 // unknownOf are the deliveries of settlements whose attempt is unknown.
 func unknownOf(all []*core.Settlement) (ids [][]byte) {
 	for _, s := range all {
@@ -178,7 +186,8 @@ func unknownOf(all []*core.Settlement) (ids [][]byte) {
 const (
 	acknowledging = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked')`
 	telling       = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'failed', 'bounced')`
-	earlySent     = `UPDATE deliveries SET state = (SELECT CASE WHEN event IN ('failed', 'bounced') THEN 4 ELSE 3 END ` + telling + ` ORDER BY at, event LIMIT 1)
+	earlySent     = `UPDATE deliveries SET state = (SELECT CASE WHEN event IN ('failed', 'bounced') THEN 4 ELSE 3 END ` + telling + ` ORDER BY at, event LIMIT 1),
+		code = COALESCE((SELECT CASE WHEN event NOT IN ('failed', 'bounced') THEN NULL WHEN code = '' THEN event ELSE code END ` + telling + ` ORDER BY at, event LIMIT 1), code)
 		WHERE id {ids} AND state = 2 AND EXISTS (SELECT 1 ` + telling + `)`
 	earlyUnknown = `UPDATE deliveries SET state = 3 WHERE id {ids} AND state IN (1, 4, 5) AND EXISTS (SELECT 1 ` + acknowledging + `)`
 )

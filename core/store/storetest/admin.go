@@ -380,6 +380,29 @@ func dead(t *testing.T, s *store.Store) {
 	fate("sent", ask{n: 1}, func(d *core.Delivery) { d.State = core.Sent })
 	fate("another app", ask{n: 1, app: "b"}, func(*core.Delivery) {})
 	record(t, s, ask{n: 1}) // pending
+	// What fails by a receipt has its code, or else the event; early is before its round is settled.
+	heard := func(name string, early bool, rc providers.Receipt) {
+		x := record(t, s, ask{n: 1, route: "bounces"})
+		rc.ID = x.Deliveries[0].ID.String()
+		ids[name] = []string{rc.ID}
+		r := claim(t, s, wakeOf(x))
+		tell := func() {
+			if found, err := s.Receipt(t.Context(), "bounces", rc); !found || err != nil {
+				t.Fatal(name, found, err)
+			}
+		}
+		if early {
+			tell()
+		}
+		settle(t, s, judge(r, all(providers.Accepted)))
+		if !early {
+			tell()
+		}
+	}
+	heard("bounced", false, providers.Receipt{Event: providers.EventBounced})
+	heard("bounced early", true, providers.Receipt{Event: providers.EventBounced})
+	heard("failed", false, providers.Receipt{Event: providers.EventFailed, Code: "undelivered"})
+	heard("failed early", true, providers.Receipt{Event: providers.EventFailed, Code: "undelivered"})
 	list := func(f core.DeadFilter) (out []string, next string) {
 		t.Helper()
 		if f.App == "" {
@@ -399,7 +422,10 @@ func dead(t *testing.T, s *store.Store) {
 		f    core.DeadFilter
 		want []string
 	}{
-		{"all", core.DeadFilter{}, []string{ids["expired"][0], ids["rejected"][1], ids["rejected"][0]}},
+		{"all", core.DeadFilter{}, []string{ids["failed early"][0], ids["failed"][0], ids["bounced early"][0], ids["bounced"][0],
+			ids["expired"][0], ids["rejected"][1], ids["rejected"][0]}},
+		{"bounced", core.DeadFilter{Code: "bounced"}, []string{ids["bounced early"][0], ids["bounced"][0]}},
+		{"by the receipt's code", core.DeadFilter{Code: "undelivered"}, []string{ids["failed early"][0], ids["failed"][0]}},
 		{"of a route", core.DeadFilter{Route: "other"}, ids["expired"]},
 		{"of a code", core.DeadFilter{Code: "BadTopic"}, []string{ids["rejected"][1], ids["rejected"][0]}},
 		{"of both", core.DeadFilter{Code: "BadTopic", Route: "other"}, nil},
@@ -409,9 +435,9 @@ func dead(t *testing.T, s *store.Store) {
 			t.Errorf("%s: %v, then %q; want %v", c.name, got, next, c.want)
 		}
 	}
-	first, next := list(core.DeadFilter{Page: core.Page{Limit: 2}})
-	rest, end := list(core.DeadFilter{Page: core.Page{Limit: 2, Cursor: next}})
-	if len(first) != 2 || len(rest) != 1 || end != "" || rest[0] != ids["rejected"][0] {
+	first, next := list(core.DeadFilter{Page: core.Page{Limit: 6}})
+	rest, end := list(core.DeadFilter{Page: core.Page{Limit: 6, Cursor: next}})
+	if len(first) != 6 || len(rest) != 1 || end != "" || rest[0] != ids["rejected"][0] {
 		t.Errorf("pages %v and %v, cursors %q and %q", first, rest, next, end)
 	}
 }
