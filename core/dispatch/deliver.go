@@ -207,7 +207,7 @@ type round struct {
 
 func newRound(b *core.Round, p core.Policy, c *clock) *round {
 	return &round{Round: b, policy: p, clock: c, todo: b.Deliveries, settlement: core.Settlement{
-		Batch: b.Batch, Verdicts: make([]core.Verdict, 0, len(b.Deliveries)),
+		Batch: b.Batch, Verdicts: make([]core.Verdict, 0, len(b.Deliveries)), Results: make([]core.Attempt, 0, len(b.Deliveries)),
 	}}
 }
 
@@ -225,51 +225,62 @@ func (r *round) holdPaused() {
 	}
 }
 
+// sift takes out of what is to be sent all that settled settles.
+func (r *round) sift(settled func(*core.Delivery) bool) {
+	kept := 0
+	for i := range r.todo {
+		if settled(&r.todo[i]) {
+			continue
+		}
+		if kept != i {
+			r.todo[kept] = r.todo[i]
+		}
+		kept++
+	}
+	r.todo = r.todo[:kept]
+}
+
 // holdQuiet holds what would disturb somebody's quiet hours, until they are over. That its time was chosen
 // with them in mind when it was made does not help when it is late.
 func (r *round) holdQuiet() {
 	now := r.clock.now()
-	kept := r.todo[:0:len(r.todo)]
-	for _, d := range r.todo {
-		if d.Quiet != "" {
-			w, err := core.ParseWindow(d.Quiet)
-			if end, quiet := w.Until(now); err == nil && quiet {
-				r.add(d.Hold(core.CodeQuiet, end, now), nil)
-				continue
-			}
+	r.sift(func(d *core.Delivery) bool {
+		if d.Quiet == "" {
+			return false
 		}
-		kept = append(kept, d)
-	}
-	r.todo = kept
+		w, err := core.ParseWindow(d.Quiet)
+		end, quiet := w.Until(now)
+		if err != nil || !quiet {
+			return false
+		}
+		r.add(d.Hold(core.CodeQuiet, end, now), nil)
+		return true
+	})
 }
 
 // suppress takes out what is for an address that nothing is sent to any more.
 func (r *round) suppress() {
 	now := r.clock.now()
-	kept := r.todo[:0:len(r.todo)]
-	for _, d := range r.todo {
+	r.sift(func(d *core.Delivery) bool {
 		if d.Suppressed == "" {
-			kept = append(kept, d)
-			continue
+			return false
 		}
 		r.add(d.Suppress(now), nil)
 		r.settlement.Results[len(r.settlement.Results)-1].Reason = d.Suppressed
-	}
-	r.todo = kept
+		return true
+	})
 }
 
 // expire takes out what ran out of time.
 func (r *round) expire() {
 	now, latest := r.clock.now(), r.clock.latest()
-	kept := r.todo[:0:len(r.todo)]
-	for _, d := range r.todo {
+	r.sift(func(d *core.Delivery) bool {
 		if d.ExpiresAt.After(latest) {
-			kept = append(kept, d)
-			continue
+			return false
 		}
 		r.add(d.Expire(now), nil)
-	}
-	r.todo = kept
+		return true
+	})
 }
 
 // holdBeyond holds all but the first n for a while.

@@ -111,7 +111,9 @@ type kindContent struct {
 // error is the context's: a template that is slow, rendered for a thousand, takes a minute.
 func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, recipients map[string]*core.Recipient) error {
 	p, req := r.p, r.req
-	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: map[[2]string]bool{}, checked: map[kindContent]bool{}}
+	n := len(req.To) // mostly one delivery for each
+	p.deliveries, p.decisions = make([]core.Delivery, 0, n), make([]Decision, 0, n)
+	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: make(map[[2]string]bool, n), checked: map[kindContent]bool{}}
 	if req.Channels == nil {
 		v.channels = in.routing.order
 		if p.notification.Mode == core.ModeFallback {

@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/carillon-notify/carillon/core"
 )
@@ -85,19 +88,36 @@ func (s stamp) Scan(src any) error {
 	return nil
 }
 
+// ScanInt64 implements pgtype.Int64Scanner, which spares the way through database/sql's values.
+func (s stamp) ScanInt64(v pgtype.Int8) error {
+	if !v.Valid {
+		return errors.New("a time is a number, not NULL")
+	}
+	*s.t = fromMicros(v.Int64)
+	return nil
+}
+
 // key scans an id.
 type key struct{ id *core.ID }
 
 // Scan implements sql.Scanner.
 func (k key) Scan(src any) error {
 	b, ok := src.([]byte)
+	if src != nil && !ok {
+		return fmt.Errorf("an id is 16 bytes, not a %T", src)
+	}
+	return k.ScanBytes(b)
+}
+
+// ScanBytes implements pgtype.BytesScanner, which spares a copy; nil is NULL.
+func (k key) ScanBytes(b []byte) error {
 	switch {
-	case src == nil:
+	case b == nil:
 		*k.id = core.ID{}
-	case ok && len(b) == len(k.id):
+	case len(b) == len(k.id):
 		copy(k.id[:], b)
 	default:
-		return fmt.Errorf("an id is 16 bytes, not %T of %d", src, len(b))
+		return fmt.Errorf("an id is 16 bytes, not %d", len(b))
 	}
 	return nil
 }

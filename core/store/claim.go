@@ -120,12 +120,16 @@ func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
 	for i, r := range rounds {
 		sets[i] = []any{r.ID[:]}
 	}
+	const several = 16 // to begin with
+	s := newRoundScan()
 	err := t.queryMany(ctx, "SELECT "+roundColumns+" FROM deliveries WHERE batch_id = $1 AND state = 1 ORDER BY id", sets, func(i int, r row) error {
-		d, err := scanRound(r)
-		if err != nil {
+		if err := s.scan(r); err != nil {
 			return err
 		}
-		rounds[i].Deliveries = append(rounds[i].Deliveries, d)
+		if rounds[i].Deliveries == nil {
+			rounds[i].Deliveries = make([]core.Delivery, 0, several)
+		}
+		rounds[i].Deliveries = append(rounds[i].Deliveries, s.d)
 		return nil
 	})
 	if err != nil {
@@ -190,11 +194,32 @@ const deliveryColumns = `id, notification_id, batch_id, app, channel, kind, rout
 
 // scanDelivery scans deliveryColumns, and more columns behind them.
 func scanDelivery(r row, more ...any) (core.Delivery, error) {
-	var d core.Delivery
-	var slot, state, attempts, unknowns, most int64
-	err := r.Scan(append(append(make([]any, 0, 22+len(more)), key{&d.ID}, key{&d.Notification}, key{&d.Batch}, &d.App, &d.Channel, &d.Kind, &d.Route, &d.Recipient, &d.Address, &d.Name,
-		key{&d.Content.Page}, &slot, &state, &attempts, &unknowns, &most, &d.Code, &d.Reason, &d.ProviderID,
-		stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt}), more...)...)
-	d.Content.Slot, d.State, d.Attempts, d.Unknowns, d.MaxUnknown = int(slot), core.State(state), int(attempts), int(unknowns), int(most)
-	return d, err
+	s := newDeliveryScan()
+	s.into = append(s.into, more...)
+	err := s.scan(r)
+	return s.d, err
+}
+
+// deliveryScan scans one delivery after the other, and where they go is said once.
+type deliveryScan struct {
+	d                                     core.Delivery
+	slot, state, attempts, unknowns, most int64
+	into                                  []any
+}
+
+func newDeliveryScan() *deliveryScan {
+	s := &deliveryScan{}
+	d := &s.d
+	s.into = append(make([]any, 0, 24), key{&d.ID}, key{&d.Notification}, key{&d.Batch}, &d.App, &d.Channel, &d.Kind, &d.Route, &d.Recipient, &d.Address, &d.Name,
+		key{&d.Content.Page}, &s.slot, &s.state, &s.attempts, &s.unknowns, &s.most, &d.Code, &d.Reason, &d.ProviderID,
+		stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt})
+	return s
+}
+
+// scan scans a row into d.
+func (s *deliveryScan) scan(r row) error {
+	err := r.Scan(s.into...)
+	d := &s.d
+	d.Content.Slot, d.State, d.Attempts, d.Unknowns, d.MaxUnknown = int(s.slot), core.State(s.state), int(s.attempts), int(s.unknowns), int(s.most)
+	return err
 }

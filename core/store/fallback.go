@@ -30,15 +30,13 @@ func scanFull(r row) (core.Delivery, error) {
 	return d, err
 }
 
-// roundColumns are those that a round needs to know of a delivery, to be read by scanRound.
+// roundColumns are those that a round needs to know of a delivery, to be read by newRoundScan.
 const roundColumns = deliveryColumns + ", ladder, quiet"
 
-func scanRound(r row) (core.Delivery, error) {
-	var ladder core.ID
-	var quiet string
-	d, err := scanDelivery(r, key{&ladder}, &quiet)
-	d.Ladder, d.Quiet = ladder, quiet
-	return d, err
+func newRoundScan() *deliveryScan {
+	s := newDeliveryScan()
+	s.into = append(s.into, key{&s.d.Ladder}, &s.d.Quiet)
+	return s
 }
 
 // climbed are the ladders that a group of settlements concerns: those of deliveries that are settled.

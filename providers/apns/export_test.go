@@ -43,3 +43,12 @@ func ListedAnswers() []Listed {
 	}
 	return out
 }
+
+// Payload is what is built of a message.
+func Payload(m *providers.Message) ([]byte, error) {
+	n, err := build(m, "")
+	if err != nil {
+		return nil, err
+	}
+	return n.payload, nil
+}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sideshow/apns2"
 
@@ -62,21 +63,53 @@ type block struct {
 	Payload json.RawMessage   `json:"payload"`
 }
 
-// payload is what is built from a message's own fields. Names and order are on the wire.
+// payload is what is built from a message's own fields.
 type payload struct {
-	Aps        aps    `json:"aps"`
-	URL        string `json:"url,omitempty"`
-	DeliveryID string `json:"delivery_id"`
+	Title, Body      string
+	ContentAvailable bool
+	URL, DeliveryID  string
 }
 
-type aps struct {
-	Alert            *alert `json:"alert,omitempty"`
-	ContentAvailable int    `json:"content-available,omitempty"`
+// json encodes the payload. It is written out, for encoding/json takes an eighth of a push's CPU for it.
+func (p *payload) json() []byte {
+	const rest = 100 // names and punctuation
+	out := make([]byte, 0, len(p.Title)+len(p.Body)+len(p.URL)+len(p.DeliveryID)+rest)
+	out = append(out, `{"aps":{`...)
+	sep := ""
+	if p.alerts() {
+		out = append(out, `"alert":{`...)
+		out, sep = appendMember(out, "", "title", p.Title)
+		out, _ = appendMember(out, sep, "body", p.Body)
+		out, sep = append(out, '}'), ","
+	}
+	if p.ContentAvailable {
+		out = append(append(out, sep...), `"content-available":1`...)
+	}
+	out, _ = appendMember(append(out, '}'), ",", "url", p.URL)
+	return append(appendText(append(out, `,"delivery_id":`...), p.DeliveryID), '}')
 }
 
-type alert struct {
-	Title string `json:"title,omitempty"`
-	Body  string `json:"body,omitempty"`
+// alerts says whether there is something to show.
+func (p *payload) alerts() bool { return p.Title != "" || p.Body != "" }
+
+// appendMember appends a member of an object behind sep, unless it is empty, and tells what stands before
+// the next one.
+func appendMember(to []byte, sep, name, value string) ([]byte, string) {
+	if value == "" {
+		return to, sep
+	}
+	return appendText(append(append(append(append(to, sep...), '"'), name...), `":`...), value), ","
+}
+
+// appendText appends a JSON string. Most need nothing done to them; encoding/json does the rest.
+func appendText(to []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			text, _ := json.Marshal(s) // a string always can be
+			return append(to, text...)
+		}
+	}
+	return append(append(append(to, '"'), s...), '"')
 }
 
 // build makes a push of a message; topic is the route's. Its errors name what is wrong and hold nothing
@@ -91,14 +124,11 @@ func build(m *providers.Message, topic string) (*push, error) {
 		n.priority = prioritySaves
 	}
 	n.collapseID = collapseID(m.CollapseKey)
-	base := payload{URL: m.URL, DeliveryID: m.ID}
-	if m.Title != "" || m.Body != "" {
-		base.Aps.Alert = &alert{Title: m.Title, Body: m.Body}
-	}
-	silent := base.Aps.Alert == nil
+	base := payload{Title: m.Title, Body: m.Body, URL: m.URL, DeliveryID: m.ID}
+	silent := !base.alerts()
 	if over == nil || len(over.Payload) == 0 {
 		if over == nil || over.Headers["apns-push-type"] == "" {
-			base.Aps.ContentAvailable = number(silent) // nothing to show: data alone, for the app to fetch
+			base.ContentAvailable = silent // nothing to show: data alone, for the app to fetch
 		}
 		if n.payload, err = encode(base, m.Data); err != nil {
 			return nil, err
@@ -160,10 +190,7 @@ func overlay(content json.RawMessage) (*block, error) {
 
 // encode writes the payload with the application's data beside aps.
 func encode(base payload, data json.RawMessage) ([]byte, error) {
-	out, err := json.Marshal(base)
-	if err != nil {
-		return nil, fmt.Errorf("encode the push payload: %w", err)
-	}
+	out := base.json()
 	members, err := dataMembers(base, data)
 	if err != nil || len(members) == 0 {
 		return out, err
@@ -339,13 +366,6 @@ func headerName(s string) string {
 		return "(a name that is none)"
 	}
 	return s
-}
-
-func number(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // notification is the push as apns2 takes it.

@@ -199,7 +199,7 @@ func TestCheckRefuses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			m := providers.Message{Title: "Hi", Body: "There"}
+			m := providers.Message{ID: id(1), Title: "Hi", Body: "There"}
 			tt.change(&m)
 			before := m
 			err := apns.Kind().Check(&m)
@@ -229,12 +229,11 @@ func TestCheckMeasuresWhatIsSent(t *testing.T) {
 	p := newPeer(t, (*peerConn).ok)
 	pr := p.open(t, nil)
 	for _, text := range []string{"x", "<", "é", "\u2028", "\x01"} {
-		m := providers.Message{Address: token, Title: text, Data: json.RawMessage(`{ "k" : "<&>" }`)}
+		m := providers.Message{ID: id(1), Address: token, Title: text, Data: json.RawMessage(`{ "k" : "<&>" }`)}
 		for apns.Kind().Check(&m) == nil {
 			m.Body += text
 		}
 		m.Body = strings.TrimSuffix(m.Body, text)
-		m.ID = id(1)
 		got, err := deliver(t, within(t, 5*time.Second), pr, []providers.Message{m})
 		if err != nil {
 			t.Fatal(err)
@@ -254,5 +253,43 @@ func FuzzCheck(f *testing.F) {
 	f.Fuzz(func(t *testing.T, title, body, data, content string) {
 		m := providers.Message{ID: id(1), Title: title, Body: body, Data: json.RawMessage(data), Content: json.RawMessage(content)}
 		_ = apns.Kind().Check(&m) // must not panic
+	})
+}
+
+// FuzzPayload: the payload is what encoding/json would write.
+func FuzzPayload(f *testing.F) {
+	f.Add("title", "body", "https://example.com/?a=1&b=2", "1")
+	f.Add("", "", "", "")
+	f.Add("", "<b>\u2028\"\\", "\x00\xff", "\n")
+	f.Fuzz(func(t *testing.T, title, body, url, id string) {
+		type alert struct {
+			Title string `json:"title,omitempty"`
+			Body  string `json:"body,omitempty"`
+		}
+		var want struct {
+			Aps struct {
+				Alert            *alert `json:"alert,omitempty"`
+				ContentAvailable int    `json:"content-available,omitempty"`
+			} `json:"aps"`
+			URL        string `json:"url,omitempty"`
+			DeliveryID string `json:"delivery_id"`
+		}
+		want.URL, want.DeliveryID = url, id
+		if title != "" || body != "" {
+			want.Aps.Alert = &alert{title, body}
+		} else {
+			want.Aps.ContentAvailable = 1
+		}
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := apns.Payload(&providers.Message{ID: id, Title: title, Body: body, URL: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(text), string(got)); d != "" {
+			t.Error(d)
+		}
 	})
 }
