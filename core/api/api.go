@@ -132,7 +132,7 @@ type Options struct {
 	Campaigns     Campaigns                   // nil: its operations answer 404
 	Channels      func() []ChannelDoc         // described in /openapi.yaml; nil: none but the document's own
 	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
-	Categories    core.Categories             // of the notifications
+	Categories    func() core.Categories      // of the notifications, as they are now; nil: there are none
 	Unsubscriber  *core.Unsubscriber          // reads the links of mails; nil: there are none
 	Refresh       bool                        // POST /v1/token/refresh is offered
 	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes

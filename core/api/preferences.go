@@ -57,7 +57,11 @@ func (a *API) PutPreferences(ctx context.Context, q PutPreferencesRequestObject)
 
 // checkPreferences names what is wrong with preferences, below a pointer.
 func (a *API) checkPreferences(p core.Preferences, at string) error {
-	found := p.Check(a.Categories, a.Addresses.Channels())
+	var categories core.Categories
+	if a.Categories != nil {
+		categories = a.Categories()
+	}
+	found := p.Check(categories, a.Addresses.Channels())
 	if len(found) == 0 {
 		return nil
 	}

@@ -44,8 +44,9 @@ const (
 
 // App is the running process.
 type App struct {
-	cfg     config.Config // as at the start; its routes and channels are config's
+	cfg     config.Config // as at the start; what can change while it runs is config's
 	current atomic.Pointer[config.Config]
+	rules   atomic.Pointer[core.Rules]    // of current: all that decides by categories asks it here
 	source  func() (config.Config, error) // reads the settings anew; nil: they do not change
 	role    Role
 	log     *slog.Logger
@@ -208,7 +209,7 @@ func (a *App) describeRoutes(ctx context.Context) error {
 	if err := a.secretsOf(a.cfg.Routes); err != nil {
 		return err
 	}
-	a.current.Store(&a.cfg)
+	a.adopt(&a.cfg)
 	byName, faults, err := describe(ctx, &a.cfg, a.kinds)
 	if err != nil {
 		return err
@@ -226,6 +227,16 @@ func (a *App) describeRoutes(ctx context.Context) error {
 
 // config is the configuration as it is now.
 func (a *App) config() *config.Config { return a.current.Load() }
+
+// adopt makes c the configuration as it is now.
+func (a *App) adopt(c *config.Config) {
+	rules := c.Rules()
+	a.current.Store(c)
+	a.rules.Store(&rules)
+}
+
+// categories are those of the notifications as they are now.
+func (a *App) categories() core.Categories { return a.rules.Load().Categories }
 
 func (a *App) openRoutes(ctx context.Context) error {
 	a.closers = append(a.closers, a.routes.close)
@@ -367,7 +378,7 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
 	a.catalog = catalog
-	o := intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Rules: a.cfg.Rules(), Logger: a.log}
+	o := intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Rules: a.rules.Load, Logger: a.log}
 	if a.cfg.PublicURL != "" {
 		o.Unsubscribe = a.unsubscribeLink
 	}

@@ -100,7 +100,7 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 	return root
 }
 
-// run starts everything, says what to try next, and waits. SIGHUP reads the routes' settings anew.
+// run starts everything, says what to try next, and waits. SIGHUP reads the settings anew, see Reload.
 func run(ctx context.Context, cfg config.Config, source config.Source, role Role, out io.Writer) error {
 	defer holdHeapFloor()()
 	began := time.Now()

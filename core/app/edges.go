@@ -124,8 +124,12 @@ func sandboxSettings(s *sandbox.Sandbox, kind string) (config.Settings, error) {
 
 // routing puts channels and routes together as they are now.
 func (a *App) routing() (*intake.Routing, error) {
-	all := a.routes.all()
-	r, err := intake.NewRouting(coreRoutes(all), channels(a.config(), all), kindsOf(all))
+	return routingOf(a.config(), a.routes.all())
+}
+
+// routingOf is what routes make of a configuration.
+func routingOf(c *config.Config, all map[string]*route) (*intake.Routing, error) {
+	r, err := intake.NewRouting(coreRoutes(all), channels(c, all), kindsOf(all))
 	if err != nil {
 		return nil, fmt.Errorf("put channels and routes together: %w", err)
 	}
@@ -281,7 +285,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
 	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.cfg.Rules().Categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
 	t, err := a.tokens()
 	if err != nil {
 		return nil, err
@@ -355,7 +359,7 @@ func (a *App) openUnsubscriber(ctx context.Context) error {
 // unsubscribeLink is the link of a mail: none where no address is known to reach us by, or what it would turn
 // off cannot be.
 func (a *App) unsubscribeLink(u core.Unsubscription) string {
-	if a.cfg.Categories[u.Category].Mandatory {
+	if a.categories().Mandatory(u.Category) {
 		return ""
 	}
 	return a.unsubscriber.Link(u)

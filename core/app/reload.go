@@ -49,21 +49,22 @@ func (a *App) readFrom(source func() (config.Config, error)) {
 	a.source = source
 }
 
-// Reload reads the settings and the template files anew, looks into the plugins directory, and brings the routes to what they
-// say: a route's provider is exchanged while the route is in use, and no message is lost by it. What is
-// wrong with the settings is an error, and changes nothing; a route that cannot be had as it is written
-// now goes on as it was and is told of. Settings other than routes and channels need a restart.
+// Reload reads the settings and the template files anew, looks into the plugins directory, and brings routes and
+// categories to what they say: a route's provider is exchanged while the route is in use, and no message is lost by it;
+// a request is decided by the categories before or by those after, never by some of each. What is wrong with the
+// settings is an error, and changes nothing; a route that cannot be had as it is written now goes on as it was and is
+// told of. Settings other than routes, channels, plugins and categories need a restart: which have changed is logged.
 func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	c := *a.config()
+	fresh := c
 	if a.source != nil {
-		fresh, err := a.source()
-		if err != nil {
+		var err error
+		if fresh, err = a.source(); err != nil {
 			return api.Reloaded{}, err
 		}
-		a.tellRestart(&c, &fresh)
-		c.Routes, c.Channels, c.Plugins = fresh.Routes, fresh.Channels, fresh.Plugins
+		c.Routes, c.Channels, c.Plugins, c.Categories = fresh.Routes, fresh.Channels, fresh.Plugins, fresh.Categories
 		if len(c.Routes) == 0 && a.sandbox != nil {
 			c.Routes = maps.Clone(a.sandboxRoutes)
 		}
@@ -71,34 +72,44 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 			return api.Reloaded{}, err
 		}
 	}
-	if a.catalog != nil {
-		if err := a.catalog.Reload(); err != nil {
-			a.log.Warn("template files have faults; those are not offered", "error", err)
-		}
-	}
 	out, err := a.apply(ctx, &c)
+	if err == nil {
+		fresh.Routes = c.Routes // those to the sandbox are in no file
+		a.tellRestart(&c, &fresh)
+		a.reloadTemplates()
+	}
 	for _, r := range a.routes.all() {
 		r.retry()
 	}
 	return out, err
 }
 
-// tellRestart logs which settings changed that only a restart applies.
-func (a *App) tellRestart(old, fresh *config.Config) {
-	before, after := *old, *fresh
-	for _, c := range []*config.Config{&before, &after} {
-		c.Routes, c.Channels, c.Plugins = nil, nil, config.Dir{}
+func (a *App) reloadTemplates() {
+	if a.catalog == nil {
+		return
 	}
-	if !reflect.DeepEqual(before, after) {
-		a.log.Warn("settings other than routes, channels and plugins have changed; they take a restart")
+	if err := a.catalog.Reload(); err != nil {
+		a.log.Warn("template files have faults; those are not offered", "error", err)
 	}
 }
 
-// apply brings the routes to a configuration. The caller holds reloading.
+// tellRestart logs which settings changed that only a restart applies: what they are called, not what they are.
+func (a *App) tellRestart(now, fresh *config.Config) {
+	if names := config.Changed(*now, *fresh); len(names) > 0 {
+		a.log.Warn("settings have changed that take a restart; they stay as they were", "settings", names)
+	}
+}
+
+// apply brings the routes to a configuration, and makes it the current one. The caller holds reloading.
 func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error) {
 	want, faults, err := describe(ctx, c, a.kinds)
 	if err != nil {
 		return api.Reloaded{}, err
+	}
+	if a.intake != nil { // before anything changes
+		if _, err := routingOf(c, want); err != nil {
+			return api.Reloaded{}, err
+		}
 	}
 	out := api.Reloaded{Added: []string{}, Changed: []string{}, Removed: []string{}, Faults: []api.RouteFault{}}
 	have := a.routes.all()
@@ -128,7 +139,10 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 			a.routes.remove(name)
 		}
 	}
-	a.current.Store(c)
+	if names := changedCategories(a.config(), c); len(names) > 0 {
+		a.log.Info("categories reloaded", "changed", names)
+	}
+	a.adopt(c)
 	a.routes.setFaults(faults)
 	err = a.reroute()
 	for _, r := range gone {
@@ -142,6 +156,18 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 		a.log.Info("routes reloaded", "added", out.Added, "changed", out.Changed, "removed", out.Removed)
 	}
 	return out, err
+}
+
+// changedCategories are those that are not the same in two configurations, or not there.
+func changedCategories(before, after *config.Config) []string {
+	all := map[string]config.Category{}
+	maps.Copy(all, before.Categories)
+	maps.Copy(all, after.Categories)
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(name string) bool {
+		x, was := before.Categories[name]
+		y, is := after.Categories[name]
+		return was == is && reflect.DeepEqual(x, y)
+	})
 }
 
 // reroute has intake, relay and wakes follow the routes.

@@ -131,3 +131,15 @@ func TestParseRate(t *testing.T) {
 		}
 	}
 }
+
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	before, after := config.Default(), config.Default()
+	if got := config.Changed(before, after); len(got) > 0 {
+		t.Errorf("nothing changed, and yet %v", got)
+	}
+	after.APIKey, after.Retention.Finished, after.Categories, after.Templates.Dir = "a key of length 20..", time.Hour, map[string]config.Category{"news": {Mandatory: true}}, "/else"
+	if diff := cmp.Diff([]string{"api_key", "retention.finished", "categories", "templates.dir"}, config.Changed(before, after)); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -258,3 +258,20 @@ func fieldOf(t reflect.Type, key string) (reflect.Type, bool) {
 	}
 	return nil, false
 }
+
+// Changed names the settings that differ between two configurations, as "retention.finished"; a map is one setting. It tells
+// no values.
+func Changed(a, b Config) []string { return changed("", reflect.ValueOf(a), reflect.ValueOf(b)) }
+
+func changed(at string, a, b reflect.Value) (out []string) {
+	for i := range a.NumField() {
+		name := at + a.Type().Field(i).Tag.Get("koanf")
+		switch x, y := a.Field(i), b.Field(i); {
+		case x.Kind() == reflect.Struct:
+			out = append(out, changed(name+".", x, y)...)
+		case !reflect.DeepEqual(x.Interface(), y.Interface()):
+			out = append(out, name)
+		}
+	}
+	return out
+}

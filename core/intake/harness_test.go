@@ -58,6 +58,7 @@ type bench struct {
 	sources    map[string][]templates.Source // by app/name, versions from 1 on
 	down       error                         // of the store
 	wakeErr    error
+	categories func() core.Categories // as they are now
 }
 
 func newBench(t *testing.T) *bench {
@@ -79,9 +80,11 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, now: now, recipients: map[string]*core.Recipient{}, keys: map[string]*core.Acceptance{}, sources: map[string][]templates.Source{}}
+	b := &bench{t: t, now: now, categories: func() core.Categories {
+		return core.Categories{"security": {Mandatory: true}, "news": {Defaults: map[string]bool{"email": false}}}
+	}, recipients: map[string]*core.Recipient{}, keys: map[string]*core.Acceptance{}, sources: map[string][]templates.Source{}}
 	b.Intake = intake.New(intake.Options{Store: b, Queue: b, Templates: templates.New(nil, versions{b}), Routing: routing, Logger: slog.New(slog.DiscardHandler),
-		Rules: core.Rules{Categories: core.Categories{"security": {Mandatory: true}, "news": {Defaults: map[string]bool{"email": false}}}}})
+		Rules: func() *core.Rules { return &core.Rules{Categories: b.categories()} }})
 	return b
 }
 

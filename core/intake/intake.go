@@ -23,7 +23,9 @@ type Options struct {
 	// Usable says whether a route delivers now; of several with one kind the first usable one is taken.
 	// It is asked for each address and must be quick. Nil: all are.
 	Usable func(route string) bool
-	Rules  core.Rules // what decides beside the request
+	// Rules returns what decides beside the request. It is asked once for a request, and what it returned stays
+	// as it is. Nil: nothing does.
+	Rules func() *core.Rules
 	// Unsubscribe makes the link of a mail, "" where there is none; nil: there are none.
 	Unsubscribe func(core.Unsubscription) string
 	Logger      *slog.Logger // nil: slog.Default()
@@ -35,12 +37,14 @@ type Intake struct {
 	queue       Queue
 	templates   *templates.Catalog
 	usable      func(route string) bool
-	rules       *core.Rules
+	asRuled     func() *core.Rules
 	unsubscribe func(core.Unsubscription) string
 	log         *slog.Logger
 
 	current *atomic.Pointer[Routing]
-	routing *Routing // of one request: the current one as it came
+	// Of one request: the current ones as it came.
+	routing *Routing
+	rules   *core.Rules
 }
 
 // New returns an Intake.
@@ -48,7 +52,10 @@ func New(o Options) *Intake {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, rules: &o.Rules, unsubscribe: o.Unsubscribe, log: o.Logger, current: &atomic.Pointer[Routing]{}}
+	if o.Rules == nil {
+		o.Rules = func() *core.Rules { return &core.Rules{} }
+	}
+	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, asRuled: o.Rules, unsubscribe: o.Unsubscribe, log: o.Logger, current: &atomic.Pointer[Routing]{}}
 	in.SetRouting(o.Routing)
 	return in
 }
@@ -56,10 +63,10 @@ func New(o Options) *Intake {
 // SetRouting has requests that come from now on routed by r.
 func (in *Intake) SetRouting(r *Routing) { in.current.Store(r) }
 
-// steady is the intake with the routing as it is now, whatever becomes of it during a request.
+// steady is the intake with the routing and the rules as they are now, whatever becomes of them during a request.
 func (in *Intake) steady() *Intake {
 	out := *in
-	out.routing = in.current.Load()
+	out.routing, out.rules = in.current.Load(), in.asRuled()
 	return &out
 }
 

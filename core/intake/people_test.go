@@ -132,3 +132,46 @@ func TestFallback(t *testing.T) {
 		}
 	}
 }
+
+// TestOneSetOfCategories: though the categories change at every moment, a request is decided by one set of them.
+func TestOneSetOfCategories(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	asked := 0
+	b.categories = func() core.Categories {
+		asked++
+		return core.Categories{"offers": {Mandatory: asked%2 == 0}}
+	}
+	people := make([]*core.Recipient, 4)
+	req := &intake.Request{Content: &intake.Content{Title: "x", Body: "x"}, Channels: []string{"email"}, Category: "offers"}
+	for i := range people {
+		id := fmt.Sprintf("u%d", i)
+		people[i] = &core.Recipient{App: "a", ID: id, Preferences: core.Preferences{"offers": {"email": false}}, Endpoints: []core.Endpoint{{Kind: "email", Address: id + "@example.com"}}}
+		b.recipients["a/"+id] = people[i]
+		req.To = append(req.To, intake.Target{Recipient: id})
+	}
+	for i := range 4 {
+		want := []string{"skip", "deliver"}[i%2] // as it was as the request came
+		p, err := b.Preview(t.Context(), "a", req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range p.Decisions {
+			if d.Decision != want {
+				t.Errorf("request %d: %s is decided %s, want %s", i, d.Recipient, d.Decision, want)
+			}
+		}
+		if len(p.Decisions) != len(people) {
+			t.Errorf("%d decisions", len(p.Decisions))
+		}
+	}
+	for _, want := range []int{0, len(people)} {
+		page, err := b.Page(t.Context(), "a", req, intake.People{Known: people})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Deliveries) != want {
+			t.Errorf("a page has %d deliveries, want %d", len(page.Deliveries), want)
+		}
+	}
+}
