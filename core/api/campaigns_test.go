@@ -167,3 +167,37 @@ func TestBadCampaigns(t *testing.T) {
 	r.must(422, "GET", "/v1/campaigns?state=lost", readKey, "")
 	r.must(403, "POST", "/v1/campaigns", readKey, "{}")
 }
+
+// What a campaign's template lacks of its data is a fault of the request, in whatever locale; what one of the audience
+// may lack is not.
+func TestCampaignIsTried(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for name, source := range map[string]string{
+		"strict": `{"locales":{"default":{"title":"{{ order }}"}},"schema":{"type":"object","required":["order"],"properties":{"order":{"type":"integer"}}}}`,
+		"loose":  `{"locales":{"default":{"title":"{{ recipient.attributes.name }}","body":"{{ order }}"},"fr":{"title":"{{ commande }}"}}}`,
+	} {
+		r.must(201, "PUT", "/v1/templates/"+name, adminKey, source)
+	}
+	for _, c := range []struct {
+		rest string
+		want map[string]string // nil: it is taken
+	}{
+		{`"template":"strict","data":{"order":"7"}`, map[string]string{"/data/order": "content"}},
+		{`"template":"strict"`, map[string]string{"/data": "content"}},
+		{`"template":"strict","data":{"order":7}`, nil},
+		{`"template":"loose","data":{"commande":1}`, map[string]string{"/template": "content"}},
+		{`"template":"loose","data":{"order":7}`, map[string]string{"/template": "content"}},
+		{`"template":"loose","data":{"order":7},"locale":"en"`, nil},
+		{`"template":"loose","data":{"order":7,"commande":7}`, nil},
+	} {
+		body := `{"name":"x","audience":{"all":true},` + c.rest + `}`
+		if c.want == nil {
+			r.must(201, "POST", "/v1/campaigns", sendKey, body)
+			continue
+		}
+		if diff := cmp.Diff(c.want, r.must(422, "POST", "/v1/campaigns", sendKey, body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+}

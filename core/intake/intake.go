@@ -202,7 +202,9 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 	if err := in.resolve(ctx, r, targets, recipients); err != nil {
 		return nil, err
 	}
-	r.tryForTopics(f)
+	if namesTopic(req) {
+		r.tryForAudience()
+	}
 	if err := in.expand(p, req, r, f); err != nil {
 		return nil, err
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/carillon-notify/carillon/templates"
 )
 
-// Check says what is wrong with a request but for whom it is to: its template or content, its channels and
-// times. It returns the version that the template has now, 0 for inline content and files. The error is
+// Check says what is wrong with a request but for whom it is to: its template or content, the template's data, its
+// channels and times. It returns the version that the template has now, 0 for inline content and files. The error is
 // *Invalid with every fault, or the store's.
 func (in *Intake) Check(ctx context.Context, app string, req *Request) (version int, err error) {
 	in = in.steady()
@@ -22,6 +22,7 @@ func (in *Intake) Check(ctx context.Context, app string, req *Request) (version 
 	if err != nil {
 		return 0, err
 	}
+	r.tryForAudience()
 	if r.template != nil {
 		version = r.template.Version()
 	}

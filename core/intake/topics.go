@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -14,28 +15,51 @@ import (
 // maxTopics is how many topics one notification may name.
 const maxTopics = 20
 
-// tryForTopics renders for nobody what the recipients of topics are to get: what the data lacks is heard now, and
-// not of each of them. What lacks of a recipient is nobody's fault yet.
-func (r *renderer) tryForTopics(f *faults) {
-	if r.template == nil || !slices.ContainsFunc(r.req.To, func(t Target) bool { return t.Topic != "" }) {
+// tryForAudience renders for nobody what the recipients of topics or of a campaign are to get, in each locale that
+// they may get it in: what the data lacks is heard now, and not of each of them. What lacks of a recipient is
+// nobody's fault yet.
+func (r *renderer) tryForAudience() {
+	if r.template == nil {
 		return
 	}
-	_, err := r.template.Render(templates.Input{Data: r.base, Locale: r.req.Locale, Channels: r.req.Channels})
-	var bad *templates.Error
-	if !errors.As(err, &bad) {
-		return
+	locales := []string{r.req.Locale}
+	if r.req.Locale == "" {
+		locales = slices.Sorted(maps.Keys(r.template.Source().Locales))
 	}
-	for _, fault := range bad.Faults {
-		at := Fault{Code: FaultContent, Detail: fault.Detail, Pointer: "/template"}
-		if strings.HasPrefix(fault.Pointer, "/data") {
-			at.Pointer = fault.Pointer
-		}
-		if r.said[at] || fault.Code != templates.CodeSchema && (fault.Code != templates.CodeUndefined || !strings.Contains(fault.Detail, `"`) || strings.Contains(fault.Detail, "recipient.")) {
+	for _, locale := range locales {
+		_, err := r.template.Render(templates.Input{Data: r.base, Locale: locale, Channels: r.req.Channels})
+		var bad *templates.Error
+		if !errors.As(err, &bad) {
 			continue
 		}
-		r.said[at] = true
-		f.add(at.Pointer, at.Code, "%s", at.Detail)
+		for _, fault := range bad.Faults {
+			at := Fault{Code: FaultContent, Detail: fault.Detail, Pointer: "/template"}
+			if strings.HasPrefix(fault.Pointer, "/data") {
+				at.Pointer = fault.Pointer
+			}
+			if r.said[at] || !ofData(&fault) {
+				continue
+			}
+			r.said[at] = true
+			r.f.add(at.Pointer, at.Code, "%s", at.Detail)
+		}
 	}
+}
+
+// ofData reports whether a rendering for nobody failed by the data, and not by what a recipient will bring.
+func ofData(fault *templates.Fault) bool {
+	switch fault.Code {
+	case templates.CodeSchema:
+		return true
+	case templates.CodeUndefined:
+		_, name, named := strings.Cut(fault.Detail, `undefined variable "`)
+		return named && !strings.HasPrefix(name, "recipient.")
+	}
+	return false
+}
+
+func namesTopic(req *Request) bool {
+	return slices.ContainsFunc(req.To, func(t Target) bool { return t.Topic != "" })
 }
 
 // expand has the topics of a request resolved after it is taken, by what resolves a campaign's audience: of
