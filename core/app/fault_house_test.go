@@ -36,19 +36,20 @@ const (
 // house is everything that a fault test runs: processes of ours, the servers they stand on, the world
 // they deliver to, and a proxy between any two of these.
 type house struct {
-	t       *testing.T
-	c       *caller
-	rng     *rand.Rand // drawn from by the test's goroutine alone
-	seed    uint64
-	world   *sandbox.Sandbox
-	members []*member
-	links   map[string]*coretest.Proxy // by "process/server"
-	redis   *coretest.RedisServer      // nil: the queue is embedded
-	pg      *coretest.PostgresServer   // nil: the store is SQLite
-	disk    *coretest.Disk             // under the store; nil where none can be mounted
-	ledger  *ledger
-	base    map[string]footprint // of each process, before the faults
-	worst   time.Duration        // that a recovery took
+	t         *testing.T
+	c         *caller
+	rng       *rand.Rand // drawn from by the test's goroutine alone
+	seed      uint64
+	world     *sandbox.Sandbox
+	members   []*member
+	links     map[string]*coretest.Proxy // by "process/server"
+	redis     *coretest.RedisServer      // nil: the queue is embedded
+	pg        *coretest.PostgresServer   // nil: the store is SQLite
+	disk      *coretest.Disk             // under the store; nil where none can be mounted
+	ledger    *ledger
+	campaigns *campaigns
+	base      map[string]footprint // of each process, before the faults
+	worst     time.Duration        // that a recovery took
 }
 
 // newHouse begins a house with its world; the seed is of the test's name.
@@ -71,6 +72,7 @@ func newHouse(t *testing.T) *house {
 	h.world = world
 	h.calm()
 	h.ledger = &ledger{h: h, done: map[string]bool{}, refusals: map[int]int{}}
+	h.campaigns = &campaigns{h: h, rng: rand.New(rand.NewPCG(h.seed, 1<<40)), over: make(chan struct{})}
 	return h
 }
 

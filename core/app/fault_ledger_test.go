@@ -164,41 +164,66 @@ func (l *ledger) crowd(r *request, clients int) {
 	l.acked = append(l.acked, r)
 }
 
-// post asks once, and returns the id if it was acknowledged.
-func (l *ledger) post(ctx context.Context, api string, r *request) string {
+// answer is what an API said.
+type answer struct {
+	status int
+	header http.Header
+	text   []byte
+}
+
+// exchange asks once; nil is no answer.
+func (l *ledger) exchange(ctx context.Context, method, url, key, body string) *answer {
 	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, api+"/v1/notifications", strings.NewReader(r.body))
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		l.h.t.Error(err)
-		return ""
+		return nil
 	}
 	req.Header.Set("Authorization", "Bearer "+testKey)
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Idempotency-Key", r.key)
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
 	resp, err := l.h.c.http.Do(req)
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
+		return nil
+	}
+	return &answer{resp.StatusCode, resp.Header, text}
+}
+
+// refused notes an answer that takes nothing. Overload, a store that is away, the same key under way: each says when
+// to come back, and there is no other.
+func (l *ledger) refused(what string, a *answer) {
+	l.mu.Lock()
+	l.refusals[a.status]++
+	l.mu.Unlock()
+	later := slices.Contains([]int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusConflict}, a.status)
+	if !later || a.header.Get("Retry-After") == "" {
+		l.h.t.Errorf("%s was refused: %d %s", what, a.status, a.text)
+	}
+}
+
+// post asks once, and returns the id if it was acknowledged.
+func (l *ledger) post(ctx context.Context, api string, r *request) string {
+	a := l.exchange(ctx, http.MethodPost, api+"/v1/notifications", r.key, r.body)
+	if a == nil {
 		return ""
 	}
-	if resp.StatusCode != http.StatusAccepted {
-		l.mu.Lock()
-		l.refusals[resp.StatusCode]++
-		l.mu.Unlock()
-		// Overload, a store that is away, the same key under way: each says when to come back.
-		later := slices.Contains([]int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusConflict}, resp.StatusCode)
-		if !later || resp.Header.Get("Retry-After") == "" {
-			l.h.t.Errorf("request %d was refused: %d %s", r.n, resp.StatusCode, text)
-		}
+	if a.status != http.StatusAccepted {
+		l.refused(fmt.Sprintf("request %d", r.n), a)
 		return ""
 	}
 	var got accepted
-	if err := json.Unmarshal(text, &got); err != nil || got.ID == "" || got.Deliveries != r.want {
-		l.h.t.Errorf("request %d was answered %s", r.n, text)
+	if err := json.Unmarshal(a.text, &got); err != nil || got.ID == "" || got.Deliveries != r.want {
+		l.h.t.Errorf("request %d was answered %s", r.n, a.text)
 	}
 	return got.ID
 }
@@ -328,6 +353,7 @@ func (l *ledger) compare() {
 	}
 	close(work)
 	readers.Wait()
+	l.h.campaigns.compare(taken, known)
 	for route, ids := range taken {
 		for id := range ids {
 			if !known[id] {

@@ -48,11 +48,11 @@ func (h *house) recover(name, what string, lasted time.Duration) {
 			h.t.Error(err)
 		}
 	}
-	began := time.Now()
+	began, moves := time.Now(), h.campaigns.moves.Load()
 	ids := h.ledger.open()
 	ctx, cancel := context.WithTimeout(h.t.Context(), recovery)
 	defer cancel()
-	if err := errors.Join(h.ledger.accepts(ctx), h.ledger.settle(ctx, ids)); err != nil {
+	if err := errors.Join(h.ledger.accepts(ctx), h.ledger.settle(ctx, ids), h.campaigns.getsOn(ctx, moves)); err != nil {
 		h.errorf("%s (%s) for %v: not well within %v of its end: %v", name, what, lasted.Round(time.Millisecond), recovery, err)
 		// What comes next is not to be blamed for this one.
 		ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -80,6 +80,7 @@ func (h *house) errorf(format string, args ...any) {
 // warm lets everything run for a moment, and notes what it holds.
 func (h *house) warm() {
 	h.t.Helper()
+	h.crowd()
 	h.ledger.ask(4 * burst)
 	h.ledger.running.Wait()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -90,6 +91,15 @@ func (h *house) warm() {
 	h.measure()
 }
 
+// load has clients ask, and campaigns run, until the function it returns is called.
+func (h *house) load() (stop func()) {
+	asking, telling := h.ledger.load(*faultRate), h.campaigns.load()
+	return func() {
+		telling()
+		asking()
+	}
+}
+
 // close ends the load and compares the ledgers.
 func (h *house) close(stop func()) {
 	h.t.Helper()
@@ -97,7 +107,8 @@ func (h *house) close(stop func()) {
 	h.recover("the load", "ended", 0)
 	ctx, cancel := context.WithTimeout(h.t.Context(), recovery)
 	defer cancel()
-	if err := h.ledger.settle(ctx, h.ledger.open()); err != nil { // what recover itself asked for
+	// What recover itself asked for, and the campaigns, which have nothing that is due later any more.
+	if err := errors.Join(h.ledger.settle(ctx, h.ledger.open()), h.campaigns.settle(ctx)); err != nil {
 		h.t.Error(err)
 	}
 	h.footprints()
@@ -110,7 +121,7 @@ func (h *house) close(stop func()) {
 func (h *house) face(faults ...*fault) {
 	h.t.Helper()
 	h.warm()
-	stop := h.ledger.load(*faultRate)
+	stop := h.load()
 	for _, i := range h.rng.Perm(len(faults)) {
 		h.meet(faults[i])
 	}
@@ -177,7 +188,7 @@ func faultServers(t *testing.T) {
 // faultPoints kills a process at each numbered step of accept, claim, send, settle and the relay.
 func faultPoints(h *house) {
 	h.warm()
-	stop := h.ledger.load(*faultRate)
+	stop := h.load()
 	for began, first := time.Now(), true; first || time.Since(began) < *faultFor; first = false {
 		for n, i := range h.rng.Perm(len(crash.Points)) {
 			h.crash(crash.Points[i])
