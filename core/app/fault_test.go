@@ -185,7 +185,8 @@ func faultServers(t *testing.T) {
 		&cutLink, &hungLink, &muteLink, &slowLink, &resetLinks)
 }
 
-// faultPoints kills a process at each numbered step of accept, claim, send, settle and the relay.
+// faultPoints kills a process at each numbered step of accept, claim, send, settle, a campaign's page and
+// the relay.
 func faultPoints(h *house) {
 	h.warm()
 	stop := h.load()
@@ -267,7 +268,7 @@ func (h *house) stepper(p crash.Point) *member {
 	switch {
 	case len(h.members) == 1:
 		return h.members[0]
-	case p[:6] == "accept":
+	case p[:6] == "accept", p[:6] == "expand": // planning is an orchestrator's
 		return h.apiMember()
 	default:
 		return h.worker()

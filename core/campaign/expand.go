@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 	"github.com/carillon-notify/carillon/core/intake"
 )
 
@@ -284,10 +285,12 @@ func unreachable(a *core.Acceptance, people []*core.Recipient) int {
 // write makes a page durable and wakes its batches.
 func (t *turn) write(ctx context.Context, p *core.CampaignPage) error {
 	p.Campaign, p.Fence, p.RunAt = t.c.ID, t.c.Fence, t.Campaigns.Now().Add(Lease)
+	crash.At(crash.ExpandPlanned)
 	c, recorded, err := t.Pages.Expand(ctx, p)
 	if err != nil {
 		return fmt.Errorf("write a page of campaign %s: %w", t.c.ID, err)
 	}
+	crash.At(crash.ExpandCommitted)
 	t.take(c)
 	if c != nil && p.Acceptance != nil {
 		t.flow.add(p.Acceptance)

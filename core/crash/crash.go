@@ -1,7 +1,7 @@
 // Package crash names the moments at which the fault tests kill a process: each numbered step of accept,
-// claim, send and settle, and of the relay. At is called where the step is. In a normal build it is empty
-// and nothing of it is left; built with the tag crashpoints it kills the process, as kill -9 does, at the
-// moment that the environment variable CARILLON_CRASH names:
+// claim, send and settle, of a campaign's page and of the relay. At is called where the step is. In a normal
+// build it is empty and nothing of it is left; built with the tag crashpoints it kills the process, as kill -9
+// does, at the moment that the environment variable CARILLON_CRASH names:
 //
 //	CARILLON_CRASH=settle.2@3   at the third time that step 2 of a settlement is reached
 package crash
@@ -39,6 +39,13 @@ const (
 	SettleWoken     Point = "settle.4" // all is done, but the queue does not know that its task is
 )
 
+// The steps of a campaign's page (campaign.Planner, store.Expand).
+const (
+	ExpandPlanned   Point = "expand.1" // whom the page reaches and what it says is planned, and nothing is recorded
+	ExpandWritten   Point = "expand.2" // its rows and how far the campaign is are written, the transaction is not committed
+	ExpandCommitted Point = "expand.3" // committed; nobody was woken
+)
+
 // The steps of the relay (dispatch.Relay).
 const (
 	RelayTaken  Point = "relay.1" // due batches are queued under a new fence, their wakes are in no queue
@@ -51,5 +58,6 @@ var Points = []Point{
 	ClaimTaken, ClaimWritten, ClaimCommitted,
 	SendAdmitted, SendAnswered, SendReturned,
 	SettleJudged, SettleWritten, SettleCommitted, SettleWoken,
+	ExpandPlanned, ExpandWritten, ExpandCommitted,
 	RelayTaken, RelayLapsed,
 }

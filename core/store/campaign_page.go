@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/crash"
 )
 
 // Expand writes a step of a campaign's expansion in one transaction, conditional on its fence and state:
@@ -30,7 +31,11 @@ func (s *Store) Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaig
 				return err
 			}
 		}
-		return writeCampaign(ctx, t, c)
+		if err := writeCampaign(ctx, t, c); err != nil {
+			return err
+		}
+		crash.At(crash.ExpandWritten)
+		return nil
 	})
 	if err != nil || c == nil {
 		return nil, core.Recorded{}, err
