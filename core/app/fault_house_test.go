@@ -41,6 +41,7 @@ type house struct {
 	rng       *rand.Rand // drawn from by the test's goroutine alone
 	seed      uint64
 	world     *sandbox.Sandbox
+	hooks     *hooks
 	members   []*member
 	links     map[string]*coretest.Proxy // by "process/server"
 	redis     *coretest.RedisServer      // nil: the queue is embedded
@@ -69,7 +70,8 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = world.Close() })
-	h.world = world
+	h.world, h.hooks = world, startHooks(t, h.seed)
+	h.link("all/webhook", h.hooks.addr) // an address is the same for all processes
 	h.calm()
 	h.ledger = &ledger{h: h, done: map[string]bool{}, refusals: map[int]int{}}
 	h.campaigns = &campaigns{h: h, rng: rand.New(rand.NewPCG(h.seed, 1<<40)), over: make(chan struct{})}
@@ -156,6 +158,11 @@ func (h *house) join(name, program string, bin func() (string, error), more stri
 		}
 		fmt.Fprintf(&b, "  %s: {kind: %s, isolation: %s, %s, pool: {idle_timeout: 10s}, settings: %s}\n", kind, kind, isolation, patient, text)
 	}
+	plugin, err := webhookPlugin()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	b.WriteString(h.hooks.route(plugin, patient))
 	m.config = filepath.Join(m.dir, "carillon.yaml")
 	if err := os.WriteFile(m.config, []byte(b.String()), 0o600); err != nil {
 		h.t.Fatal(err)
@@ -319,7 +326,7 @@ func (m *member) signal(s syscall.Signal, all bool) {
 	_ = syscall.Kill(pid, s)
 }
 
-// providersOf are the processes of isolated providers that a process has started.
+// providersOf are the processes of isolated providers and plugins that a process has started.
 func providersOf(pid int) (out []int) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, list := range lists {
@@ -327,7 +334,7 @@ func providersOf(pid int) (out []int) {
 		for _, field := range strings.Fields(string(text)) {
 			child, _ := strconv.Atoi(field)
 			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child))
-			if strings.Contains(string(line), "\x00provider\x00") {
+			if strings.Contains(string(line), "\x00provider\x00") || strings.HasSuffix(string(line), "/webhook\x00") {
 				out = append(out, child)
 			}
 		}

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
 // ledger is the first of three accounts, what was acknowledged to clients, and compares it with the other
@@ -75,7 +73,12 @@ func (l *ledger) compose(n int) *request {
 		for i, kind := range kinds {
 			to = append(to, address(kind, i))
 		}
-		to = append(to, fmt.Sprintf(`{"websocket":"u_%d"}`, n))
+		hook := "hooks"
+		if rng.IntN(100) < 2 {
+			hook = "dead"
+			r.dead++
+		}
+		to = append(to, fmt.Sprintf(`{"websocket":"u_%d"}`, n), fmt.Sprintf(`{"kind":"webhook","address":"https://%s/%s/%d"}`, l.h.links["all/webhook"].Addr, hook, n))
 		if shape < 30 {
 			more = fmt.Sprintf(`,"delay":"%dms"`, 500+rng.IntN(2500))
 		} else if shape < 45 {
@@ -315,10 +318,7 @@ type totals struct{ deliveries, sent, failed, arrived, duplicates, unknowns int 
 func (l *ledger) compare() {
 	t := l.h.t
 	t.Helper()
-	taken := map[string]map[string]int{}
-	for route, s := range serviceOf {
-		taken[route] = l.h.world.IDs(s)
-	}
+	taken := l.h.arrived()
 	var mu sync.Mutex
 	var sum totals
 	known, distinct := map[string]bool{}, map[string]bool{}
@@ -440,16 +440,15 @@ func (l *ledger) fences(r *request, d delivery) {
 	if len(rounds) == 0 {
 		l.h.t.Errorf("the timeline of %s shows no round: %+v", r.id, list.Data)
 	}
-	copies := l.h.world.Messages(sandbox.Filter{Service: serviceOf[d.Route], ID: d.ID})
-	for i, m := range copies {
+	for i, arrived := range l.h.copies(d.Route, d.ID) {
 		begun := 0
 		for _, at := range rounds {
-			if !at.After(m.At.Add(clockSlack)) {
+			if !at.After(arrived.Add(clockSlack)) {
 				begun++
 			}
 		}
 		if begun < i+1 {
-			l.h.t.Errorf("copy %d of delivery %s of %s arrived at %s, when %d rounds had begun: %s", i+1, d.ID, d.Route, m.At.UTC().Format(time.RFC3339Nano), begun, l.story(r.id))
+			l.h.t.Errorf("copy %d of delivery %s of %s arrived at %s, when %d rounds had begun: %s", i+1, d.ID, d.Route, arrived.UTC().Format(time.RFC3339Nano), begun, l.story(r.id))
 		}
 	}
 }
