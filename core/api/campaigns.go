@@ -135,7 +135,7 @@ func (a *API) PatchCampaign(ctx context.Context, q PatchCampaignRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.Campaigns.SetRate(ctx, callOf(ctx).principal.App, id, q.Body.Rate)
+	c, err := a.Campaigns.SetRate(ctx, callOf(ctx).principal.App, id, *q.Body.Rate)
 	if err != nil {
 		return nil, steered(err)
 	}

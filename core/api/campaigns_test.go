@@ -201,3 +201,26 @@ func TestCampaignIsTried(t *testing.T) {
 		}
 	}
 }
+
+// A rate is taken off by saying so, not by saying nothing.
+func TestCampaignRate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	var c api.Campaign
+	r.must(201, "POST", "/v1/campaigns", sendKey, `{"name":"x","audience":{"all":true},"content":{"title":"Hi"},"rate":"5/s"}`).into(t, &c)
+	at := "/v1/campaigns/" + c.Id
+	for body, code := range map[string]string{`{}`: "required", `{"rate":null}`: "required", `{"rate":"soon"}`: "invalid"} {
+		if diff := cmp.Diff(map[string]string{"/rate": code}, r.must(422, "PATCH", at, sendKey, body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+	for _, want := range []string{"5/s", "7/m", ""} {
+		var got api.Campaign
+		if want != "5/s" {
+			r.must(200, "PATCH", at, sendKey, `{"rate":"`+want+`"}`)
+		}
+		if r.must(200, "GET", at, readKey, "").into(t, &got); got.Rate != want {
+			t.Errorf("the rate is %q, want %q", got.Rate, want)
+		}
+	}
+}

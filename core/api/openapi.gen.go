@@ -145,7 +145,7 @@ type CampaignList struct {
 // CampaignPatch defines model for CampaignPatch.
 type CampaignPatch struct {
 	// Rate "" is as fast as the routes go.
-	Rate string `json:"rate" validate:"max=32"`
+	Rate *string `json:"rate" validate:"required,max=32"`
 }
 
 // CampaignProgress People, each counted once, by the best that became of the deliveries to them: expanded is the sum of pending to skipped, and of a campaign that is over so is audience
