@@ -108,7 +108,7 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 	}
 	if a.intake != nil { // before anything changes
 		if _, err := routingOf(c, want); err != nil {
-			return api.Reloaded{}, err
+			return api.Reloaded{}, &config.Error{Faults: []string{err.Error()}}
 		}
 	}
 	out := api.Reloaded{Added: []string{}, Changed: []string{}, Removed: []string{}, Faults: []api.RouteFault{}}

@@ -89,6 +89,8 @@ func TestHangupCategories(t *testing.T) {
 		hangup(now, says[0], says[1])
 		expect(mistake, "deliver", false)
 	}
+	hangup(now, "{news: {}}\nchannels: {email: [email], push: [email]}", "channel push")
+	c.must(http.MethodPost, "/v1/routes/reload", nil, nil, http.StatusUnprocessableEntity)
 	if strings.Contains(p.said(), "take a restart") || len(c.routes()) != 4 {
 		t.Errorf("a file with mistakes was looked at for more, or changed the routes: %v\n%s", c.routes(), p.said())
 	}
