@@ -241,6 +241,33 @@ func TestNineOClockEverywhere(t *testing.T) {
 	}
 }
 
+// Who shares a mailbox gets a campaign for himself, whatever its rate and thus its pages are.
+func TestSharedMailbox(t *testing.T) {
+	t.Parallel()
+	warm(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.stop()
+		for i := range 4 {
+			mailbox := core.Endpoint{Kind: "email", Address: "family@example.com"}
+			_, err := r.store.PutRecipient(t.Context(), &core.Recipient{App: "a", ID: fmt.Sprintf("u%d", i), Endpoints: []core.Endpoint{mailbox}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n, rate := range []string{"", "1/s", "500/s"} {
+			r.create(&campaign.Spec{Name: "once", Audience: core.CampaignAudience{All: true}, Now: true, Rate: rate})
+			time.Sleep(time.Minute)
+			got := r.made()
+			for i := range 4 {
+				if id := fmt.Sprintf("u%d", i); len(got[id]) != n+1 {
+					t.Errorf("with the rate %q: %s got %d of %d", rate, id, len(got[id]), n+1)
+				}
+			}
+		}
+	})
+}
+
 // A campaign with a rate goes by it within 2 % over any ten seconds, and by another from the moment that it
 // is changed; a pause is not caught up.
 func TestRate(t *testing.T) {

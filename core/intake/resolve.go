@@ -97,10 +97,14 @@ type resolver struct {
 	req      *Request
 	render   *renderer
 	f        *faults
-	taken    map[[2]string]bool   // kind and address: one notification reaches an address once
+	taken    map[reached]bool
 	checked  map[kindContent]bool // what a kind has looked at, and found good or bad
 	channels []string
 }
+
+// reached is what one notification reaches once: an address, whoever's it is. On a page of an audience it is a
+// person's address, for everyone is written to for himself there, and who shares a page follows from the rate.
+type reached struct{ kind, address, recipient string }
 
 type kindContent struct {
 	kind string
@@ -113,7 +117,7 @@ func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, re
 	p, req := r.p, r.req
 	n := len(req.To) // mostly one delivery for each
 	p.deliveries, p.decisions = make([]core.Delivery, 0, n), make([]Decision, 0, n)
-	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: make(map[[2]string]bool, n), checked: map[kindContent]bool{}}
+	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: make(map[reached]bool, n), checked: map[kindContent]bool{}}
 	if req.Channels == nil {
 		v.channels = in.routing.order
 		if p.notification.Mode == core.ModeFallback {
@@ -247,12 +251,15 @@ func (v *resolver) skip(s core.Skip) {
 // deliver adds a delivery, unless its address is reached already or its kind does not take it.
 func (v *resolver) deliver(i int, d core.Delivery, k *servedKind, route core.Route) {
 	n := &v.p.notification
-	if at := [2]string{d.Kind, d.Address}; v.taken[at] {
+	at := reached{kind: d.Kind, address: d.Address}
+	if v.render.lenient != nil {
+		at.recipient = d.Recipient
+	}
+	if v.taken[at] {
 		v.skip(core.Skip{To: i, Recipient: d.Recipient, Channel: d.Channel, Reason: core.SkipDuplicate})
 		return
-	} else {
-		v.taken[at] = true
 	}
+	v.taken[at] = true
 	d.Notification, d.App, d.State = n.ID, n.App, core.Pending
 	d.CreatedAt, d.UpdatedAt, d.ExpiresAt = n.CreatedAt, n.CreatedAt, n.ExpiresAt
 	if n.Unknown == core.RetryUnknown {
