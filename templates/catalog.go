@@ -51,6 +51,7 @@ type library struct {
 	partials  map[string]string
 	templates map[string]*Template
 	origins   map[string]Origin
+	from      map[string]string // the names of the directory's files
 }
 
 // New makes a catalog of the shipped templates, over which come those in dir after Reload, and those in
@@ -72,6 +73,26 @@ func (c *Catalog) Reload() error {
 	return f.err()
 }
 
+// CheckFiles has a check look at each template of the directory that is in use. Its *Errors come back as one, each
+// fault with its file.
+func (c *Catalog) CheckFiles(check func(Source) error) error {
+	l := c.seen.Load()
+	var f faults
+	for _, name := range sorted(l.templates) {
+		if l.origins[name] != File {
+			continue
+		}
+		var e *Error
+		switch err := check(l.templates[name].source); {
+		case errors.As(err, &e):
+			f.files(l.from[name], e)
+		case err != nil:
+			return fmt.Errorf("check template %q: %w", name, err)
+		}
+	}
+	return f.err()
+}
+
 func load(dir fs.FS, f *faults) *library {
 	base := shipped()
 	own := &files{}
@@ -81,7 +102,7 @@ func load(dir fs.FS, f *faults) *library {
 	const cacheBytes = 32 << 20
 	l := &library{
 		cache: newCache(cacheBytes), layouts: maps.Clone(base.layouts), partials: own.partials,
-		templates: map[string]*Template{}, origins: map[string]Origin{},
+		templates: map[string]*Template{}, origins: map[string]Origin{}, from: own.from,
 	}
 	maps.Copy(l.layouts, own.layouts)
 	for _, name := range sorted(base.sources) {

@@ -63,6 +63,33 @@ func (e *Error) Error() string {
 	return "template: " + strings.Join(parts, "; ")
 }
 
+// Join is one *Error of several, with one fault for each place, or nil. An error that is no *Error is returned as
+// it is.
+func Join(errs ...error) error {
+	var all faults
+	seen := map[[2]string]bool{}
+	for _, err := range errs {
+		var e *Error
+		if err != nil && !errors.As(err, &e) {
+			return err
+		}
+		if e == nil {
+			continue
+		}
+		var now []Fault
+		for _, f := range e.Faults {
+			if !seen[[2]string{f.File, f.Pointer}] {
+				now = append(now, f)
+			}
+		}
+		for _, f := range now {
+			seen[[2]string{f.File, f.Pointer}] = true
+		}
+		all.list = append(all.list, now...)
+	}
+	return all.err()
+}
+
 // faults collects what is wrong on the way through a document.
 type faults struct{ list []Fault }
 

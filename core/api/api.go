@@ -28,6 +28,8 @@ type Intake interface {
 
 // Addresses checks the addresses of endpoints and knows the channels; *intake.Routing does.
 type Addresses interface {
+	// CheckTemplate says which blocks and members of a template no channel knows: a *templates.Error, or nil.
+	CheckTemplate(src templates.Source) error
 	CheckAddress(kind, address string) error
 	Channels() []string
 }

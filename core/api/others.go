@@ -217,7 +217,8 @@ func (a *API) PutTemplate(ctx context.Context, q PutTemplateRequestObject) (PutT
 	if err := json.Unmarshal(*q.Body, &src); err != nil {
 		return nil, err
 	}
-	if _, err := a.Catalog.Compile(src); err != nil {
+	_, err := a.Catalog.Compile(src)
+	if err := templates.Join(err, a.Addresses.CheckTemplate(src)); err != nil {
 		return nil, err
 	}
 	app := callOf(ctx).principal.App

@@ -374,10 +374,8 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 		dir = nil
 	}
 	catalog := templates.New(dir, storedTemplates{a.store})
-	if err := catalog.Reload(); err != nil {
-		a.log.Warn("template files have faults; those are not offered", "error", err)
-	}
 	a.catalog = catalog
+	a.readTemplates(routing)
 	o := intake.Options{Store: a.store, Queue: a.queue, Templates: catalog, Routing: routing, Usable: a.usable, Rules: a.rules.Load, Logger: a.log}
 	if a.cfg.PublicURL != "" {
 		o.Unsubscribe = a.unsubscribeLink

@@ -22,6 +22,7 @@ import (
 	"github.com/carillon-notify/carillon/core/intake"
 	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers/builtin"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 	"github.com/carillon-notify/carillon/providers/websocket"
 	"github.com/carillon-notify/carillon/templates"
@@ -129,7 +130,13 @@ func (a *App) routing() (*intake.Routing, error) {
 
 // routingOf is what routes make of a configuration.
 func routingOf(c *config.Config, all map[string]*route) (*intake.Routing, error) {
-	r, err := intake.NewRouting(coreRoutes(all), channels(c, all), kindsOf(all))
+	kinds := kindsOf(all)
+	for _, k := range builtin.Kinds() {
+		if _, has := kinds[k.Name]; !has {
+			kinds[k.Name] = k // templates may have its block already
+		}
+	}
+	r, err := intake.NewRouting(coreRoutes(all), channels(c, all), kinds)
 	if err != nil {
 		return nil, fmt.Errorf("put channels and routes together: %w", err)
 	}
@@ -339,6 +346,11 @@ type addresses struct{ in *intake.Intake }
 // CheckAddress implements api.Addresses.
 func (a addresses) CheckAddress(kind, address string) error {
 	return a.in.Routing().CheckAddress(kind, address)
+}
+
+// CheckTemplate implements api.Addresses.
+func (a addresses) CheckTemplate(src templates.Source) error {
+	return a.in.Routing().CheckTemplate(src)
 }
 
 // Channels implements api.Addresses.

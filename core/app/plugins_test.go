@@ -200,6 +200,7 @@ func TestPluginOfTheDirectory(t *testing.T) {
 		}
 	}
 	document(t, c)
+	c.must(http.MethodPut, "/v1/templates/page", `{"locales":{"default":{"title":"x","beep":{"txt":"x"}}}}`, nil, http.StatusUnprocessableEntity)
 }
 
 // document checks that /openapi.yaml describes the plugin's channel.

@@ -76,21 +76,14 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 	if err == nil {
 		fresh.Routes = c.Routes // those to the sandbox are in no file
 		a.tellRestart(&c, &fresh)
-		a.reloadTemplates()
+		if a.catalog != nil {
+			a.readTemplates(a.intake.Routing())
+		}
 	}
 	for _, r := range a.routes.all() {
 		r.retry()
 	}
 	return out, err
-}
-
-func (a *App) reloadTemplates() {
-	if a.catalog == nil {
-		return
-	}
-	if err := a.catalog.Reload(); err != nil {
-		a.log.Warn("template files have faults; those are not offered", "error", err)
-	}
 }
 
 // tellRestart logs which settings changed that only a restart applies: what they are called, not what they are.

@@ -7,15 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/carillon-notify/carillon/core/client"
 	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/builtin"
 	"github.com/carillon-notify/carillon/templates"
 )
 
@@ -29,8 +35,11 @@ func templatesCommand(file *string, out io.Writer) *cobra.Command {
 		c.Flags().StringVar(&t.url, "url", "", "the server; listen of the configuration if left out")
 		return c
 	}
-	cmd.AddCommand(&cobra.Command{Use: "lint", Short: "Check every template, layout and partial, and say what is wrong where", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return t.lint() }})
+	lint := &cobra.Command{Use: "lint", Short: "Check every template, layout and partial, and say what is wrong where", Args: cobra.NoArgs,
+		Long: "Check every template, layout and partial, and say what is wrong where. The channels are those of the built-in\nproviders, and of the plugins in plugins.dir and of the configured routes, which are asked; name others by --channel.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return t.lint(cmd.Context()) }}
+	lint.Flags().StringArrayVar(&t.channels, "channel", nil, "a channel of a plugin that is not here, whose block is not checked; may be given again")
+	cmd.AddCommand(lint)
 	render := &cobra.Command{Use: "render NAME", Short: "Render a template from its file", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.render(cmd.Context(), args[0]) }}
 	render.Flags().StringVar(&t.data, "data", "{}", "the data, a JSON object, or @FILE with one")
@@ -48,6 +57,7 @@ type templateFiles struct {
 	out                               io.Writer
 	file                              *string
 	dir, url, data, recipient, locale string
+	channels                          []string
 }
 
 // settle fills in from the configuration what was not said.
@@ -94,13 +104,78 @@ func faultLines(err error) error {
 	return fmt.Errorf("%d faults\n%s", len(lines), strings.Join(lines, "\n"))
 }
 
-func (t *templateFiles) lint() error {
+func (t *templateFiles) lint(ctx context.Context) error {
 	c, err := t.catalog()
-	if err != nil {
-		return faultLines(err)
+	if c == nil {
+		return err
+	}
+	blocks, missing, blocksErr := t.blocks(ctx)
+	if blocksErr != nil {
+		return blocksErr
+	}
+	if err := templates.Join(err, c.CheckFiles(blocks.Check)); err != nil {
+		return errors.Join(append([]error{faultLines(err)}, missing...)...)
 	}
 	fmt.Fprintf(t.out, "%d templates, no faults\n", len(fileNames(c)))
 	return nil
+}
+
+// blocks knows the blocks of the channels that there can be here, configured or not. missing are plugins that cannot
+// be asked for theirs.
+func (t *templateFiles) blocks(ctx context.Context) (b *intake.Blocks, missing []error, err error) {
+	cfg, err := t.settle()
+	if err != nil {
+		return nil, nil, err
+	}
+	k := newKinds(slog.New(slog.DiscardHandler))
+	plugins, err := k.discover(ctx, cfg.Plugins.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	known := map[string]providers.Kind{}
+	for _, kind := range builtin.Kinds() {
+		known[kind.Name] = kind
+	}
+	for _, f := range plugins {
+		if f.err != nil {
+			missing = append(missing, fmt.Errorf("plugin %s cannot be had, so its channel is not known: %w", f.Name, f.err))
+			continue
+		}
+		known[f.kind.Name] = f.kind
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Routes)) {
+		if cfg.Routes[name].Command == "" {
+			continue
+		}
+		c, err := k.of(ctx, name, cfg.Routes[name], plugins)
+		if err == nil && c.fault != "" {
+			err = errors.New(c.fault)
+		}
+		if err != nil {
+			missing = append(missing, fmt.Errorf("route %s cannot be had, so its channel is not known: %w", name, err))
+			continue
+		}
+		known[c.kind.Name] = c.kind
+	}
+	b, err = intake.NewBlocks(slices.Collect(maps.Values(known))...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range t.channels {
+		b.Allow(name)
+	}
+	return b, missing, nil
+}
+
+// readTemplates reads the template files anew and tells what is wrong with them. A block or member that no channel
+// knows is told of and let pass: a plugin that cannot be had for a while takes nothing away from other channels.
+func (a *App) readTemplates(routing *intake.Routing) {
+	if err := a.catalog.Reload(); err != nil {
+		a.log.Warn("template files have faults; those are not offered", "error", err)
+	}
+	if err := a.catalog.CheckFiles(routing.CheckTemplate); err != nil {
+		a.log.Warn("template files have what no channel knows", "error", err)
+	}
 }
 
 // fileNames are the templates that the directory has.

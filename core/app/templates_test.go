@@ -27,10 +27,11 @@ func TestTemplatesCommand(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	cwd := t.TempDir()
 	run := func(ok bool, args ...string) string {
 		t.Helper()
 		cmd := exec.Command(filepath.Join(bin, "orchestrator"), append([]string{"templates"}, args...)...)
-		cmd.Dir, cmd.Env = t.TempDir(), []string{"CARILLON_API_KEY=" + testKey, "HOME=" + t.TempDir()}
+		cmd.Dir, cmd.Env = cwd, []string{"CARILLON_API_KEY=" + testKey, "HOME=" + t.TempDir()}
 		out, err := cmd.CombinedOutput()
 		if (err == nil) != ok {
 			t.Fatalf("%v: %v\n%s", args, err, out)
@@ -56,6 +57,20 @@ func TestTemplatesCommand(t *testing.T) {
 	has(run(false, "lint", "--dir", dir), "broken.yaml /locales/default/title")
 	has(run(false, "push", "--dir", dir, "--url", c.base), "broken.yaml")
 	if err := os.Remove(filepath.Join(dir, "broken.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	write("odd.json", `{"locales":{"default":{"title":"T","email":{"htlm":"x"},"fax":{"any":1}}}}`)
+	has(run(false, "lint", "--dir", dir), "2 faults", `odd.json /locales/default/email/htlm: email has no field "htlm"; it has attachments`, `odd.json /locales/default/fax: there is no field or channel "fax"`)
+	has(run(false, "push", "odd", "--dir", dir, "--url", c.base), "/locales/default/email/htlm", "/locales/default/fax")
+	write("odd.json", `{"locales":{"default":{"title":"T","fax":{"any":1}}}}`)
+	has(run(true, "lint", "--dir", dir, "--channel", "fax"), "3 templates, no faults")
+	write("odd.json", `{"locales":{"default":{"title":"T","beep":{"text":"x"}}}}`)
+	has(run(false, "lint", "--dir", dir), `there is no field or channel "beep"`)
+	putPager(t, filepath.Join(cwd, "plugins.d"), "v1", filepath.Join(cwd, "ledger"))
+	has(run(true, "lint", "--dir", dir), "3 templates, no faults")
+	putPager(t, filepath.Join(cwd, "plugins.d"), "broken", filepath.Join(cwd, "ledger"))
+	has(run(false, "lint", "--dir", dir), `there is no field or channel "beep"`, "plugin pager cannot be had")
+	if err := os.Remove(filepath.Join(dir, "odd.json")); err != nil {
 		t.Fatal(err)
 	}
 	has(run(true, "push", "--dir", dir, "--url", c.base), "hello: version 1", "plain: version 1")

@@ -1,7 +1,6 @@
 package intake
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/templates"
 )
 
 // Routing knows which channels there are, which kinds and routes serve them, and what their addresses
@@ -27,6 +27,7 @@ type Routing struct {
 	kinds    map[string]*servedKind
 	channels map[string]*channel
 	order    []string // channel names as configured, then by name
+	blocks   *Blocks
 }
 
 type servedKind struct {
@@ -43,7 +44,7 @@ type channel struct {
 }
 
 // NewRouting builds a Routing. channels lists each channel's routes by name, in order; a route that
-// no channel lists is reached by naming it only.
+// no channel lists is reached by naming it only. Of kinds that no route has, templates may have blocks.
 func NewRouting(routes []core.Route, channels map[string][]string, kinds map[string]providers.Kind) (*Routing, error) {
 	r := &Routing{kinds: map[string]*servedKind{}, channels: map[string]*channel{}}
 	byName := map[string]core.Route{}
@@ -79,13 +80,11 @@ func NewRouting(routes []core.Route, channels map[string][]string, kinds map[str
 			}
 			delete(byName, rn)
 		}
-		schema, err := compileBlock(name, c.kinds)
-		if err != nil {
-			return nil, err
-		}
-		c.schema = schema
 		r.channels[name] = c
 		r.order = append(r.order, name)
+	}
+	if err := r.describeBlocks(kinds); err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		k := r.kinds[byName[name].Kind]
@@ -93,6 +92,35 @@ func NewRouting(routes []core.Route, channels map[string][]string, kinds map[str
 	}
 	return r, nil
 }
+
+// describeBlocks learns what the channels' blocks may hold. A channel that is not configured may have one in a
+// template, if there is a kind for it: the template may be for later, or for other servers too.
+func (r *Routing) describeBlocks(kinds map[string]providers.Kind) error {
+	var known []providers.Kind
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+		if r.channels[kinds[name].Channel] == nil {
+			known = append(known, kinds[name])
+		}
+	}
+	for _, name := range r.order {
+		for _, k := range r.channels[name].kinds {
+			known = append(known, k.Kind)
+		}
+	}
+	var err error
+	if r.blocks, err = NewBlocks(known...); err != nil {
+		return err
+	}
+	for _, name := range r.order {
+		if r.channels[name].schema, err = compileBlock(name, r.blocks.schemas[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckTemplate says which blocks and members of a template no channel knows, as Blocks.Check does.
+func (r *Routing) CheckTemplate(src templates.Source) error { return r.blocks.Check(src) }
 
 // Channels returns the names of the channels.
 func (r *Routing) Channels() []string { return slices.Clone(r.order) }
@@ -174,36 +202,10 @@ func (in *Intake) route(k *servedKind, app, name string) (core.Route, bool) {
 	return k.routes[first], true
 }
 
-// compileBlock makes the schema of a channel's content block: the union of its kinds' properties.
-func compileBlock(name string, kinds []*servedKind) (*jsonschema.Schema, error) {
-	union := map[string]any{"type": "object", "additionalProperties": false}
-	props, defs := map[string]any{}, map[string]any{}
-	var required []any
-	for _, k := range kinds {
-		if k.Content == nil {
-			continue
-		}
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(k.Content))
-		if err != nil {
-			return nil, fmt.Errorf("kind %s: its content schema is no JSON: %w", k.Name, err)
-		}
-		m, _ := doc.(map[string]any)
-		if p, ok := m["properties"].(map[string]any); ok {
-			maps.Copy(props, p)
-		}
-		if d, ok := m["$defs"].(map[string]any); ok {
-			maps.Copy(defs, d)
-		}
-		if q, ok := m["required"].([]any); ok && len(kinds) == 1 {
-			required = q
-		}
-	}
-	if len(props) == 0 {
+// compileBlock compiles the schema of a channel's block; nil for none.
+func compileBlock(name string, union map[string]any) (*jsonschema.Schema, error) {
+	if union == nil {
 		return nil, nil
-	}
-	union["properties"], union["$defs"] = props, defs
-	if required != nil {
-		union["required"] = required
 	}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(noLoader{})
