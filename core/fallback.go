@@ -24,8 +24,11 @@ const (
 // Channels that are not named here come last.
 var FallbackOrder = []string{"in_app", "push", "email"}
 
-// CodeAcknowledged is the code of a delivery that was cancelled because a channel before was acknowledged.
-const CodeAcknowledged = "acknowledged"
+// The codes of a delivery that was cancelled and not by request.
+const (
+	CodeAcknowledged = "acknowledged" // a channel before was
+	CodePreference   = SkipPreference // its recipient said no after it was accepted
+)
 
 // InFallbackOrder sorts the names of channels by FallbackOrder.
 func InFallbackOrder(channels []string) []string {
@@ -108,12 +111,14 @@ type Forward struct {
 
 // Advance says what of a fallback is to go earlier, now that something about it changed: when all deliveries
 // of the step whose turn it is are over, the next step goes at once, and those behind it follow as if they had
-// been made up then, all of them outside of quiet hours. after is the notification's FallbackAfter.
-func Advance(rungs []Rung, after time.Duration, now time.Time) []Forward {
-	rungs = slices.Clone(rungs)
-	slices.SortFunc(rungs, func(a, b Rung) int {
+// been made up then, all of them outside of quiet hours. A cancelled step counts as one that never was: those
+// behind it come when they had come without it. sendAt is the notification's time, after its FallbackAfter.
+func Advance(rungs []Rung, sendAt time.Time, after time.Duration, now time.Time) []Forward {
+	all := slices.Clone(rungs)
+	slices.SortFunc(all, func(a, b Rung) int {
 		return cmp.Or(cmp.Compare(a.Step, b.Step), bytes.Compare(a.Delivery[:], b.Delivery[:]))
 	})
+	rungs = slices.DeleteFunc(slices.Clone(all), func(r Rung) bool { return r.State == Cancelled })
 	turn := -1
 	for i := range rungs {
 		if !rungs[i].waits(now) {
@@ -128,7 +133,7 @@ func Advance(rungs []Rung, after time.Duration, now time.Time) []Forward {
 			continue
 		case r.Step == turn:
 			if !r.over() {
-				return nil
+				return closeGaps(all, sendAt, after, now)
 			}
 			continue
 		case step == turn:
@@ -136,13 +141,62 @@ func Advance(rungs []Rung, after time.Duration, now time.Time) []Forward {
 		case r.Step > step:
 			to, step = last.Add(after), r.Step
 		}
-		at := to
-		if w, err := ParseWindow(r.Quiet); err == nil {
-			at, _ = w.Until(to)
-		}
+		at := r.outside(to)
 		if last = at; turn >= 0 && r.DueAt.After(at) {
 			out = append(out, Forward{r, at})
 		}
 	}
+	if turn < 0 {
+		return closeGaps(all, sendAt, after, now)
+	}
 	return out
+}
+
+// closeGaps says what of a fallback, by steps in their order, is to go earlier because a step before it was
+// cancelled: each when the one before it that is left is due and had its time.
+func closeGaps(rungs []Rung, sendAt time.Time, after time.Duration, now time.Time) []Forward {
+	var out []Forward
+	to, gap := sendAt, false
+	for len(rungs) > 0 {
+		n := 1
+		for n < len(rungs) && rungs[n].Step == rungs[0].Step {
+			n++
+		}
+		step := rungs[:n]
+		rungs = rungs[n:]
+		var due time.Time // the step's, once it is moved
+		gone := true
+		for _, r := range step {
+			at := r.DueAt
+			if r.State != Cancelled {
+				gone = false
+				if sooner := r.outside(later(to, now)); gap && r.waits(now) && at.After(sooner) {
+					at = sooner
+					out = append(out, Forward{r, at})
+				}
+			}
+			due = later(due, at)
+		}
+		if gone {
+			to, gap = earlier(to, due), true // it may have been brought forward
+		} else {
+			to = due.Add(after)
+		}
+	}
+	return out
+}
+
+// outside is a time, or when the quiet hours that it lies in are over.
+func (r *Rung) outside(t time.Time) time.Time {
+	if w, err := ParseWindow(r.Quiet); err == nil {
+		t, _ = w.Until(t)
+	}
+	return t
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }

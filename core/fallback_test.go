@@ -54,6 +54,19 @@ func TestAdvance(t *testing.T) {
 		"passed, then found there":                   {[]rung{{0, "passed", -1}, {1, "failed", -1}, {2, "cancelled", 29}}, nil},
 		"all is over":                                {[]rung{{0, "failed", -1}, {1, "failed", -1}}, nil},
 		"those behind come no later":                 {[]rung{{0, "failed", -1}, {1, "waits", 5}, {2, "waits", 20}}, map[int]int{1: 0}},
+		"one between is cancelled":                   {[]rung{{0, "sent", -1}, {1, "cancelled", 29}, {2, "waits", 59}}, map[int]int{2: 29}},
+		"it is, and those behind follow":             {[]rung{{0, "sent", -1}, {1, "cancelled", 29}, {2, "waits", 59}, {3, "waits", 89}}, map[int]int{2: 29, 3: 59}},
+		"two between are cancelled":                  {[]rung{{0, "sent", -1}, {1, "cancelled", 29}, {2, "cancelled", 29}, {3, "waits", 89}}, map[int]int{3: 29}},
+		"it is, and it was quiet for that":           {[]rung{{0, "sent", -1}, {1, "cancelled", 7200}, {2, "waits", 7230}}, map[int]int{2: 29}},
+		"it is, and it is quiet for the next":        {[]rung{{0, "sent", -1}, {1, "cancelled", 29}, {2, "quiet", 9000}}, map[int]int{2: 7200}},
+		"it is, and the one before had its time":     {[]rung{{0, "sent", -40}, {1, "cancelled", 29}, {2, "waits", 59}}, map[int]int{2: 0}},
+		"it is, and the one before was tried again":  {[]rung{{0, "sent", 20}, {1, "cancelled", 29}, {2, "waits", 59}}, map[int]int{2: 29}},
+		"it is, once more":                           {[]rung{{0, "sent", -1}, {1, "cancelled", 29}, {2, "waits", 29}, {3, "waits", 59}}, nil},
+		"one device of it is cancelled":              {[]rung{{0, "sent", -1}, {1, "cancelled", 29}, {1, "waits", 29}, {2, "waits", 59}}, nil},
+		"the first is cancelled":                     {[]rung{{0, "cancelled", 7200}, {1, "waits", 7230}, {2, "waits", 7260}}, map[int]int{1: 0, 2: 30}},
+		"the first is, all but one in a round":       {[]rung{{0, "cancelled", -1}, {0, "round", -1}, {1, "waits", 29}}, nil},
+		"the next of one that failed is cancelled":   {[]rung{{0, "failed", -1}, {1, "cancelled", 0}, {2, "waits", 30}}, map[int]int{2: 0}},
+		"all are cancelled":                          {[]rung{{0, "cancelled", -1}, {1, "cancelled", 29}}, nil},
 		"nothing":                                    {nil, nil},
 	} {
 		var rungs []core.Rung
@@ -77,7 +90,7 @@ func TestAdvance(t *testing.T) {
 			rungs = append(rungs, x)
 		}
 		var got map[int]int
-		for _, f := range core.Advance(rungs, after, now) {
+		for _, f := range core.Advance(rungs, now.Add(-after), after, now) {
 			if got == nil {
 				got = map[int]int{}
 			}
@@ -105,7 +118,7 @@ func TestAdvanceAlways(t *testing.T) {
 				Passed: rapid.Bool().Draw(rt, "passed"), Fresh: rapid.Bool().Draw(rt, "fresh"), DueAt: now.Add(time.Duration(rapid.IntRange(-5, 90).Draw(rt, "due")) * time.Second)})
 		}
 		for round := range 2 {
-			moves := core.Advance(rungs, 30*time.Second, now)
+			moves := core.Advance(rungs, now.Add(-30*time.Second), 30*time.Second, now)
 			if round == 1 && len(moves) > 0 {
 				rt.Fatalf("once more: %+v", moves)
 			}

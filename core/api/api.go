@@ -53,9 +53,9 @@ type Recipients interface {
 	DeleteRecipient(ctx context.Context, app, id string) error
 	PutEndpoint(ctx context.Context, app, recipient string, e core.Endpoint) (created bool, err error)
 	DeleteEndpoint(ctx context.Context, app, recipient, kind, address string) error
-	PutPreferences(ctx context.Context, app, recipient string, p core.Preferences) error
-	Unsubscribe(ctx context.Context, u core.Unsubscription) error
-	ImportRecipients(ctx context.Context, app string, all []core.Import) (created int, err error)
+	PutPreferences(ctx context.Context, app, recipient string, p core.Preferences, rules *core.Rules) error
+	Unsubscribe(ctx context.Context, u core.Unsubscription, rules *core.Rules) error
+	ImportRecipients(ctx context.Context, app string, all []core.Import, rules *core.Rules) (created int, err error)
 	Topics(ctx context.Context, app, recipient string) ([]string, error)
 	SuppressedAddresses(ctx context.Context, all []core.AddressOf) (map[core.AddressOf]core.Suppression, error)
 	Suppressions(ctx context.Context, app string, p core.Page) ([]core.Suppression, string, error)

@@ -148,7 +148,7 @@ func (im *importer) progress() *ImportProgress {
 // keep keeps a chunk, and returns what there is to tell. The error ends the import.
 func (im *importer) keep(ctx context.Context, p *importPart) (*ImportEvent, error) {
 	if len(p.chunk) > 0 {
-		created, err := im.api.Recipients.ImportRecipients(ctx, im.call.principal.App, p.chunk)
+		created, err := im.api.Recipients.ImportRecipients(ctx, im.call.principal.App, p.chunk, im.api.rules())
 		if err != nil {
 			return nil, err
 		}

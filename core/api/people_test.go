@@ -92,6 +92,53 @@ func TestPreferences(t *testing.T) {
 	}
 }
 
+// TestOptOut: an opt-out reaches what was accepted before, and says so wherever one looks.
+func TestOptOut(t *testing.T) {
+	t.Parallel()
+	u := core.NewUnsubscriber([]byte(strings.Repeat("k", 32)), "")
+	r := newRig(t, func(o *api.Options) { o.Unsubscriber = u })
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{"endpoints":[{"kind":"email","address":"a@example.com"}]}`)
+	for way, optOut := range map[string]func(){
+		"by preferences": func() {
+			r.must(200, "PUT", "/v1/recipients/u1/preferences", sendKey, `{"promo":{"email":false}}`)
+		},
+		"by a link": func() {
+			r.must(200, "POST", u.Link(core.Unsubscription{App: "a", Recipient: "u1", Category: "promo", Channel: "email"}), "", "")
+		},
+		"by an import": func() {
+			r.imported("application/x-ndjson", `{"id":"u1","endpoints":[{"kind":"email","address":"a@example.com"}],"preferences":{"promo":{"email":false}}}`)
+		},
+	} {
+		r.must(200, "PUT", "/v1/recipients/u1/preferences", sendKey, `{}`)
+		send := func(category string) string {
+			var got api.Accepted
+			r.must(202, "POST", "/v1/notifications", sendKey, `{"to":[{"recipient":"u1"}],"channels":["email"],"content":{"title":"t"},"delay":"1h","category":"`+category+`"}`).into(t, &got)
+			return "/v1/notifications/" + got.Id
+		}
+		promo, security := send("promo"), send("security")
+		optOut()
+		var n api.Notification
+		r.must(200, "GET", promo, readKey, "").into(t, &n)
+		if diff := cmp.Diff(api.Counts{Cancelled: 1}, n.Counts); diff != "" || n.Status != "cancelled" {
+			t.Errorf("%s: %s, %s", way, n.Status, diff)
+		}
+		var ds api.DeliveryList
+		r.must(200, "GET", promo+"/deliveries", readKey, "").into(t, &ds)
+		if d := ds.Data[0]; d.State != "cancelled" || d.Code != "preference" {
+			t.Errorf("%s: the delivery is %+v", way, d)
+		}
+		var steps api.Timeline
+		r.must(200, "GET", promo+"/timeline", readKey, "").into(t, &steps)
+		if s := steps.Data[len(steps.Data)-1]; s.Step != "cancelled" || s.Code != "preference" || s.Delivery != ds.Data[0].Id {
+			t.Errorf("%s: the timeline ends with %+v", way, s)
+		}
+		r.must(200, "GET", security, readKey, "").into(t, &n)
+		if n.Counts.Pending != 1 {
+			t.Errorf("%s: the mandatory one: %+v", way, n.Counts)
+		}
+	}
+}
+
 func TestUnsubscribe(t *testing.T) {
 	t.Parallel()
 	u := core.NewUnsubscriber([]byte(strings.Repeat("k", 32)), "")

@@ -49,19 +49,26 @@ func (a *API) PutPreferences(ctx context.Context, q PutPreferencesRequestObject)
 	if err := a.checkPreferences(p, ""); err != nil {
 		return nil, err
 	}
-	if err := a.Recipients.PutPreferences(ctx, callOf(ctx).principal.App, q.Id, p); err != nil {
+	if err := a.Recipients.PutPreferences(ctx, callOf(ctx).principal.App, q.Id, p, a.rules()); err != nil {
 		return nil, err
 	}
 	return PutPreferences200JSONResponse(preferencesOf(p)), nil
 }
 
+// categories are those of the notifications as they are now.
+func (a *API) categories() core.Categories {
+	if a.Categories == nil {
+		return nil
+	}
+	return a.Categories()
+}
+
+// rules are what decides by them.
+func (a *API) rules() *core.Rules { return &core.Rules{Categories: a.categories()} }
+
 // checkPreferences names what is wrong with preferences, below a pointer.
 func (a *API) checkPreferences(p core.Preferences, at string) error {
-	var categories core.Categories
-	if a.Categories != nil {
-		categories = a.Categories()
-	}
-	found := p.Check(categories, a.Addresses.Channels())
+	found := p.Check(a.categories(), a.Addresses.Channels())
 	if len(found) == 0 {
 		return nil
 	}
@@ -162,7 +169,7 @@ func (a *API) Unsubscribe(ctx context.Context, q UnsubscribeRequestObject) (Unsu
 	if !ok {
 		return &unsubscribed{status: http.StatusNotFound}, nil
 	}
-	err := a.Recipients.Unsubscribe(ctx, u)
+	err := a.Recipients.Unsubscribe(ctx, u, a.rules())
 	if err != nil && !errors.Is(err, core.ErrNotFound) { // who was erased gets nothing any more
 		return nil, err
 	}

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"slices"
 
 	"github.com/carillon-notify/carillon/core"
 )
@@ -33,20 +35,30 @@ func (s *Store) Cancel(ctx context.Context, app string, notification core.ID) (i
 	return n, err
 }
 
-// cancelWhere cancels the pending deliveries that a condition on d selects. It locks their
-// batches first, so that no claim can come in between; as they may move to other batches while it waits
-// for a lock, it looks again until it holds them all.
+// cancelWhere cancels the pending deliveries that a condition on d selects, and returns how many those are.
 func cancelWhere(ctx context.Context, t tx, now int64, where string, args ...any) (int, error) {
+	return cancelFound(ctx, t, now, "", func(q string, scan func(row) error) error { return t.query(ctx, q+where, scan, args...) })
+}
+
+// cancelIDs cancels those of some deliveries that are pending, for a reason that becomes their code.
+func cancelIDs(ctx context.Context, t tx, now int64, code string, ids [][]byte) (int, error) {
+	return cancelFound(ctx, t, now, code, func(q string, scan func(row) error) error { return t.queryIDs(ctx, q+"d.id {ids}", ids, scan) })
+}
+
+// cancelFound cancels pending deliveries; find completes a statement by a condition on d that selects them, and
+// runs it. It locks their batches first, so that no claim can come in between; as they may move to other batches
+// while it waits for a lock, it looks again until it holds them all.
+func cancelFound(ctx context.Context, t tx, now int64, code string, find func(q string, scan func(row) error) error) (int, error) {
 	for held := map[core.ID]bool{}; ; {
 		var missing []core.ID
-		err := t.query(ctx, "SELECT DISTINCT d.batch_id FROM deliveries d WHERE d.state = 1 AND "+where, func(r row) error {
+		err := find("SELECT DISTINCT d.batch_id FROM deliveries d WHERE d.state = 1 AND ", func(r row) error {
 			var id core.ID
 			err := r.Scan(key{&id})
 			if !held[id] {
 				missing, held[id] = append(missing, id), true
 			}
 			return err
-		}, args...)
+		})
 		if err != nil {
 			return 0, err
 		}
@@ -58,7 +70,7 @@ func cancelWhere(ctx context.Context, t tx, now int64, where string, args ...any
 		}
 	}
 	var sets [][]any
-	err := t.query(ctx, "SELECT d.id, b.state FROM deliveries d JOIN batches b ON b.id = d.batch_id WHERE d.state = 1 AND d.cancel_requested = 0 AND "+where+" ORDER BY d.id",
+	err := find("SELECT d.id, b.state FROM deliveries d JOIN batches b ON b.id = d.batch_id WHERE d.state = 1 AND d.cancel_requested = 0 AND ",
 		func(r row) error {
 			var id core.ID
 			var state int64
@@ -67,12 +79,14 @@ func cancelWhere(ctx context.Context, t tx, now int64, where string, args ...any
 			if core.BatchState(state) == core.BatchSending {
 				to, asked = int64(core.Pending), 1
 			}
-			sets = append(sets, []any{id[:], to, asked, now})
+			sets = append(sets, []any{id[:], to, asked, now, code})
 			return err
-		}, args...)
+		})
 	if err != nil {
 		return 0, err
 	}
-	err = t.write(ctx, "UPDATE deliveries SET state = $2, cancel_requested = $3, updated_at = $4 WHERE id = $1 AND state = 1", sets)
+	slices.SortFunc(sets, func(a, b []any) int { return bytes.Compare(a[0].([]byte), b[0].([]byte)) }) // as everybody locks them
+	err = t.write(ctx, `UPDATE deliveries SET state = $2, cancel_requested = $3, updated_at = $4,
+		code = CASE WHEN $5 = '' THEN code ELSE $5 END, reason = CASE WHEN $5 = '' THEN reason ELSE '' END WHERE id = $1 AND state = 1`, sets)
 	return len(sets), err
 }

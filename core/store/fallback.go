@@ -39,17 +39,32 @@ func newRoundScan() *deliveryScan {
 	return s
 }
 
-// climbed are the ladders that a group of settlements concerns: those of deliveries that are settled.
-func climbed(all []*core.Settlement) []core.ID {
+// climbed are the ladders that a group of settlements concerns: those of deliveries that are settled, and of those
+// that would be held but were ruled out meanwhile.
+func climbed(ctx context.Context, t tx, all []*core.Settlement) ([]core.ID, error) {
 	var out []core.ID
+	var held [][]byte
 	for _, s := range all {
 		for i := range s.Verdicts {
-			if v := &s.Verdicts[i]; !v.Delivery.Ladder.IsZero() && !v.Held {
+			switch v := &s.Verdicts[i]; {
+			case v.Delivery.Ladder.IsZero():
+			case v.Held:
+				held = append(held, v.Delivery.ID[:])
+			default:
 				out = append(out, v.Delivery.Ladder)
 			}
 		}
 	}
-	return sorted(out)
+	err := t.queryIDs(ctx, "SELECT ladder FROM deliveries WHERE id {ids} AND cancel_requested = 1 AND code = $1", held, func(r row) error {
+		var id core.ID
+		err := r.Scan(key{&id})
+		out = append(out, id)
+		return err
+	}, core.CodePreference)
+	if err != nil {
+		return nil, fmt.Errorf("look which steps of fallbacks were ruled out: %w", err)
+	}
+	return sorted(out), nil
 }
 
 func sorted(ids []core.ID) []core.ID {
@@ -96,6 +111,7 @@ func notePassed(ctx context.Context, t tx, all []*core.Settlement) error {
 // rungsOf is a fallback as it stands.
 type rungsOf struct {
 	ladder core.ID
+	sendAt time.Time
 	after  time.Duration
 	rungs  []core.Rung
 	batch  map[core.ID]core.Batch
@@ -108,14 +124,14 @@ func readRungs(ctx context.Context, t tx, ladders []core.ID) ([]rungsOf, error) 
 		out[i] = rungsOf{ladder: ladders[i], batch: map[core.ID]core.Batch{}}
 		sets[i] = []any{ladders[i][:]}
 	}
-	err := t.queryMany(ctx, `SELECT d.id, d.batch_id, d.step, d.state, d.passed_at, d.attempts + d.unknowns, d.code, n.fallback_after,
+	err := t.queryMany(ctx, `SELECT d.id, d.batch_id, d.step, d.state, d.passed_at, d.attempts + d.unknowns, d.code, n.fallback_after, n.send_at,
 		b.app, b.route, b.lane, b.state, b.due_at, d.quiet, b.campaign
 		FROM deliveries d JOIN batches b ON b.id = d.batch_id JOIN notifications n ON n.id = d.notification_id WHERE d.ladder = $1`, sets, func(i int, r row) error {
 		var x core.Rung
 		var b core.Batch
 		var step, state, passed, tries, after, lane, batchState int64
 		var code string
-		if err := r.Scan(key{&x.Delivery}, key{&x.Batch}, &step, &state, &passed, &tries, &code, &after, &b.App, &b.Route, &lane, &batchState, stamp{&b.DueAt}, &x.Quiet, key{&b.Campaign}); err != nil {
+		if err := r.Scan(key{&x.Delivery}, key{&x.Batch}, &step, &state, &passed, &tries, &code, &after, stamp{&out[i].sendAt}, &b.App, &b.Route, &lane, &batchState, stamp{&b.DueAt}, &x.Quiet, key{&b.Campaign}); err != nil {
 			return err
 		}
 		b.ID, b.Lane, b.State = x.Batch, laneOf(lane), core.BatchState(batchState)
@@ -147,7 +163,7 @@ func advance(ctx context.Context, t tx, now time.Time, ladders []core.ID) (int, 
 		var moves []forward
 		var missing []core.ID
 		for _, l := range all {
-			for _, f := range core.Advance(l.rungs, l.after, now) {
+			for _, f := range core.Advance(l.rungs, l.sendAt, l.after, now) {
 				moves = append(moves, forward{f, l.batch[f.Batch]})
 				if !held[f.Batch] {
 					missing, held[f.Batch] = append(missing, f.Batch), true

@@ -10,8 +10,9 @@ import (
 
 // ImportRecipients keeps recipients as PutRecipient does, all in one transaction, with the preferences and
 // topics that are given beside them, and returns how many were new. Of several with one id the last counts. It is made
-// for some hundreds at a time: they hold everybody else up as long as they take.
-func (s *Store) ImportRecipients(ctx context.Context, app string, all []core.Import) (created int, err error) {
+// for some hundreds at a time: they hold everybody else up as long as they take. What preferences rule out
+// is cancelled as by PutPreferences.
+func (s *Store) ImportRecipients(ctx context.Context, app string, all []core.Import, rules *core.Rules) (created int, err error) {
 	last := make(map[string]int, len(all))
 	for i := range all {
 		last[all[i].ID] = i
@@ -23,8 +24,15 @@ func (s *Store) ImportRecipients(ctx context.Context, app string, all []core.Imp
 				im.people = append(im.people, &all[i])
 			}
 		}
-		created, err = im.write(ctx, t)
-		return err
+		if created, err = im.write(ctx, t); err != nil {
+			return err
+		}
+		for _, x := range im.chose {
+			if err := s.ruleOut(ctx, t, x, rules); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return created, err
 }
@@ -33,6 +41,7 @@ type importing struct {
 	app    string
 	now    int64
 	people []*core.Import
+	chose  []*core.Recipient // who was there before, and chose anew
 }
 
 func (im *importing) write(ctx context.Context, t tx) (created int, err error) {
@@ -62,6 +71,9 @@ func (im *importing) write(ctx context.Context, t tx) (created int, err error) {
 			created++
 		} else {
 			known = append(known, []any{im.app, im.people[i].ID})
+			if p := im.people[i].Preferences; len(p) > 0 {
+				im.chose = append(im.chose, &core.Recipient{App: im.app, ID: im.people[i].ID, Preferences: p})
+			}
 		}
 		return err
 	})

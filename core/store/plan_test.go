@@ -97,6 +97,7 @@ func lookups(t *testing.T, s *store.Store, as []*core.Acceptance) {
 	must(s.Timeline(t.Context(), "shop", as[0].Notification.ID))
 	must(s.Cancel(t.Context(), "shop", as[1].Notification.ID))
 	must(s.Receipt(t.Context(), "mail", providers.Receipt{ID: as[2].Deliveries[0].ID.String(), Event: providers.EventDelivered}))
+	must(nil, s.PutPreferences(t.Context(), "shop", "u1", core.Preferences{"*": {"*": false}}, &core.Rules{}))
 	l, _, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
 	must(nil, err)
 	must(s.Sweep(t.Context(), l, time.Hour, core.ID{}))

@@ -78,7 +78,10 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 	if err := insertBatches(ctx, t, moves); err != nil {
 		return err
 	}
-	ladders := climbed(current)
+	ladders, err := climbed(ctx, t, current)
+	if err != nil {
+		return err
+	}
 	if err := lockLadders(ctx, t, ladders); err != nil {
 		return err
 	}
@@ -194,11 +197,12 @@ const (
 
 // sets is what an UPDATE sets to an outcome, and its arguments.
 func (o outcome) sets() (set string, args []any) {
-	state := "$1"
+	state, code := "$1", "$4"
 	if o.state == core.Pending {
 		state = "CASE WHEN cancel_requested = 1 THEN 6 ELSE $1 END"
+		code = "CASE WHEN cancel_requested = 1 AND code IN ('" + core.CodePreference + "', '" + core.CodeAcknowledged + "') THEN code ELSE $4 END" // why it was asked
 	}
-	set = "state = " + state + ", attempts = $2, unknowns = $3, code = $4, reason = $5, provider_id = $6, updated_at = $7"
+	set = "state = " + state + ", attempts = $2, unknowns = $3, code = " + code + ", reason = $5, provider_id = $6, updated_at = $7"
 	args = []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}
 	if !o.moved.IsZero() {
 		set, args = set+", batch_id = $8", append(args, o.moved[:])

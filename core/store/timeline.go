@@ -53,7 +53,7 @@ func (s *Store) Timeline(ctx context.Context, app string, notification core.ID) 
 		}
 		if d.State == core.Cancelled {
 			step := core.Step{At: d.UpdatedAt, Delivery: d.ID, What: core.StepCancelled, Recipient: d.Recipient, Channel: d.Channel, Route: d.Route}
-			if d.Code == core.CodeAcknowledged {
+			if d.Code == core.CodeAcknowledged || d.Code == core.CodePreference {
 				step.Code = d.Code
 			}
 			h.steps = append(h.steps, step)

@@ -13,6 +13,9 @@ import (
 	"github.com/carillon-notify/carillon/core/store"
 )
 
+// rules are those of an app with a category that nobody can turn off.
+var rules = &core.Rules{Categories: core.Categories{"security": {Mandatory: true}}}
+
 func join(t *testing.T, s *store.Store, topic, id string) bool {
 	t.Helper()
 	added, err := s.PutTopicRecipient(t.Context(), "shop", topic, id)
@@ -180,14 +183,14 @@ func preferences(t *testing.T, s *store.Store) {
 		return x.Preferences
 	}
 	chosen := core.Preferences{"orders": {"email": false}, "*": {"push": true}}
-	if err := s.PutPreferences(t.Context(), "shop", "u1", chosen); err != nil { // creates u1
+	if err := s.PutPreferences(t.Context(), "shop", "u1", chosen, rules); err != nil { // creates u1
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(chosen, of("u1")); diff != "" {
 		t.Errorf("kept: %s", diff)
 	}
 	put(t, s, "u1", "a@example.com") // the app's word about a person, not the person's
-	if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "u1", Category: "news", Channel: "email"}); err != nil {
+	if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "u1", Category: "news", Channel: "email"}, rules); err != nil {
 		t.Fatal(err)
 	}
 	want := core.Preferences{"orders": {"email": false}, "*": {"push": true}, "news": {"email": false}}
@@ -197,10 +200,10 @@ func preferences(t *testing.T, s *store.Store) {
 	if p, err := s.AudiencePage(t.Context(), core.Audience{App: "shop", Until: s.Now()}, "", 10); err != nil || cmp.Diff(want, p.Recipients[0].Preferences) != "" {
 		t.Errorf("in an audience: %+v, %v", p, err)
 	}
-	if err := s.PutPreferences(t.Context(), "shop", "u1", nil); err != nil || of("u1") != nil {
+	if err := s.PutPreferences(t.Context(), "shop", "u1", nil, rules); err != nil || of("u1") != nil {
 		t.Errorf("cleared: %v, %v", of("u1"), err)
 	}
-	if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "ghost", Category: "news", Channel: "email"}); !errors.Is(err, core.ErrNotFound) {
+	if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "ghost", Category: "news", Channel: "email"}, rules); !errors.Is(err, core.ErrNotFound) {
 		t.Errorf("who is not there: %v", err)
 	}
 	if _, err := s.Recipient(t.Context(), "shop", "ghost"); !errors.Is(err, core.ErrNotFound) {
@@ -214,7 +217,7 @@ func unsubscribeAtOnce(t *testing.T, s *store.Store) {
 	var all sync.WaitGroup
 	for i := range 20 {
 		all.Go(func() {
-			if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "u1", Category: fmt.Sprintf("c%d", i), Channel: "email"}); err != nil {
+			if err := s.Unsubscribe(t.Context(), core.Unsubscription{App: "shop", Recipient: "u1", Category: fmt.Sprintf("c%d", i), Channel: "email"}, rules); err != nil {
 				t.Error(err)
 			}
 		})
@@ -237,7 +240,7 @@ func secret(t *testing.T, s *store.Store) {
 
 func importing(t *testing.T, s *store.Store) {
 	put(t, s, "u1", "old@example.com")
-	if err := s.PutPreferences(t.Context(), "shop", "u1", core.Preferences{"news": {"email": false}}); err != nil {
+	if err := s.PutPreferences(t.Context(), "shop", "u1", core.Preferences{"news": {"email": false}}, rules); err != nil {
 		t.Fatal(err)
 	}
 	person := func(id, address string, topics ...string) core.Import {
@@ -246,7 +249,7 @@ func importing(t *testing.T, s *store.Store) {
 	all := []core.Import{person("u1", "new@example.com", "vip"), person("u2", "lost@example.com"), person("u3", "c@example.com", "vip"), person("u2", "b@example.com", "vip")}
 	all[2].Preferences = core.Preferences{"*": {"push": true}}
 	for i, want := range []int{2, 0} {
-		if created, err := s.ImportRecipients(t.Context(), "shop", all); err != nil || created != want {
+		if created, err := s.ImportRecipients(t.Context(), "shop", all, rules); err != nil || created != want {
 			t.Errorf("time %d: %d created, %v", i, created, err)
 		}
 		for id, address := range map[string]string{"u1": "new@example.com", "u2": "b@example.com", "u3": "c@example.com"} {
@@ -270,7 +273,7 @@ func eraseEverywhere(t *testing.T, s *store.Store) {
 	const id = "someone-to-forget"
 	put(t, s, id, "forget@example.com")
 	join(t, s, "vip", id)
-	if err := s.PutPreferences(t.Context(), "shop", id, core.Preferences{"news": {"email": false}}); err != nil {
+	if err := s.PutPreferences(t.Context(), "shop", id, core.Preferences{"news": {"email": false}}, rules); err != nil {
 		t.Fatal(err)
 	}
 	a := build(s, ask{n: 1, recipient: id, key: "k"})
