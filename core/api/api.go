@@ -24,6 +24,7 @@ import (
 type Intake interface {
 	Accept(ctx context.Context, app string, req *intake.Request, key intake.Key) (*intake.Accepted, error)
 	Preview(ctx context.Context, app string, req *intake.Request) (*intake.Preview, error)
+	PreviewTemplate(ctx context.Context, app string, q *intake.TemplatePreview) (*templates.Template, *templates.Content, error)
 }
 
 // Addresses checks the addresses of endpoints and knows the channels; *intake.Routing does.

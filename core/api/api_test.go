@@ -18,6 +18,7 @@ import (
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
 	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/templates"
 )
 
 const simple = `{"to":[{"email":"ann@example.com"}],"content":{"title":"Hi","body":"Text"}}`
@@ -362,6 +363,9 @@ func (f intakeFunc) Accept(context.Context, string, *intake.Request, intake.Key)
 }
 func (f intakeFunc) Preview(context.Context, string, *intake.Request) (*intake.Preview, error) {
 	return nil, f()
+}
+func (f intakeFunc) PreviewTemplate(context.Context, string, *intake.TemplatePreview) (*templates.Template, *templates.Content, error) {
+	return nil, nil, f()
 }
 
 func TestBreakage(t *testing.T) {

@@ -678,10 +678,14 @@ type TemplateList struct {
 
 // TemplatePreviewRequest defines model for TemplatePreviewRequest.
 type TemplatePreviewRequest struct {
+	// Channel Render the block of this channel alone and check what its providers would refuse; left out of all channels.
 	Channel string `json:"channel,omitempty"`
 	Data    Object `json:"data,omitempty"`
 	Locale  string `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
-	Version int    `json:"version,omitempty" validate:"omitempty,min=1"`
+
+	// Recipient The id of a stored recipient whom the template sees.
+	Recipient string `json:"recipient,omitempty" validate:"max=255"`
+	Version   int    `json:"version,omitempty" validate:"omitempty,min=1"`
 }
 
 // TemplateSource {"locales":{"default":{title,body,url,data,email,push,...},"fr":{...}},"schema":{...},"layout":"..."}

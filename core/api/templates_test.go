@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/carillon-notify/carillon/core/api"
 	"github.com/carillon-notify/carillon/templates"
 )
 
@@ -33,4 +34,30 @@ func TestTemplateNames(t *testing.T) {
 			r.must(http.StatusNotFound, "GET", "/v1/templates/t9", readKey, "")
 		})
 	}
+}
+
+// TestTemplatePreview: a preview sees a recipient, and refuses what a send would.
+func TestTemplatePreview(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.must(http.StatusCreated, "PUT", "/v1/recipients/ann", sendKey, `{"attributes":{"name":"Ann"}}`)
+	r.must(http.StatusCreated, "PUT", "/v1/templates/t", adminKey, `{"locales":{"default":{"title":"Hi {{ recipient.attributes.name }}","body":"{{ body }}","email":{"subject":"{{ s }}","html":"H"}}}}`)
+	var out api.Rendering
+	r.must(http.StatusOK, "POST", "/v1/templates/t/preview", readKey, `{"recipient":"ann","data":{"body":"B","s":"S"}}`).into(t, &out)
+	if out.Title != "Hi Ann" || out.Version != 1 || string(out.Channels) != `{"email":{"subject":"S","html":"H","text":"H"}}` {
+		t.Errorf("rendered %+v with %s", out, out.Channels)
+	}
+	long := strings.Repeat("x", 6000)
+	for body, want := range map[string]map[string]string{
+		`{"data":{"body":"B","s":"S"}}`:                                                    {"/locales/default/title": templates.CodeUndefined},
+		`{"recipient":"nobody","channel":"emial","data":{"body":"B","s":"S"}}`:             {"/recipient": "unknown", "/channel": "unknown"},
+		`{"recipient":"ann","channel":"push","data":{"body":"` + long + `","s":"S"}}`:      {"/locales/default": "content"},
+		`{"recipient":"ann","channel":"email","data":{"body":"B","s":"a\r\nBcc: b@c.de"}}`: {"/locales/default/email/subject": "content"},
+		`{"recipient":5,"data":[]}`:                                                        {"/recipient": "invalid"},
+	} {
+		if d := cmp.Diff(want, r.must(http.StatusUnprocessableEntity, "POST", "/v1/templates/t/preview", readKey, body).faults(t)); d != "" {
+			t.Errorf("%.80s (-want +got):\n%s", body, d)
+		}
+	}
+	r.must(http.StatusNotFound, "POST", "/v1/templates/none/preview", readKey, `{}`)
 }

@@ -1,0 +1,114 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/core/intake"
+	"github.com/carillon-notify/carillon/templates"
+)
+
+func templateOf(v *core.TemplateVersion) Template {
+	return Template{Name: v.Name, Version: v.Version, Source: v.Source, CreatedAt: v.CreatedAt}
+}
+
+// PutTemplate implements StrictServerInterface.
+func (a *API) PutTemplate(ctx context.Context, q PutTemplateRequestObject) (PutTemplateResponseObject, error) {
+	if !templates.ValidName(q.Name) {
+		return nil, fault("/name", intake.FaultInvalid, "a template's name is of letters, digits, '-', '_' and '.'")
+	}
+	src := templates.Source{Name: q.Name}
+	if err := json.Unmarshal(*q.Body, &src); err != nil {
+		return nil, err
+	}
+	_, err := a.Catalog.Compile(src)
+	if err := templates.Join(err, a.Addresses.CheckTemplate(src)); err != nil {
+		return nil, err
+	}
+	app := callOf(ctx).principal.App
+	version, err := a.Stored.PutTemplate(ctx, app, q.Name, bytes.Clone(*q.Body))
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.Stored.Template(ctx, app, q.Name, version)
+	if err != nil {
+		return nil, err
+	}
+	return PutTemplate201JSONResponse(templateOf(v)), nil
+}
+
+// GetTemplate implements StrictServerInterface.
+func (a *API) GetTemplate(ctx context.Context, q GetTemplateRequestObject) (GetTemplateResponseObject, error) {
+	v, err := a.Stored.Template(ctx, callOf(ctx).principal.App, q.Name, 0)
+	if err != nil {
+		return nil, err
+	}
+	return GetTemplate200JSONResponse(templateOf(v)), nil
+}
+
+// GetTemplateVersion implements StrictServerInterface.
+func (a *API) GetTemplateVersion(ctx context.Context, q GetTemplateVersionRequestObject) (GetTemplateVersionResponseObject, error) {
+	if q.Version < 1 {
+		return nil, core.ErrNotFound
+	}
+	v, err := a.Stored.Template(ctx, callOf(ctx).principal.App, q.Name, q.Version)
+	if err != nil {
+		return nil, err
+	}
+	return GetTemplateVersion200JSONResponse(templateOf(v)), nil
+}
+
+// ListTemplates implements StrictServerInterface.
+func (a *API) ListTemplates(ctx context.Context, q ListTemplatesRequestObject) (ListTemplatesResponseObject, error) {
+	p, err := page(q.Params.Limit, q.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	vs, next, err := a.Stored.Templates(ctx, callOf(ctx).principal.App, p)
+	if err != nil {
+		return nil, err
+	}
+	out := ListTemplates200JSONResponse{Data: make([]Template, 0, len(vs)), NextCursor: next}
+	for i := range vs {
+		out.Data = append(out.Data, templateOf(&vs[i]))
+	}
+	return out, nil
+}
+
+// ListTemplateVersions implements StrictServerInterface.
+func (a *API) ListTemplateVersions(ctx context.Context, q ListTemplateVersionsRequestObject) (ListTemplateVersionsResponseObject, error) {
+	vs, err := a.Stored.TemplateVersions(ctx, callOf(ctx).principal.App, q.Name)
+	if err == nil && len(vs) == 0 {
+		err = core.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := ListTemplateVersions200JSONResponse{Data: make([]Template, 0, len(vs))}
+	for i := range vs {
+		out.Data = append(out.Data, templateOf(&vs[i]))
+	}
+	return out, nil
+}
+
+// PreviewTemplate implements StrictServerInterface.
+func (a *API) PreviewTemplate(ctx context.Context, q PreviewTemplateRequestObject) (PreviewTemplateResponseObject, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	b := q.Body
+	t, c, err := a.Intake.PreviewTemplate(ctx, callOf(ctx).principal.App, &intake.TemplatePreview{
+		Name: q.Name, Version: b.Version, Data: b.Data, Locale: b.Locale, Channel: b.Channel, Recipient: b.Recipient})
+	if err != nil {
+		return nil, err
+	}
+	out := PreviewTemplate200JSONResponse{Name: t.Name(), Version: t.Version(), Locale: c.Locale, Title: c.Title, Body: c.Body, Url: c.URL, Data: c.Data}
+	if len(c.Channels) > 0 {
+		if out.Channels, err = json.Marshal(c.Channels); err != nil {
+			return nil, fmt.Errorf("encode the rendering: %w", err)
+		}
+	}
+	return out, nil
+}
