@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -19,13 +18,6 @@ import (
 
 var errNoCampaigns = refuse(http.StatusNotFound, "This server offers no campaigns.")
 
-func keyOf(value string, body []byte) intake.Key {
-	if value == "" {
-		return intake.Key{}
-	}
-	return intake.Key{Value: value, Hash: sha256.Sum256(body)}
-}
-
 // CreateCampaign implements StrictServerInterface.
 func (a *API) CreateCampaign(ctx context.Context, q CreateCampaignRequestObject) (CreateCampaignResponseObject, error) {
 	if a.Campaigns == nil {
@@ -41,18 +33,27 @@ func (a *API) CreateCampaign(ctx context.Context, q CreateCampaignRequestObject)
 	if len(faults) > 0 {
 		return nil, invalid(faults)
 	}
-	got, err := a.Campaigns.Create(ctx, c.principal.App, &campaign.Spec{Name: b.Name, Audience: core.CampaignAudience{Topic: b.Audience.Topic, Recipients: b.Audience.Recipients,
-		Filter: b.Audience.Filter, All: b.Audience.All}, Request: req, StartAt: b.StartAt, Delay: delay, Now: b.Now, Cron: b.Cron, Timezone: b.Timezone, LocalTime: b.LocalTime,
-		Rate: b.Rate, Missed: b.Missed}, keyOf(q.Params.IdempotencyKey, c.body))
+	key, done, err := a.holdKey(c, q.Params.IdempotencyKey, "campaigns", c.body)
 	if err != nil {
 		return nil, err
 	}
-	return CreateCampaign201JSONResponse{Body: a.campaignOf(got), Headers: CreateCampaign201ResponseHeaders{Location: "/v1/campaigns/" + got.ID.String()}}, nil
+	defer done()
+	got, replayed, err := a.Campaigns.Create(ctx, c.principal.App, &campaign.Spec{Name: b.Name, Audience: core.CampaignAudience{Topic: b.Audience.Topic, Recipients: b.Audience.Recipients,
+		Filter: b.Audience.Filter, All: b.Audience.All}, Request: req, StartAt: b.StartAt, Delay: delay, Now: b.Now, Cron: b.Cron, Timezone: b.Timezone, LocalTime: b.LocalTime,
+		Rate: b.Rate, Missed: b.Missed}, key)
+	if err != nil {
+		return nil, err
+	}
+	return CreateCampaign201JSONResponse{Body: campaignAt(got, got.CreatedAt),
+		Headers: CreateCampaign201ResponseHeaders{Location: "/v1/campaigns/" + got.ID.String(), IdempotencyReplayed: replayedHeader(replayed)}}, nil
 }
 
-// campaignOf is a campaign as the document has it.
-func (a *API) campaignOf(c *core.Campaign) Campaign {
-	p := c.Progress(a.Campaigns.Now())
+// campaignOf is a campaign as the document has it, as of now.
+func (a *API) campaignOf(c *core.Campaign) Campaign { return campaignAt(c, a.Campaigns.Now()) }
+
+// campaignAt is a campaign as it stands at a time.
+func campaignAt(c *core.Campaign, now time.Time) Campaign {
+	p := c.Progress(now)
 	var request struct{ Template string }
 	_ = json.Unmarshal(c.Request, &request) // for show
 	out := Campaign{Id: c.ID.String(), Name: c.Name, State: c.State.String(), Reason: c.Reason, Template: request.Template, CreatedAt: c.CreatedAt, StartedAt: stamp(c.Bound),
@@ -61,7 +62,7 @@ func (a *API) campaignOf(c *core.Campaign) Campaign {
 		Progress: CampaignProgress{Audience: p.Audience, Expanded: p.Totals.Expanded, Pending: p.People.Pending, Sent: p.People.Sent, Delivered: p.People.Delivered, Failed: p.People.Failed,
 			Expired: p.People.Expired, Cancelled: p.People.Cancelled, Suppressed: p.People.Suppressed, Skipped: p.Skipped, Deliveries: countsOf(p.Deliveries),
 			RatePerS: math.Round(p.RatePerS*10) / 10, Eta: stamp(p.ETA)}}
-	if !c.State.Over() && c.NextAt.After(a.Campaigns.Now()) {
+	if !c.State.Over() && c.NextAt.After(now) {
 		out.NextAt = stamp(c.NextAt)
 	}
 	if !c.Parent.IsZero() {
@@ -187,11 +188,16 @@ func (a *API) TestCampaign(ctx context.Context, q TestCampaignRequestObject) (Te
 		return nil, invalid(faults)
 	}
 	c := callOf(ctx)
-	got, err := a.Campaigns.Test(ctx, c.principal.App, id, to, keyOf(q.Params.IdempotencyKey, c.body))
+	key, done, err := a.holdKey(c, q.Params.IdempotencyKey, "campaigns/"+id.String()+"/test", c.body)
 	if err != nil {
 		return nil, err
 	}
-	return TestCampaign202JSONResponse(acceptedOf(got)), nil
+	defer done()
+	got, err := a.Campaigns.Test(ctx, c.principal.App, id, to, key)
+	if err != nil {
+		return nil, err
+	}
+	return TestCampaign202JSONResponse{Body: acceptedOf(got), Headers: TestCampaign202ResponseHeaders{IdempotencyReplayed: replayedHeader(got.Replayed)}}, nil
 }
 
 // StreamCampaign implements StrictServerInterface.

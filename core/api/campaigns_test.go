@@ -224,3 +224,59 @@ func TestCampaignRate(t *testing.T) {
 		}
 	}
 }
+
+// The same Idempotency-Key gives the same answer again, byte by byte, whatever became of the campaign, and when what
+// was asked for could not be taken any more.
+func TestCampaignReplay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	const key = "Idempotency-Key"
+	create := func(status int, key, value, body string) answer {
+		t.Helper()
+		a := r.do("POST", "/v1/campaigns", sendKey, body, key, value)
+		if a.status != status {
+			t.Fatalf("POST /v1/campaigns = %d %s, want %d", a.status, a.body, status)
+		}
+		return a
+	}
+	soon := r.store.Now().Add(time.Hour).In(time.FixedZone("", 3600)).Format(time.RFC3339)
+	r.must(201, "PUT", "/v1/templates/changed", adminKey, `{"locales":{"default":{"title":"Hi"}}}`)
+	for i, rest := range []string{`"content":{"title":"Hi"},"rate":"5/s"`, `"content":{"title":"Hi"},"now":true`, `"content":{"title":"Hi"},"start_at":"` + soon + `"`, `"template":"changed"`} {
+		value, body := fmt.Sprintf("k%d", i), `{"name":"x","audience":{"recipients":["u2","u1"]},`+rest+`}`
+		first := create(201, key, value, body)
+		if first.header.Get("Idempotency-Replayed") != "" {
+			t.Error("the first one is replayed")
+		}
+		var c api.Campaign
+		first.into(t, &c)
+		r.must(200, "PATCH", "/v1/campaigns/"+c.Id, sendKey, `{"rate":"9/s"}`)
+		r.must(200, "POST", "/v1/campaigns/"+c.Id+"/cancel", sendKey, "")
+		if i == 3 {
+			r.must(201, "PUT", "/v1/templates/changed", adminKey, `{"locales":{"default":{"title":"Hi {{ name }}"}}}`)
+		}
+		again := create(201, key, value, body)
+		if again.header.Get("Idempotency-Replayed") != "true" || again.header.Get("Location") != first.header.Get("Location") {
+			t.Errorf("again: %v", again.header)
+		}
+		if diff := cmp.Diff(string(first.body), string(again.body)); diff != "" {
+			t.Errorf("again: %s", diff)
+		}
+		create(422, key, value, body+" ")
+	}
+	var a, b api.Campaign
+	create(201, key, "a", `{"name":"x","audience":{"all":true},"content":{"title":"Hi"}}`).into(t, &a)
+	create(201, key, "b", `{"name":"x","audience":{"all":true},"content":{"title":"Hi"}}`).into(t, &b)
+	test := func(status int, id string) answer {
+		t.Helper()
+		got := r.do("POST", "/v1/campaigns/"+id+"/test", sendKey, `{"to":[{"email":"me@example.com"}]}`, key, "test")
+		if got.status != status {
+			t.Fatalf("test = %d %s, want %d", got.status, got.body, status)
+		}
+		return got
+	}
+	first := test(202, a.Id)
+	if again := test(202, a.Id); again.header.Get("Idempotency-Replayed") != "true" || string(again.body) != string(first.body) {
+		t.Errorf("the test send again: %v %s", again.header, again.body)
+	}
+	test(422, b.Id) // the same body means another campaign there
+}

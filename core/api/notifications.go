@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -72,12 +73,8 @@ func (a *API) SendNotification(ctx context.Context, q SendNotificationRequestObj
 	if err != nil {
 		return nil, err
 	}
-	out := SendNotification202JSONResponse{Body: acceptedOf(got), Headers: SendNotification202ResponseHeaders{Location: "/v1/notifications/" + got.ID.String()}}
-	if got.Replayed {
-		replayed := "true"
-		out.Headers.IdempotencyReplayed = &replayed
-	}
-	return out, nil
+	return SendNotification202JSONResponse{Body: acceptedOf(got),
+		Headers: SendNotification202ResponseHeaders{Location: "/v1/notifications/" + got.ID.String(), IdempotencyReplayed: replayedHeader(got.Replayed)}}, nil
 }
 
 // accept takes one request under a key. It is bounded in how many are under way at once.
@@ -94,16 +91,37 @@ func (a *API) accept(ctx context.Context, c *call, body *NotificationRequest, ke
 	default:
 		return nil, errBusy
 	}
-	k := intake.Key{}
-	if key != "" {
-		k = intake.Key{Value: key, Hash: sha256.Sum256(text)}
-		slot := c.principal.App + "\x00" + key
-		if !a.inflight.enter(slot) {
-			return nil, errInFlight
-		}
-		defer a.inflight.leave(slot)
+	k, done, err := a.holdKey(c, key, "", text)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	return a.Intake.Accept(ctx, c.principal.App, req, k)
+}
+
+// holdKey takes an idempotency key for the time of a request, for done to let go of: one that comes while the first is
+// being answered is told so. The same body means something else to another operation, "" being that of notifications.
+func (a *API) holdKey(c *call, key, operation string, body []byte) (k intake.Key, done func(), err error) {
+	if key == "" {
+		return k, func() {}, nil
+	}
+	slot := c.principal.App + "\x00" + key
+	if !a.inflight.enter(slot) {
+		return k, nil, errInFlight
+	}
+	hash := sha256.New()
+	_, _ = io.WriteString(hash, operation)
+	_, _ = hash.Write(body)
+	return intake.Key{Value: key, Hash: [32]byte(hash.Sum(nil))}, func() { a.inflight.leave(slot) }, nil
+}
+
+// replayedHeader is the value of Idempotency-Replayed; nil: there is none.
+func replayedHeader(replayed bool) *string {
+	if !replayed {
+		return nil
+	}
+	yes := "true"
+	return &yes
 }
 
 // allFaults adds what the intake finds wrong with the rest of a request that has faults already, so

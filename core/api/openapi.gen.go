@@ -3134,7 +3134,8 @@ type CreateCampaignResponseObject interface {
 }
 
 type CreateCampaign201ResponseHeaders struct {
-	Location string
+	IdempotencyReplayed *string
+	Location            string
 }
 
 type CreateCampaign201JSONResponse struct {
@@ -3149,6 +3150,9 @@ func (response CreateCampaign201JSONResponse) VisitCreateCampaignResponse(w http
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
 	w.WriteHeader(201)
 	_, err := buf.WriteTo(w)
@@ -3374,15 +3378,25 @@ type TestCampaignResponseObject interface {
 	VisitTestCampaignResponse(w http.ResponseWriter) error
 }
 
-type TestCampaign202JSONResponse Accepted
+type TestCampaign202ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type TestCampaign202JSONResponse struct {
+	Body    Accepted
+	Headers TestCampaign202ResponseHeaders
+}
 
 func (response TestCampaign202JSONResponse) VisitTestCampaignResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
 	return err

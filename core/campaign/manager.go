@@ -21,9 +21,12 @@ const (
 // Keeper keeps campaigns for who manages them.
 type Keeper interface {
 	Now() time.Time
-	// CreateCampaign keeps a new campaign. If its key was used with the same body, the first one's id is
-	// given back; with another body the error is core.ErrKeyReused.
-	CreateCampaign(ctx context.Context, c *core.Campaign, key string, hash [32]byte) (core.ID, error)
+	// CreateCampaign keeps a new campaign. If its key was used with the same body, the one that was made then is
+	// given back as it was then; with another body the error is core.ErrKeyReused.
+	CreateCampaign(ctx context.Context, c *core.Campaign, key string, hash [32]byte) (first *core.Campaign, err error)
+	// CampaignAnswered is the campaign that was made under a key, as it was then. The error is core.ErrNotFound for
+	// a key that is free, core.ErrKeyReused for one used with another body.
+	CampaignAnswered(ctx context.Context, app, key string, hash [32]byte) (*core.Campaign, error)
 	Campaign(ctx context.Context, app string, id core.ID) (*core.Campaign, error)
 	Campaigns(ctx context.Context, f core.CampaignFilter) ([]core.Campaign, string, error)
 	// UpdateCampaign changes a campaign in one transaction. One that is cancelled by it has nothing pending
@@ -73,8 +76,36 @@ func (e *Conflict) Error() string { return "the campaign is " + e.State.String()
 // Unwrap makes it a core.ErrState.
 func (e *Conflict) Unwrap() error { return core.ErrState }
 
-// Create keeps a campaign. The error is *intake.Invalid for what the caller can mend, with all faults.
-func (m *Manager) Create(ctx context.Context, app string, s *Spec, key intake.Key) (*core.Campaign, error) {
+// Create keeps a campaign. Where its key was used before with the same body, it is replayed: the campaign is the first
+// one, as it was made. The error is *intake.Invalid for what the caller can mend, with all faults, or core.ErrKeyReused.
+func (m *Manager) Create(ctx context.Context, app string, s *Spec, key intake.Key) (c *core.Campaign, replayed bool, err error) {
+	c, err = m.build(ctx, app, s)
+	var bad *intake.Invalid
+	if key.Value != "" && errors.As(err, &bad) { // it may have been taken when its start was still to come
+		first, lookErr := m.Keeper.CampaignAnswered(ctx, app, key.Value, key.Hash)
+		switch {
+		case lookErr == nil:
+			return first, true, nil
+		case !errors.Is(lookErr, core.ErrNotFound):
+			return nil, false, fmt.Errorf("look up the idempotency key: %w", lookErr)
+		}
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	first, err := m.Keeper.CreateCampaign(ctx, c, key.Value, key.Hash)
+	if err != nil {
+		return nil, false, fmt.Errorf("keep a campaign: %w", err)
+	}
+	if first != nil {
+		return first, true, nil
+	}
+	m.wake(ctx, c)
+	return c, false, nil
+}
+
+// build checks what is asked for and makes a campaign of it.
+func (m *Manager) build(ctx context.Context, app string, s *Spec) (*core.Campaign, error) {
 	now := m.Keeper.Now()
 	c := &core.Campaign{ID: core.NewID(now), App: app, State: core.CampaignDraft, CreatedAt: now, Fence: 1, CampaignSpec: core.CampaignSpec{
 		Name: s.Name, Audience: s.Audience, Cron: s.Cron, Timezone: s.Timezone, LocalTime: s.LocalTime, Missed: s.Missed}}
@@ -106,14 +137,6 @@ func (m *Manager) Create(ctx context.Context, app string, s *Spec, key intake.Ke
 	if c.Request, err = json.Marshal(request); err != nil {
 		return nil, fmt.Errorf("encode what a campaign says: %w", err)
 	}
-	id, err := m.Keeper.CreateCampaign(ctx, c, key.Value, key.Hash)
-	if err != nil {
-		return nil, fmt.Errorf("keep a campaign: %w", err)
-	}
-	if id != c.ID {
-		return m.Keeper.Campaign(ctx, app, id)
-	}
-	m.wake(ctx, c)
 	return c, nil
 }
 

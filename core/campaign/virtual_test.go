@@ -135,7 +135,7 @@ func (r *rig) put(id, zone string) {
 func (r *rig) create(s *campaign.Spec) *core.Campaign {
 	r.t.Helper()
 	s.Request = &intake.Request{Content: &intake.Content{Title: "Good morning"}, Channels: []string{"email"}}
-	c, err := r.m.Create(r.t.Context(), "a", s, intake.Key{})
+	c, _, err := r.m.Create(r.t.Context(), "a", s, intake.Key{})
 	if err != nil {
 		r.t.Fatal(err)
 	}

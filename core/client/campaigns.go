@@ -60,6 +60,8 @@ type Campaign struct {
 	Runs      int              `json:"runs"`
 	LastRun   string           `json:"last_run"`
 	Progress  CampaignProgress `json:"progress"`
+	// Replayed says that this is the answer to an earlier request with the same key.
+	Replayed bool `json:"-"`
 }
 
 // CampaignProgress counts people, each once, and in Deliveries what goes to them.
@@ -112,8 +114,10 @@ func (c *Client) SetCampaignRate(ctx context.Context, id, rate string) (*Campaig
 func (c *Client) campaign(ctx context.Context, q ask) (*Campaign, error) {
 	out := &Campaign{}
 	q.answer = out
-	if _, err := c.do(ctx, q); err != nil {
+	header, err := c.do(ctx, q)
+	if err != nil {
 		return nil, err
 	}
+	out.Replayed = header.Get("Idempotency-Replayed") == "true"
 	return out, nil
 }

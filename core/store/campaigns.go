@@ -39,14 +39,26 @@ func scanCampaign(r row) (*core.Campaign, error) {
 	return c, nil
 }
 
-// CreateCampaign keeps a new campaign and returns its id. If its key ("" for none) was used in the last 24
-// hours with the same body, the id is that of the campaign that was made then; with another body the error
-// is core.ErrKeyReused.
-func (s *Store) CreateCampaign(ctx context.Context, c *core.Campaign, key string, hash [32]byte) (core.ID, error) {
-	id := c.ID
-	err := s.write(ctx, "keep a campaign", func(t tx) error {
-		id = c.ID
-		r := &recording{a: &core.Acceptance{Notification: core.Notification{App: c.App}, Key: key, BodyHash: hash, Answer: []byte(c.ID.String())}}
+// firstCampaign is what an idempotency key remembers of a campaign: all of it that changes. The rest is read where it
+// is kept, so that who is erased from there is not in the answer either.
+type firstCampaign struct {
+	ID    core.ID            `json:"id"`
+	State core.CampaignState `json:"state"`
+	Live  core.CampaignLive  `json:"live"`
+}
+
+// CreateCampaign keeps a new campaign. If its key ("" for none) was used in the last 24 hours with the same body,
+// nothing is kept, and first is the campaign that was made then, as it was then; else first is nil. With another body
+// the error is core.ErrKeyReused.
+func (s *Store) CreateCampaign(ctx context.Context, c *core.Campaign, key string, hash [32]byte) (first *core.Campaign, err error) {
+	answer, err := json.Marshal(&firstCampaign{c.ID, c.State, c.CampaignLive})
+	if err != nil {
+		return nil, fmt.Errorf("encode a campaign: %w", err)
+	}
+	var kept []byte
+	err = s.write(ctx, "keep a campaign", func(t tx) error {
+		kept = nil
+		r := &recording{a: &core.Acceptance{Notification: core.Notification{App: c.App}, Key: key, BodyHash: hash, Answer: answer}}
 		fresh, err := s.useKeys(ctx, t, s.Now(), []*recording{r})
 		switch {
 		case err != nil:
@@ -54,12 +66,38 @@ func (s *Store) CreateCampaign(ctx context.Context, c *core.Campaign, key string
 		case r.err != nil:
 			return r.err
 		case len(fresh) == 0:
-			id, err = core.ParseID(string(r.out.Answer))
-			return err
+			kept = r.out.Answer
+			return nil
 		}
 		return insertCampaign(ctx, t, c)
 	})
-	return id, err
+	if err != nil || kept == nil {
+		return nil, err
+	}
+	return s.firstOf(ctx, c.App, kept)
+}
+
+// CampaignAnswered is the campaign that was made under a key that is still remembered, as it was then. The error is
+// core.ErrNotFound if the key is free or the campaign gone, core.ErrKeyReused if it was used with another body.
+func (s *Store) CampaignAnswered(ctx context.Context, app, key string, hash [32]byte) (*core.Campaign, error) {
+	answer, err := s.Answered(ctx, app, key, hash)
+	if err != nil {
+		return nil, err
+	}
+	return s.firstOf(ctx, app, answer)
+}
+
+func (s *Store) firstOf(ctx context.Context, app string, answer []byte) (*core.Campaign, error) {
+	var first firstCampaign
+	if err := json.Unmarshal(answer, &first); err != nil {
+		return nil, fmt.Errorf("decode the first answer: %w", err)
+	}
+	c, err := s.Campaign(ctx, app, first.ID)
+	if err != nil {
+		return nil, err
+	}
+	c.State, c.CampaignLive, c.Legs = first.State, first.Live, nil
+	return c, nil
 }
 
 // insertCampaign leaves one that is there under its id as it is: an occurrence's id follows from its time.

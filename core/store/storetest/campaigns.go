@@ -34,9 +34,8 @@ func newCampaign(t testing.TB, s *store.Store) *core.Campaign {
 	c := &core.Campaign{ID: core.NewID(now), App: "shop", State: core.CampaignRunning, CreatedAt: now, Fence: 1, RunAt: now,
 		CampaignSpec: core.CampaignSpec{Name: "spring", Audience: core.CampaignAudience{All: true}, Request: []byte(`{"Template":"x"}`), Missed: "run"},
 		CampaignLive: core.CampaignLive{Rate: "5/s", PerSecond: 5, Bound: now}}
-	id, err := s.CreateCampaign(t.Context(), c, "", [32]byte{})
-	if err != nil || id != c.ID {
-		t.Fatalf("create: %s %v", id, err)
+	if first, err := s.CreateCampaign(t.Context(), c, "", [32]byte{}); err != nil || first != nil {
+		t.Fatalf("create: %+v %v", first, err)
 	}
 	return c
 }
@@ -184,21 +183,39 @@ func campaignFence(t *testing.T, s *store.Store) {
 }
 
 func campaignKey(t *testing.T, s *store.Store) {
-	make := func(body string) (core.ID, core.ID, error) {
+	make := func(body string) (made, first *core.Campaign, err error) {
 		now := s.Now()
-		c := &core.Campaign{ID: core.NewID(now), App: "shop", State: core.CampaignDraft, CreatedAt: now, Fence: 1}
-		id, err := s.CreateCampaign(t.Context(), c, "k", sha256.Sum256([]byte(body)))
-		return c.ID, id, err
+		c := &core.Campaign{ID: core.NewID(now), App: "shop", State: core.CampaignDraft, CreatedAt: now, Fence: 1, CampaignLive: core.CampaignLive{Rate: "5/s"}}
+		first, err = s.CreateCampaign(t.Context(), c, "k", sha256.Sum256([]byte(body)))
+		return c, first, err
 	}
-	first, got, err := make("a")
-	if err != nil || got != first {
-		t.Fatalf("first: %v", err)
+	if _, err := s.CampaignAnswered(t.Context(), "shop", "k", [32]byte{}); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("a free key: %v", err)
 	}
-	if _, again, err := make("a"); err != nil || again != first {
-		t.Errorf("again: %s, not %s: %v", again, first, err)
+	made, first, err := make("a")
+	if err != nil || first != nil {
+		t.Fatalf("first: %+v %v", first, err)
+	}
+	// It is answered as it was made, whatever became of it.
+	if _, err := s.UpdateCampaign(t.Context(), "shop", made.ID, func(c *core.Campaign) error {
+		c.State, c.Rate = core.CampaignCancelled, "9/s"
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, again, err := make("a")
+	if err != nil || again == nil || again.ID != made.ID || again.State != core.CampaignDraft || again.Rate != "5/s" {
+		t.Errorf("again: %+v %v", again, err)
+	}
+	again, err = s.CampaignAnswered(t.Context(), "shop", "k", sha256.Sum256([]byte("a")))
+	if err != nil || again.ID != made.ID || again.State != core.CampaignDraft || again.Rate != "5/s" {
+		t.Errorf("asked for: %+v %v", again, err)
 	}
 	if _, _, err := make("b"); !errors.Is(err, core.ErrKeyReused) {
 		t.Errorf("another body: %v", err)
+	}
+	if _, err := s.CampaignAnswered(t.Context(), "shop", "k", sha256.Sum256([]byte("b"))); !errors.Is(err, core.ErrKeyReused) {
+		t.Errorf("asked for with another body: %v", err)
 	}
 	if all, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop"}); len(all) != 1 || err != nil {
 		t.Errorf("%d campaigns: %v", len(all), err)
