@@ -39,6 +39,9 @@ type tx interface {
 	insert(ctx context.Context, table, columns string, rows [][]any) error
 	// execIDs is exec for the rows whose id is among some; {ids} in the statement stands for those.
 	execIDs(ctx context.Context, sql string, ids [][]byte, args ...any) error
+	// writeIDs is write, an UPDATE, for rows of different ids, each the last of its set; {id} in the statement
+	// stands for the condition on it.
+	writeIDs(ctx context.Context, sql string, sets [][]any) error
 	// lock locks rows of batches against every other transaction that locks them, in one order.
 	lock(ctx context.Context, batches []core.ID) error
 	// skipLocked is the clause that takes rows for an update and passes over those in other hands.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -138,6 +140,44 @@ func (t *pgTx) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(r
 func pgIDs(q string, ids [][]byte, args []any) (string, []any) {
 	return strings.ReplaceAll(q, "{ids}", fmt.Sprintf("= ANY($%d)", len(args)+1)), append(slices.Clone(args), ids)
 }
+
+// writeIDs is one statement however many rows there are. What they differ in goes as arrays, each row's values
+// by its id's place: a join with the arrays would be planned by statistics that are old in a flood.
+func (t *pgTx) writeIDs(ctx context.Context, q string, sets [][]any) error {
+	const worth, most = 4, 100 // a place in an array is found by looking from its start
+	if len(sets) < worth {
+		if len(sets) == 0 {
+			return nil
+		}
+		return t.write(ctx, byID(q, len(sets[0])), sets)
+	}
+	for part := range slices.Chunk(sets, most) {
+		last := len(part[0])
+		common, args, kinds := inCommon(part), make([]any, last), make([]byte, last)
+		for at := range last {
+			if common&(1<<at) != 0 && at+1 < last {
+				args[at] = part[0][at]
+				continue
+			}
+			var err error
+			if args[at], kinds[at], err = pgColumn(part, at); err != nil {
+				return fmt.Errorf("write by ids: %w", err)
+			}
+		}
+		own := pgParam.ReplaceAllStringFunc(q, func(param string) string {
+			n, _ := strconv.Atoi(param[1:]) // digits
+			if kinds[n-1] == 0 {
+				return param
+			}
+			return fmt.Sprintf("(%s::%s)[array_position($%d::bytea[], id)]", param, pgArrays[kinds[n-1]], last)
+		})
+		t.later("write by ids", strings.Replace(own, "{id}", fmt.Sprintf("id = ANY($%d)", last), 1), args...)
+	}
+	return nil
+}
+
+// pgParam is a parameter of a statement.
+var pgParam = regexp.MustCompile(`\$[0-9]+`)
 
 func (t *pgTx) lock(_ context.Context, batches []core.ID) error {
 	if len(batches) > 0 {

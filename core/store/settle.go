@@ -144,7 +144,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 			sent = append(sent, same[o]...)
 		}
 		if len(same[o]) == 1 {
-			q := fmt.Sprintf("UPDATE deliveries SET %s WHERE id = $%d AND state = 1", set, len(args)+1)
+			q := "UPDATE deliveries SET " + set + " WHERE {id} AND state = 1"
 			alone[q] = append(alone[q], append(args, same[o][0]))
 			continue
 		}
@@ -153,7 +153,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 		}
 	}
 	for q, sets := range alone {
-		if err := t.write(ctx, q, sets); err != nil {
+		if err := t.writeIDs(ctx, q, sets); err != nil {
 			return fmt.Errorf("settle deliveries: %w", err)
 		}
 	}

@@ -147,3 +147,14 @@ func (t sqliteTx) queryIDs(ctx context.Context, q string, ids [][]byte, scan fun
 func (b *sqliteDB) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
 	return inChunks(q, ids, args, func(q string, args []any) error { return b.query(ctx, q, scan, args...) })
 }
+
+// writeIDs implements tx.
+func (t sqliteTx) writeIDs(ctx context.Context, q string, sets [][]any) error {
+	if len(sets) == 0 {
+		return nil
+	}
+	return t.write(ctx, byID(q, len(sets[0])), sets)
+}
+
+// byID is a statement whose condition {id} is on its last argument of n.
+func byID(q string, n int) string { return strings.Replace(q, "{id}", fmt.Sprintf("id = $%d", n), 1) }

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"strconv"
 	"testing"
 	"time"
 
@@ -100,6 +101,45 @@ func receipts(t *testing.T, s *store.Store) {
 	}
 	if n != 1 {
 		t.Errorf("%d times seen on record", n)
+	}
+}
+
+// ownOutcomes: each delivery of a round gets what is its own, whatever it shares with the others: a service's
+// own ids, an attempt more than theirs, a reason.
+func ownOutcomes(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 23})
+	r := claim(t, s, wakeOf(a))
+	st := judge(r, func(i int) providers.Result {
+		switch {
+		case i%7 == 3:
+			return providers.Result{Outcome: providers.Rejected, Code: "c" + strconv.Itoa(i), Reason: "no ' $1 $2"}
+		case i%5 == 2:
+			return providers.Result{Outcome: providers.Deferred, Code: "busy", Reason: strconv.Itoa(i), After: time.Hour}
+		}
+		return providers.Result{Outcome: providers.Accepted, ProviderID: "p-" + strconv.Itoa(i)}
+	})
+	settle(t, s, st)
+	got, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[core.ID]core.Delivery{}
+	for i := range st.Verdicts {
+		want[st.Verdicts[i].Delivery.ID] = st.Verdicts[i].Delivery
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d of %d deliveries", len(got), len(want))
+	}
+	type own struct {
+		State                core.State
+		Attempts             int
+		Code, Reason, ItsOwn string
+	}
+	of := func(d core.Delivery) own { return own{d.State, d.Attempts, d.Code, d.Reason, d.ProviderID} }
+	for _, d := range got {
+		if diff := cmp.Diff(of(want[d.ID]), of(d)); diff != "" {
+			t.Errorf("%s: %s", d.ID, diff)
+		}
 	}
 }
 
