@@ -93,6 +93,9 @@ type Settlement struct {
 	Verdicts []Verdict
 	// Results is the record of the attempts, for the timeline; empty if none was made.
 	Results []Attempt
+	// Silent says that the route's service never says anything of a message afterwards, so that nobody will
+	// look for a delivery by the service's id.
+	Silent bool
 	// Stay is what becomes of the batch itself; Moves are the new batches split from it.
 	Stay  Batch
 	Moves []Move

@@ -55,7 +55,9 @@ func (rs *routes) Provider(name string) (providers.Provider, dispatch.Limits, bo
 	if r == nil || r.slot == nil {
 		return nil, dispatch.Limits{}, false
 	}
-	return r.slot, r.limits, true
+	limits := r.limits
+	limits.Silent = r.slot.silent()
+	return r.slot, limits, true
 }
 
 // get is the route of a name, nil for none.

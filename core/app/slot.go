@@ -103,6 +103,13 @@ func (s *slot) Deliver(ctx context.Context, batch []providers.Message, report fu
 	return t.Provider.Deliver(ctx, batch, report)
 }
 
+// silent says that the tenant is no providers.Receiver.
+func (s *slot) silent() bool {
+	t, _, _ := s.now()
+	_, hears := providerOf(t).(providers.Receiver)
+	return t != nil && !hears
+}
+
 // Health implements providers.Provider.
 func (s *slot) Health(ctx context.Context) providers.Health {
 	if t, _, _ := s.now(); t != nil {

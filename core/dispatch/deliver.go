@@ -100,6 +100,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	}
 	d.gate.Return(w.Route, granted-r.waiting())
 	crash.At(crash.SendAdmitted)
+	r.settlement.Silent = limits.Silent
 	returned := r.send(call, provider, limits.Timeout, d.unsubscribe)
 	defer cancel()
 	crash.At(crash.SendReturned)

@@ -100,6 +100,7 @@ type Routes interface {
 // Limits are a route's own.
 type Limits struct {
 	Timeout time.Duration // of one Deliver call
+	Silent  bool          // the service never says anything of a message afterwards: there is no Receiver
 	Policy  core.Policy
 }
 

@@ -312,7 +312,7 @@ func (s *Store) pageResults(ctx context.Context, id core.ID, skipped []core.Skip
 		}
 	}
 	var out []core.CampaignResult
-	err := s.read(ctx, "read a page's deliveries", "SELECT "+deliveryColumns+" FROM deliveries WHERE notification_id = $1 ORDER BY id", func(r row) error {
+	err := s.read(ctx, "read a page's deliveries", "SELECT "+readColumns+" FROM deliveries WHERE notification_id = $1 ORDER BY id", func(r row) error {
 		d, err := scanDelivery(r)
 		out = append(out, core.CampaignResult{Delivery: d})
 		return err

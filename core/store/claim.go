@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -192,7 +193,10 @@ func markRounds(ctx context.Context, t tx, rounds []*core.Round) error {
 const deliveryColumns = `id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, page_id, slot, state,
 	attempts, unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at`
 
-// scanDelivery scans deliveryColumns, and more columns behind them.
+// readColumns are deliveryColumns as they are read: the service's own id is in one of two columns.
+var readColumns = strings.Replace(deliveryColumns, "provider_id", "CASE WHEN provider_id = '' THEN service_id ELSE provider_id END", 1)
+
+// scanDelivery scans readColumns, and more columns behind them.
 func scanDelivery(r row, more ...any) (core.Delivery, error) {
 	s := newDeliveryScan()
 	s.into = append(s.into, more...)

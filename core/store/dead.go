@@ -22,7 +22,7 @@ func (s *Store) Dead(ctx context.Context, f core.DeadFilter) (out []core.Deliver
 		}
 	}
 	// The conditions are spelled as in the partial indexes, by the states in SQLite and by the code in PostgreSQL.
-	err = s.read(ctx, "list dead deliveries", "SELECT "+deliveryColumns+` FROM deliveries
+	err = s.read(ctx, "list dead deliveries", "SELECT "+readColumns+` FROM deliveries
 		WHERE app = $1 AND state IN (4, 5) AND code <> '' AND id < $2`+where+" ORDER BY id DESC LIMIT $3", func(r row) error {
 		d, err := scanDelivery(r)
 		out = append(out, d)

@@ -63,7 +63,7 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 	if err := unref(ctx, t, shown); err != nil {
 		return err
 	}
-	_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', page_id = NULL, slot = 0, quiet = ''
+	_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', service_id = '', page_id = NULL, slot = 0, quiet = ''
 		WHERE app = $1 AND recipient = $2`, app, id)
 	return err
 }

@@ -16,7 +16,7 @@ import (
 const heldColumns = ", ladder, step, quiet, held, held_till"
 
 // fullColumns are a delivery's, to be read by scanFull.
-const fullColumns = deliveryColumns + heldColumns + ", passed_at"
+var fullColumns = readColumns + heldColumns + ", passed_at"
 
 func scanFull(r row) (core.Delivery, error) {
 	var h struct {
@@ -31,7 +31,7 @@ func scanFull(r row) (core.Delivery, error) {
 }
 
 // roundColumns are those that a round needs to know of a delivery, to be read by newRoundScan.
-const roundColumns = deliveryColumns + ", ladder, quiet"
+var roundColumns = readColumns + ", ladder, quiet"
 
 func newRoundScan() *deliveryScan {
 	s := newDeliveryScan()

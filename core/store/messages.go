@@ -18,7 +18,7 @@ func (s *Store) MessagesTo(ctx context.Context, app, recipient, cursor string) (
 			return nil, "", err
 		}
 	}
-	err = s.read(ctx, "list the messages to a recipient", "SELECT "+deliveryColumns+`, seen_at, read_at, clicked_at FROM deliveries
+	err = s.read(ctx, "list the messages to a recipient", "SELECT "+readColumns+`, seen_at, read_at, clicked_at FROM deliveries
 		WHERE app = $1 AND recipient = $2 AND recipient <> '' AND id > $3 ORDER BY id LIMIT $4`, func(r row) error {
 		var m core.SentMessage
 		d, err := scanDelivery(r, stamp{&m.SeenAt}, stamp{&m.ReadAt}, stamp{&m.ClickedAt})

@@ -60,7 +60,7 @@ func TestPostgresAway(t *testing.T) {
 }
 
 // TestSettlingIsHOT: PostgreSQL puts a settled delivery's row beside the one that it replaces, so that no index
-// is written.
+// is written, whatever the service called it, if it says nothing more.
 func TestSettlingIsHOT(t *testing.T) {
 	t.Parallel()
 	url := coretest.Postgres(t)
@@ -79,7 +79,10 @@ func TestSettlingIsHOT(t *testing.T) {
 			t.Fatal(ws, err)
 		}
 		for _, w := range ws {
-			perform(t, s, w, func(d core.Delivery) providers.Result { done[d.ID] = true; return sent(d) })
+			perform(t, s, w, func(d core.Delivery) providers.Result {
+				done[d.ID] = true
+				return providers.Result{Outcome: providers.Accepted, ProviderID: "the service's " + d.ID.String()}
+			})
 		}
 	}
 	if err := s.Close(); err != nil { // its sessions hand in their figures as they end
@@ -93,7 +96,7 @@ func TestSettlingIsHOT(t *testing.T) {
 		<-tick.C
 	}
 	all, hot := count(t, db, updates), count(t, db, "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'")
-	if all < n || hot < all*95/100 {
+	if all < n || hot < all*80/100 { // the service's ids make the rows longer than the half of a page that is kept free
 		t.Errorf("%d of %d settlements were HOT", hot, all)
 	}
 }

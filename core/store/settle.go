@@ -117,6 +117,7 @@ type outcome struct {
 	moved                  core.ID // to another batch, zero if it stays
 	attempts, unknowns     int
 	code, reason, provider string
+	silent                 bool // the service says nothing more
 	at                     int64
 }
 
@@ -126,7 +127,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 	for _, s := range all {
 		for i := range s.Verdicts {
 			d := &s.Verdicts[i].Delivery
-			o := outcome{state: d.State, attempts: d.Attempts, unknowns: d.Unknowns, code: codeOf(d), reason: d.Reason, provider: d.ProviderID, at: micros(d.UpdatedAt)}
+			o := outcome{state: d.State, attempts: d.Attempts, unknowns: d.Unknowns, code: codeOf(d), reason: d.Reason, provider: d.ProviderID, silent: s.Silent, at: micros(d.UpdatedAt)}
 			if d.Batch != s.Batch.ID {
 				o.moved = d.Batch
 			}
@@ -197,12 +198,15 @@ const (
 
 // sets is what an UPDATE sets to an outcome, and its arguments.
 func (o outcome) sets() (set string, args []any) {
-	state, code := "$1", "$4"
+	state, code, id := "$1", "$4", "provider_id"
+	if o.silent {
+		id = "service_id"
+	}
 	if o.state == core.Pending {
 		state = "CASE WHEN cancel_requested = 1 THEN 6 ELSE $1 END"
 		code = "CASE WHEN cancel_requested = 1 AND code IN ('" + core.CodePreference + "', '" + core.CodeAcknowledged + "') THEN code ELSE $4 END" // why it was asked
 	}
-	set = "state = " + state + ", attempts = $2, unknowns = $3, code = " + code + ", reason = $5, provider_id = $6, updated_at = $7"
+	set = "state = " + state + ", attempts = $2, unknowns = $3, code = " + code + ", reason = $5, " + id + " = $6, updated_at = $7"
 	args = []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}
 	if !o.moved.IsZero() {
 		set, args = set+", batch_id = $8", append(args, o.moved[:])

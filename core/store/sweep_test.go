@@ -53,7 +53,7 @@ func perform(t *testing.T, s *store.Store, w core.Wake, result func(core.Deliver
 	if err != nil || r == nil {
 		t.Fatalf("claim %s: %v %v", w.Batch, r, err)
 	}
-	st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
+	st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now, Silent: true}
 	for _, d := range r.Deliveries {
 		res := result(d)
 		v := d.Apply(res, core.Policy{MaxAttempts: 9, MaxUnknown: 9, Min: time.Millisecond, Max: time.Millisecond, MaxAfter: time.Minute}, st.At, 0.5)

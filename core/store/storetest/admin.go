@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -105,8 +106,19 @@ func receipts(t *testing.T, s *store.Store) {
 }
 
 // ownOutcomes: each delivery of a round gets what is its own, whatever it shares with the others: a service's
-// own ids, an attempt more than theirs, a reason.
+// own ids, an attempt more than theirs, a reason. By the id of a service that is silent nothing is found.
 func ownOutcomes(t *testing.T, s *store.Store) {
+	for _, silent := range []bool{false, true} {
+		ownOutcome(t, s, silent)
+		id := fmt.Sprintf("p-%v-0", silent)
+		if found, err := s.Receipt(t.Context(), "mail", providers.Receipt{ProviderID: id, Event: providers.EventRead}); err != nil || found == silent {
+			t.Errorf("silent %v: found %v, %v", silent, found, err)
+		}
+	}
+}
+
+func ownOutcome(t *testing.T, s *store.Store, silent bool) {
+	t.Helper()
 	a := record(t, s, ask{n: 23})
 	r := claim(t, s, wakeOf(a))
 	st := judge(r, func(i int) providers.Result {
@@ -116,8 +128,9 @@ func ownOutcomes(t *testing.T, s *store.Store) {
 		case i%5 == 2:
 			return providers.Result{Outcome: providers.Deferred, Code: "busy", Reason: strconv.Itoa(i), After: time.Hour}
 		}
-		return providers.Result{Outcome: providers.Accepted, ProviderID: "p-" + strconv.Itoa(i)}
+		return providers.Result{Outcome: providers.Accepted, ProviderID: fmt.Sprintf("p-%v-%d", silent, i)}
 	})
+	st.Silent = silent
 	settle(t, s, st)
 	got, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
 	if err != nil {
