@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -42,6 +43,31 @@ func (n Nullable) MarshalJSON() ([]byte, error) {
 		return []byte("null"), nil
 	}
 	return json.Marshal(n.Value)
+}
+
+// Version is a template's version as a request names it: a number, or a text of one, kept as a text. "" is none.
+type Version string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *Version) UnmarshalJSON(b []byte) error {
+	switch jsontext.Value(b).Kind() {
+	case 'n':
+		*v = ""
+	case '0':
+		*v = Version(b)
+	default:
+		return json.Unmarshal(b, (*string)(v))
+	}
+	return nil
+}
+
+// number is the version, 0 for none or what is no version.
+func (v Version) number() int {
+	n, err := strconv.Atoi(string(v))
+	if err != nil {
+		return 0
+	}
+	return max(n, 0)
 }
 
 // decodeBody reads a request's JSON body into dst, a pointer to one of the generated types. What

@@ -58,6 +58,7 @@ func (g *diagnosis) add(pointer, code, detail string) {
 var (
 	rawType      = reflect.TypeFor[stdjson.RawMessage]()
 	timeType     = reflect.TypeFor[time.Time]()
+	versionType  = reflect.TypeFor[Version]()
 	nullableType = reflect.TypeFor[Nullable]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
@@ -79,6 +80,10 @@ func (g *diagnosis) walk(t reflect.Type, v any, at string) bool {
 			ok = err == nil
 		}
 		return g.must(ok, at, "must be a time such as 2026-12-01T09:00:00Z (RFC 3339)")
+	case t == versionType:
+		_, number := v.(stdjson.Number)
+		s, text := v.(string)
+		return g.must(number || text && !strings.ContainsRune(s, 0), at, "must be a version, a whole number from 1 on")
 	case t == nullableType, t.Kind() == reflect.String, reflect.PointerTo(t).Implements(textType):
 		s, ok := v.(string)
 		if ok && strings.ContainsRune(s, 0) {

@@ -201,9 +201,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	}
 	r := &intake.Request{Mode: b.Mode, Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: b.SendAt,
 		Unknown: core.UnknownPolicy(b.Unknown), CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}
-	if n, err := strconv.Atoi(b.Version); err == nil {
-		r.Version = max(n, 0)
-	}
+	r.Version = b.Version.number()
 	if b.Version != "" && (b.Template == "" || r.Version == 0) {
 		add("/version", intake.FaultConflict, "is a template's version, from 1 on")
 	}

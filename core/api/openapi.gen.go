@@ -223,7 +223,7 @@ type CampaignRequest struct {
 	Unknown string   `json:"unknown,omitempty" validate:"omitempty,oneof=retry fail"`
 
 	// Version Of the template; left out the latest as the campaign is made.
-	Version string `json:"version,omitempty" validate:"omitempty,number,max=9"`
+	Version Version `json:"version,omitempty" validate:"omitempty,number,max=9"`
 }
 
 // CampaignTest defines model for CampaignTest.
@@ -432,7 +432,7 @@ type NotificationRequest struct {
 	Unknown string `json:"unknown,omitempty" validate:"omitempty,oneof=retry fail"`
 
 	// Version Of the template; left out the latest.
-	Version string `json:"version,omitempty" validate:"omitempty,number,max=9"`
+	Version Version `json:"version,omitempty" validate:"omitempty,number,max=9"`
 }
 
 // Object defines model for Object.
@@ -685,7 +685,9 @@ type TemplatePreviewRequest struct {
 
 	// Recipient The id of a stored recipient whom the template sees.
 	Recipient string `json:"recipient,omitempty" validate:"max=255"`
-	Version   int    `json:"version,omitempty" validate:"omitempty,min=1"`
+
+	// Version Left out the latest.
+	Version Version `json:"version,omitempty" validate:"omitempty,number,max=9"`
 }
 
 // TemplateSource {"locales":{"default":{title,body,url,data,email,push,...},"fr":{...}},"schema":{...},"layout":"..."}

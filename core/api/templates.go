@@ -99,8 +99,11 @@ func (a *API) PreviewTemplate(ctx context.Context, q PreviewTemplateRequestObjec
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	b := q.Body
+	if b.Version != "" && b.Version.number() == 0 {
+		return nil, fault("/version", intake.FaultConflict, "is a template's version, from 1 on")
+	}
 	t, c, err := a.Intake.PreviewTemplate(ctx, callOf(ctx).principal.App, &intake.TemplatePreview{
-		Name: q.Name, Version: b.Version, Data: b.Data, Locale: b.Locale, Channel: b.Channel, Recipient: b.Recipient})
+		Name: q.Name, Version: b.Version.number(), Data: b.Data, Locale: b.Locale, Channel: b.Channel, Recipient: b.Recipient})
 	if err != nil {
 		return nil, err
 	}

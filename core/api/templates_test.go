@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -60,4 +61,46 @@ func TestTemplatePreview(t *testing.T) {
 		}
 	}
 	r.must(http.StatusNotFound, "POST", "/v1/templates/none/preview", readKey, `{}`)
+}
+
+// TestVersions: a version is a number, as answers have it, or a text of one, wherever a request names one.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for _, title := range []string{"first", "second"} {
+		r.must(http.StatusCreated, "PUT", "/v1/templates/t", adminKey, `{"locales":{"default":{"title":"`+title+`"}}}`)
+	}
+	asks := map[string]string{
+		"/v1/templates/t/preview":   `{"version":%s}`,
+		"/v1/notifications/preview": `{"to":[{"email":"a@example.com"}],"template":"t","version":%s}`,
+		"/v1/campaigns":             `{"name":"c","audience":{"recipients":["nobody"]},"template":"t","version":%s}`,
+	}
+	for path, ask := range asks {
+		taken, key := http.StatusOK, sendKey
+		switch path {
+		case "/v1/campaigns":
+			taken = http.StatusCreated
+		case "/v1/templates/t/preview":
+			key = readKey
+		}
+		for version, want := range map[string]string{"1": "", `"1"`: "", "2": "", "3": "unknown", "0": "conflict", `"0"`: "conflict", "-1": "invalid", "1.5": "invalid", "1e0": "invalid",
+			"true": "invalid", `"one"`: "invalid", `"\u0000"`: "invalid", "[1]": "invalid", "12345678901": "too_large"} {
+			a := r.do("POST", path, key, fmt.Sprintf(ask, version))
+			switch {
+			case want == "":
+				if a.status != taken {
+					t.Errorf("%s of version %s: %d %s", path, version, a.status, a.body)
+				}
+			case version == "3" && path == "/v1/templates/t/preview":
+				if a.status != http.StatusNotFound {
+					t.Errorf("%s of version %s: %d %s", path, version, a.status, a.body)
+				}
+			case a.status != http.StatusUnprocessableEntity || a.faults(t)["/version"] != want:
+				t.Errorf("%s of version %s: %d %s, want %s", path, version, a.status, a.body, want)
+			}
+			if a.status == http.StatusOK && strings.Contains(string(a.body), "first") != strings.Contains(version, "1") {
+				t.Errorf("%s of version %s is %s", path, version, a.body)
+			}
+		}
+	}
 }

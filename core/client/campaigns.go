@@ -22,7 +22,7 @@ type CampaignRequest struct {
 	Name          string          `json:"name"`
 	Audience      Audience        `json:"audience"`
 	Template      string          `json:"template,omitempty"`
-	Version       string          `json:"version,omitempty"`
+	Version       int             `json:"version,omitempty"`
 	Data          json.RawMessage `json:"data,omitempty"`
 	Content       json.RawMessage `json:"content,omitempty"` // instead of Template
 	Channels      []string        `json:"channels,omitempty"`

@@ -121,6 +121,10 @@ func TestSendAndRead(t *testing.T) {
 	if !errors.As(err, &p) || p.Status != 422 || len(p.Errors) != 1 || p.Errors[0].Pointer != "/to/0/email" || p.RequestID == "" {
 		t.Errorf("a bad address: %v", err)
 	}
+	_, err = c.Send(ctx, &client.Notification{To: []client.Target{{Email: "ann@example.com"}}, Template: "welcome", Version: 3}, "")
+	if !errors.As(err, &p) || len(p.Errors) == 0 || p.Errors[len(p.Errors)-1].Pointer != "/version" || p.Errors[len(p.Errors)-1].Code != "unknown" {
+		t.Errorf("a version that is not there: %v", err)
+	}
 }
 
 func TestRecipients(t *testing.T) {

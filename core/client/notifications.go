@@ -13,7 +13,7 @@ import (
 type Notification struct {
 	To       []Target `json:"to"`
 	Template string   `json:"template,omitempty"` // instead of Content
-	Version  string   `json:"version,omitempty"`
+	Version  int      `json:"version,omitempty"`
 	Data     any      `json:"data,omitempty"` // the template's, an object
 	Locale   string   `json:"locale,omitempty"`
 	Content  Content  `json:"content,omitempty"`
