@@ -213,7 +213,8 @@ type member struct {
 	bin           func() (string, error)
 	config, dir   string
 	api, metrics  string
-	log           *os.File // what all of its processes say; go test's -artifacts keeps it
+	log           *os.File    // what all of its processes say; go test's -artifacts keeps it
+	kills         []time.Time // of its isolated providers, of late; of the test's goroutine alone
 
 	mu     sync.Mutex
 	p      *process

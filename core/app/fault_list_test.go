@@ -25,6 +25,13 @@ type fault struct {
 
 func nothing() {}
 
+// Isolated providers of a process are killed so often within a time at the most: one that dies for the fifth time
+// within a minute is quarantined for another, as it should be. One of these deaths may be by a missed ping.
+const (
+	maxKills    = 3
+	killsWithin = time.Minute + 10*time.Second
+)
+
 // Of processes.
 var (
 	killAPI = fault{"kill -9 of the process that accepts", func(h *house) (string, func()) { return h.down(h.apiMember()) }, 200 * time.Millisecond, 2 * time.Second}
@@ -60,6 +67,11 @@ var (
 	}, houseLease + time.Second, houseLease + 3*time.Second}
 	killProvider = fault{"kill -9 of isolated providers", func(h *house) (string, func()) {
 		m := h.worker()
+		m.kills = slices.DeleteFunc(m.kills, func(at time.Time) bool { return time.Since(at) > killsWithin })
+		if len(m.kills) == maxKills {
+			return "none of " + m.name + ", whose were killed often of late", nothing
+		}
+		m.kills = append(m.kills, time.Now())
 		pids := providersOf(m.now().cmd.Process.Pid)
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL)

@@ -204,19 +204,23 @@ func faultPoints(h *house) {
 // crash has a process come to its end at a step, drawn how often it passes it before.
 func (h *house) crash(p crash.Point) {
 	h.t.Helper()
-	m, others := h.stepper(p), []*member(nil)
-	times := 1 + h.rng.IntN(5)
-	if strings.HasPrefix(string(p), "relay.") {
-		// Something to repair, and nobody else to do it: rounds under way and wakes in the queue are lost.
-		others, times = slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m }), 1
+	m, times := h.stepper(p), 1+h.rng.IntN(5)
+	others := slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m })
+	switch p[:strings.Index(string(p), ".")] {
+	case "relay": // something to repair, and nobody else to do it: rounds under way and wakes in the queue are lost
+		times = 1
 		h.stallAll()
 		before := h.ledger.count()
 		h.ledger.ask(3 * burst) // some of them due later, and so in the queue
 		eventually(h.t, time.Minute, "they are acknowledged", func() bool { return h.ledger.count() >= before+3*burst })
 		eventually(h.t, time.Minute, "rounds are under way", h.sending)
-		for _, o := range others {
-			o.stop()
-		}
+	case "expand": // who plans a campaign rings its own doorbell first, so another orchestrator has no turn while there is that one
+		others = slices.DeleteFunc(others, func(o *member) bool { return o.api == "" })
+	default:
+		others = nil
+	}
+	for _, o := range others {
+		o.stop()
 	}
 	m.stop()
 	if h.redis != nil && p == crash.RelayTaken {
