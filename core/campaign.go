@@ -123,6 +123,7 @@ type CampaignLive struct {
 	PacedTo    time.Time `json:"paced_to,omitzero"`  // when the next delivery may go by the rate
 	Totals     Totals    `json:"totals,omitzero"`    //
 	Samples    [2]Sample `json:"samples,omitzero"`   // of what was done, for the rate: an older and a newer one
+	LastDue    time.Time `json:"last_due,omitzero"`  // the last time that something pending waits for, as of the last count
 	LastRun    ID        `json:"last_run,omitzero"`  // of one with a cron: the latest occurrence
 	Runs       int       `json:"runs,omitempty"`     // of one with a cron: how many occurrences there were
 	MissedRuns int       `json:"missed_n,omitempty"` // and how many were left out, being too late
@@ -186,8 +187,10 @@ func (s State) Better(than State) bool { return best[s] < best[than] }
 // Progress is a campaign's totals as its state makes them: what a cancelled one did not get to is cancelled.
 type Progress struct {
 	Totals
-	RatePerS float64   // deliveries a second, of late
-	ETA      time.Time // when all of it will be done at that rate; zero: nobody knows
+	RatePerS float64 // deliveries a second, of late
+	// ETA is when all of it will be done at that rate, in whole seconds, never before the time that something of it
+	// waits for; zero: nobody knows.
+	ETA time.Time
 }
 
 // Progress tells how far a campaign is at a time.
@@ -211,8 +214,20 @@ func (c *Campaign) Progress(now time.Time) Progress {
 	if left := p.left(); p.RatePerS > 0 && left > 0 {
 		seconds := min(float64(left)/p.RatePerS, (MaxAhead * 10).Seconds())
 		p.ETA = now.Add(time.Duration(seconds * float64(time.Second))).Truncate(time.Second)
+		if wait := c.waitsTill(); wait.After(now) && (wait.After(p.ETA) || now.Sub(c.Samples[1].At) > idleAfter) {
+			p.ETA = wait.Add(time.Second - 1).Truncate(time.Second)
+		}
 	}
 	return p
+}
+
+// waitsTill is the last time that something of a campaign waits for: its last local time, the end of quiet hours, the
+// next step of a fallback, another try.
+func (c *Campaign) waitsTill() time.Time {
+	if n := len(c.Legs); n > 0 && c.Legs[n-1].At.After(c.LastDue) {
+		return c.Legs[n-1].At
+	}
+	return c.LastDue
 }
 
 // left is about how many deliveries are still to be done.
@@ -222,6 +237,9 @@ func (p Progress) left() int {
 
 // sampleEvery is how far a campaign's samples lie apart: its rate is that of the last one to two of it.
 const sampleEvery = 5 * time.Second
+
+// idleAfter is when nothing was done for so long that the rate tells nothing about what waits for a time.
+const idleAfter = 3 * sampleEvery
 
 // Sample notes what was done, for the rate.
 func (c *CampaignLive) Sample(now time.Time) {

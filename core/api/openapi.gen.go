@@ -157,7 +157,7 @@ type CampaignProgress struct {
 	Delivered  int    `json:"delivered"`
 	Deliveries Counts `json:"deliveries"`
 
-	// Eta When it is done at that rate.
+	// Eta When it is done at that rate, never before what waits for a time: the next local time, the end of quiet hours, the next step of a fallback, another try. Left out where nobody knows.
 	Eta *time.Time `json:"eta,omitempty"`
 
 	// Expanded Recipients whose deliveries were made.

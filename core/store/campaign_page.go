@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/crash"
@@ -50,6 +51,11 @@ func (s *Store) recordPage(ctx context.Context, t tx, c *core.Campaign, p *core.
 	is.People.Pending, is.Deliveries.Pending = p.People-p.Skipped, len(rec.a.Deliveries)
 	c.Totals = c.Totals.Plus(is, was)
 	c.Sample(s.Now())
+	for i := range rec.a.Deliveries {
+		if due := rec.a.Deliveries[i].DueAt; due.After(c.LastDue) {
+			c.LastDue = due
+		}
+	}
 	rec.campaign = c.ID
 	if !c.Target.IsZero() { // the notification is there, and counts its deliveries itself
 		rec.joins = true
@@ -125,12 +131,16 @@ const recountPage = 20
 // were counted until the next time.
 func (s *Store) RecountCampaign(ctx context.Context, id core.ID, limit int) (open int, err error) {
 	live := map[core.ID]int64{}
-	err = s.read(ctx, "look what a campaign has pending", `SELECT d.notification_id, count(*) FROM batches b JOIN deliveries d ON d.batch_id = b.id AND d.state = 1
+	var lastDue time.Time
+	err = s.read(ctx, "look what a campaign has pending", `SELECT d.notification_id, count(*), max(b.due_at) FROM batches b JOIN deliveries d ON d.batch_id = b.id AND d.state = 1
 		WHERE b.campaign = $1 AND b.campaign IS NOT NULL AND b.state < 4 GROUP BY d.notification_id`, func(r row) error {
 		var n core.ID
 		var pending int64
-		err := r.Scan(key{&n}, &pending)
-		live[n] = pending
+		var due time.Time
+		err := r.Scan(key{&n}, &pending, stamp{&due})
+		if live[n] = pending; due.After(lastDue) {
+			lastDue = due
+		}
 		return err
 	}, id[:])
 	if err != nil {
@@ -157,20 +167,25 @@ func (s *Store) RecountCampaign(ctx context.Context, id core.ID, limit int) (ope
 		}
 	}
 	left := max(0, len(changed)-limit)
+	if len(changed) == 0 && lastDue.After(s.Now()) { // what is held for later stays pending, but until when may change
+		return len(live), s.recount(ctx, id, nil, lastDue)
+	}
 	for part := range slices.Chunk(changed[:len(changed)-left], recountPage) {
-		if err := s.recount(ctx, id, part); err != nil {
+		if err := s.recount(ctx, id, part, lastDue); err != nil {
 			return 0, err
 		}
 	}
 	return max(len(live), left), nil
 }
 
-func (s *Store) recount(ctx context.Context, id core.ID, pages []core.ID) error {
+// recount counts some pages of a campaign anew, and keeps when the last of what it has pending is due.
+func (s *Store) recount(ctx context.Context, id core.ID, pages []core.ID, lastDue time.Time) error {
 	return s.write(ctx, "count a campaign's pages", func(t tx) error {
 		c, err := lockCampaign(ctx, t, id)
-		if err != nil || c == nil {
+		if err != nil || c == nil || len(pages) == 0 && c.LastDue.Equal(lastDue) {
 			return err
 		}
+		c.LastDue = lastDue
 		for _, n := range pages {
 			was, is, err := recountOne(ctx, t, n)
 			if err != nil {

@@ -23,6 +23,7 @@ var campaignTests = []test{
 	{"pausing a campaign", campaignPause},
 	{"what a campaign has under way", campaignBusy},
 	{"a campaign's counts follow receipts and erasures", campaignRecount},
+	{"what a campaign waits for", campaignWaits},
 	{"a campaign's occurrence", campaignOccur},
 	{"parts of audiences", audienceParts},
 	{"a topic's expansion joins its notification", campaignJoins},
@@ -322,6 +323,34 @@ func campaignRecount(t *testing.T, s *store.Store) {
 	want.People, want.Deliveries = core.Counts{Delivered: 2}, core.Counts{Delivered: 2, Sent: 1, Failed: 1}
 	if got := totals(t, s, c); got != want {
 		t.Errorf("after an erasure: %+v", got)
+	}
+}
+
+// campaignWaits: when the last of what is pending is due is known at once of what was made for later, and with the next
+// count of what is to be tried again.
+func campaignWaits(t *testing.T, s *store.Store) {
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	p := pageOf(s, c, "a", "b", "c")
+	d := p.Acceptance.Deliveries
+	late := s.Now().Add(time.Hour)
+	d[3].DueAt, d[3].Held = late, core.HeldQuiet
+	if c = expand(t, s, p); !c.LastDue.Equal(late) {
+		t.Errorf("made: it waits till %s, not %s", c.LastDue, late)
+	}
+	if _, err := s.Cancel(t.Context(), "shop", p.Acceptance.Notification.ID); err != nil {
+		t.Fatal(err)
+	}
+	totals(t, s, c)
+	if c, err := s.Campaign(t.Context(), "shop", c.ID); err != nil || c.LastDue.After(s.Now()) {
+		t.Errorf("cancelled: it waits till %s: %v", c.LastDue, err)
+	}
+	p = pageOf(s, c, "d", "e", "f")
+	c = expand(t, s, p)
+	d = p.Acceptance.Deliveries
+	round(t, s, &d[0], 1, providers.Deferred)
+	totals(t, s, c)
+	if c, err := s.Campaign(t.Context(), "shop", c.ID); err != nil || !c.LastDue.After(s.Now()) {
+		t.Errorf("to be tried again: it waits till %s: %v", c.LastDue, err)
 	}
 }
 
