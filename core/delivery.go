@@ -244,7 +244,7 @@ func (s State) OnReceipt(e providers.Event, unknowns int) (State, bool) {
 		return s, false
 	}
 	switch e {
-	case providers.EventDelivered, providers.EventSeen, providers.EventRead, providers.EventClicked:
+	case providers.EventDelivered, providers.EventSeen, providers.EventRead, providers.EventClicked, providers.EventArchived:
 		return Delivered, true
 	case providers.EventFailed, providers.EventBounced:
 		if s == Sent { // a pending one's next attempt may do better

@@ -238,7 +238,7 @@ func TestOnReceipt(t *testing.T) {
 	states := []core.State{0, core.Pending, core.Sent, core.Delivered, core.Failed, core.Expired, core.Cancelled, core.Suppressed, 99}
 	becomes := map[providers.Event]core.State{
 		providers.EventDelivered: core.Delivered, providers.EventSeen: core.Delivered, providers.EventRead: core.Delivered, providers.EventClicked: core.Delivered,
-		providers.EventFailed: core.Failed, providers.EventBounced: core.Failed, providers.EventArchived: 0, "": 0, "invented": 0,
+		providers.EventFailed: core.Failed, providers.EventBounced: core.Failed, providers.EventArchived: core.Delivered, "": 0, "invented": 0,
 	}
 	for _, s := range states {
 		for e, to := range becomes {

@@ -226,8 +226,8 @@ type Result struct {
 // Event is what a Receipt reports.
 type Event string
 
-// The events. Delivered, Failed and Bounced change a delivery's state; the others are engagement, a
-// separate axis.
+// The events. Failed and Bounced make a delivery failed, the others delivered: who does something with a message
+// has it. What was done, Seen to Archived, is an axis of its own beside the state.
 const (
 	EventDelivered Event = "delivered"
 	EventFailed    Event = "failed"

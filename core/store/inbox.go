@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/carillon-notify/carillon/core"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // inInbox selects the in-app messages that reached a recipient's inbox ($1 app, $2 recipient).
@@ -61,35 +62,30 @@ func (s *Store) Unread(ctx context.Context, app, recipient string) (int, error) 
 	return n, err
 }
 
+// marks are what an inbox item can be marked, beside "unread", and the event that each is.
+var marks = map[string]providers.Event{"seen": providers.EventSeen, "read": providers.EventRead, "archive": providers.EventArchived}
+
 // MarkInbox marks one item of a recipient's inbox: "seen", "read" (and so seen), "unread" or "archive".
-// core.ErrNotFound if it is not in that inbox. It rides in a group commit.
-func (s *Store) MarkInbox(ctx context.Context, app, recipient string, id core.ID, event string) error {
-	set, ok := map[string]string{
-		"seen":    "seen_at = CASE WHEN seen_at = 0 THEN $4 ELSE seen_at END",
-		"read":    "seen_at = CASE WHEN seen_at = 0 THEN $4 ELSE seen_at END, read_at = CASE WHEN read_at = 0 THEN $4 ELSE read_at END",
-		"unread":  "read_at = CAST($4 AS BIGINT) * 0",
-		"archive": "archived_at = CASE WHEN archived_at = 0 THEN $4 ELSE archived_at END",
-	}[event]
-	if !ok {
+// core.ErrNotFound if it is not in that inbox. All but "unread" is a receipt as Receipt records one: whichever way it
+// is marked first is the step of the timeline. It rides in a group commit.
+func (s *Store) MarkInbox(ctx context.Context, app, recipient string, id core.ID, mark string) error {
+	event, ok := marks[mark]
+	if !ok && mark != "unread" {
 		return ErrBadMark
 	}
-	var n int64
-	err := s.ride(ctx, &member{run: func(t tx) (err error) {
-		now := micros(s.Now())
-		n, err = t.exec(ctx, "UPDATE deliveries SET "+set+" WHERE "+inInbox+" AND id = $3", app, recipient, id[:], now)
-		if err != nil || n == 0 || event == "unread" {
+	found := false
+	err := s.ride(ctx, &member{run: func(t tx) error {
+		h, err := findHit(ctx, t, inInbox+" AND id = $3", app, recipient, id[:])
+		if found = err == nil && h != nil; !found {
 			return err
 		}
-		// Who looks at it has it: no other channel needs to tell.
-		var ladder core.ID
-		var step int
-		err = t.query(ctx, "SELECT ladder, step FROM deliveries WHERE id = $1", func(r row) error { return r.Scan(key{&ladder}, &step) }, id[:])
-		if err != nil || ladder.IsZero() {
+		if mark == "unread" {
+			_, err = t.exec(ctx, "UPDATE deliveries SET read_at = 0 WHERE id = $1", id[:])
 			return err
 		}
-		return stopFallback(ctx, t, now, ladder, step)
+		return s.hear(ctx, t, h, providers.Receipt{Event: event})
 	}})
-	if err == nil && n == 0 {
+	if err == nil && !found {
 		return core.ErrNotFound
 	}
 	return s.fail("mark an inbox item", err)

@@ -24,56 +24,76 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 		where, args = "route = $1 AND (provider_id = $2 OR id = $3)", append(args, id[:])
 	}
 	err = s.ride(ctx, &member{run: func(t tx) error {
-		found = false
-		type hit struct {
-			id, of, ladder core.ID
-			app, address   string
-			state, step    int64
-			unknowns       int64
-		}
-		var h *hit
-		err := t.query(ctx, "SELECT id, notification_id, app, address, state, ladder, step, unknowns FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
-			h = &hit{}
-			return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state, key{&h.ladder}, &h.step, &h.unknowns)
-		}, args...)
-		if err != nil || h == nil || (rc.App != "" && rc.App != h.app) || (rc.Address != "" && rc.Address != h.address) {
+		h, err := findHit(ctx, t, where, args...)
+		found = err == nil && h != nil && (rc.App == "" || rc.App == h.app) && (rc.Address == "" || rc.Address == h.address)
+		if !found {
 			return err
 		}
-		found = true
-		at := rc.At
-		if at.IsZero() {
-			at = s.Now()
-		}
-		fresh, err := t.exec(ctx, "INSERT INTO receipts (delivery_id, event, code, at) VALUES ($1, $2, $3, $4) ON CONFLICT (delivery_id, event) DO NOTHING",
-			h.id[:], clean(string(rc.Event)), clean(rc.Code), micros(at))
-		if err != nil || fresh == 0 {
+		return s.hear(ctx, t, h, rc)
+	}})
+	if err != nil {
+		return false, s.fail("record a receipt", err)
+	}
+	return found, nil
+}
+
+// hit is a delivery that something is heard of.
+type hit struct {
+	id, of, ladder core.ID
+	app, address   string
+	state, step    int64
+	unknowns       int64
+}
+
+// findHit finds and locks the newest delivery that a condition selects; nil if there is none.
+func findHit(ctx context.Context, t tx, where string, args ...any) (h *hit, err error) {
+	err = t.query(ctx, "SELECT id, notification_id, app, address, state, ladder, step, unknowns FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
+		h = &hit{}
+		return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state, key{&h.ladder}, &h.step, &h.unknowns)
+	}, args...)
+	return h, err
+}
+
+// hear records an event of a delivery. Its state, its fallback and its address follow the first time only; what its
+// reader did to it counts again after it was undone.
+func (s *Store) hear(ctx context.Context, t tx, h *hit, rc providers.Receipt) error {
+	at := rc.At
+	if at.IsZero() {
+		at = s.Now()
+	}
+	fresh, err := t.exec(ctx, "INSERT INTO receipts (delivery_id, event, code, at) VALUES ($1, $2, $3, $4) ON CONFLICT (delivery_id, event) DO NOTHING",
+		h.id[:], clean(string(rc.Event)), clean(rc.Code), micros(at))
+	if err != nil {
+		return err
+	}
+	if fresh > 0 {
+		if err := s.follow(ctx, t, h, rc); err != nil {
 			return err
-		}
-		if to, ok := core.State(h.state).OnReceipt(rc.Event, int(h.unknowns)); ok {
-			if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3, code = COALESCE($5, code) WHERE id = $1 AND state = $4",
-				h.id[:], int64(to), micros(s.Now()), h.state, failing(rc, to)); err != nil {
-				return err
-			}
-			if err := touchPage(ctx, t, h.of); err != nil {
-				return err
-			}
-		}
-		if !h.ladder.IsZero() {
-			if err := s.heardOf(ctx, t, rc.Event, h.ladder, int(h.step)); err != nil {
-				return err
-			}
 		}
 		if rc.Event == providers.EventBounced {
 			if err := suppressBounced(ctx, t, h.id, rc.Code, at); err != nil {
 				return err
 			}
 		}
-		return engage(ctx, t, h.id, rc.Event, micros(at))
-	}})
-	if err != nil {
-		return false, s.fail("record a receipt", err)
 	}
-	return found, nil
+	return engage(ctx, t, h.id, rc.Event, micros(at))
+}
+
+// follow has a delivery's state and its fallback follow an event.
+func (s *Store) follow(ctx context.Context, t tx, h *hit, rc providers.Receipt) error {
+	if to, ok := core.State(h.state).OnReceipt(rc.Event, int(h.unknowns)); ok {
+		if _, err := t.exec(ctx, "UPDATE deliveries SET state = $2, updated_at = $3, code = COALESCE($5, code) WHERE id = $1 AND state = $4",
+			h.id[:], int64(to), micros(s.Now()), h.state, failing(rc, to)); err != nil {
+			return err
+		}
+		if err := touchPage(ctx, t, h.of); err != nil {
+			return err
+		}
+	}
+	if h.ladder.IsZero() {
+		return nil
+	}
+	return s.heardOf(ctx, t, rc.Event, h.ladder, int(h.step))
 }
 
 // failing is the code of a delivery that a receipt makes failed: the service's, or else the event; nil is none.

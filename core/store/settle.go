@@ -188,8 +188,8 @@ func unknownOf(all []*core.Settlement) (ids [][]byte) {
 // or failed. One that was of an unknown attempt and is to be tried again, or was given up for that, arrived
 // after all if anything says so.
 const (
-	acknowledging = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked')`
-	telling       = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'failed', 'bounced')`
+	acknowledging = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'archived')`
+	telling       = `FROM receipts WHERE delivery_id = deliveries.id AND event IN ('delivered', 'seen', 'read', 'clicked', 'archived', 'failed', 'bounced')`
 	earlySent     = `UPDATE deliveries SET state = (SELECT CASE WHEN event IN ('failed', 'bounced') THEN 4 ELSE 3 END ` + telling + ` ORDER BY at, event LIMIT 1),
 		code = COALESCE((SELECT CASE WHEN event NOT IN ('failed', 'bounced') THEN NULL WHEN code = '' THEN event ELSE code END ` + telling + ` ORDER BY at, event LIMIT 1), code)
 		WHERE id {ids} AND state = 2 AND EXISTS (SELECT 1 ` + telling + `)`

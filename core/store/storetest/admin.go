@@ -3,7 +3,9 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -371,6 +373,65 @@ func inbox(t *testing.T, s *store.Store) {
 	}
 	if err := s.MarkInbox(t.Context(), "shop", "u1", id, "eaten"); !errors.Is(err, store.ErrBadMark) {
 		t.Error(err)
+	}
+}
+
+// inboxTrace: what a recipient does with a message is a step of its timeline and makes it delivered, once, whether it
+// is marked in the inbox or heard of by a receipt; taken back, it can be done again.
+func inboxTrace(t *testing.T, s *store.Store) {
+	for mark, event := range map[string]providers.Event{"seen": providers.EventSeen, "read": providers.EventRead, "archive": providers.EventArchived} {
+		for _, ways := range []string{"mark mark", "receipt mark", "mark receipt"} {
+			a := record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"})
+			settle(t, s, judge(claim(t, s, wakeOf(a)), all(providers.Absent)))
+			d := &a.Deliveries[0]
+			for _, way := range strings.Fields(ways) {
+				if way == "mark" {
+					if err := s.MarkInbox(t.Context(), "shop", "u1", d.ID, mark); err != nil {
+						t.Fatal(err)
+					}
+				} else if found, err := s.Receipt(t.Context(), d.Route, providers.Receipt{ID: d.ID.String(), Event: event}); !found || err != nil {
+					t.Fatal(found, err)
+				}
+				if c := counts(t, s, a); c.Delivered != 1 {
+					t.Errorf("%s by %s: %+v", mark, way, c)
+				}
+			}
+			steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			steps = slices.DeleteFunc(steps, func(x core.Step) bool { return x.What != string(event) })
+			if len(steps) != 1 || steps[0].Delivery != d.ID || steps[0].State != core.Delivered {
+				t.Errorf("%s by %s: the timeline has %+v", mark, ways, steps)
+			}
+			read := func(want bool) {
+				t.Helper()
+				messages, _, err := s.MessagesTo(t.Context(), "shop", "u1", "")
+				at := slices.IndexFunc(messages, func(m core.SentMessage) bool { return m.ID == d.ID })
+				if err != nil || at < 0 || messages[at].ReadAt.IsZero() == want {
+					t.Errorf("%s by %s: read %v, %v", mark, ways, !want, err)
+				}
+			}
+			if mark != "read" {
+				continue
+			}
+			for _, again := range strings.Fields(ways) {
+				read(true)
+				if err := s.MarkInbox(t.Context(), "shop", "u1", d.ID, "unread"); err != nil {
+					t.Fatal(err)
+				}
+				read(false)
+				if again == "mark" {
+					err = s.MarkInbox(t.Context(), "shop", "u1", d.ID, mark)
+				} else {
+					_, err = s.Receipt(t.Context(), d.Route, providers.Receipt{ID: d.ID.String(), Event: event})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			read(true)
+		}
 	}
 }
 

@@ -283,7 +283,7 @@ func fallbackInbox(t *testing.T, s *store.Store) {
 			l.are("sent", "pending")
 			continue
 		}
-		l.are("sent", "cancelled/acknowledged")
+		l.are("delivered", "cancelled/acknowledged")
 	}
 }
 

@@ -76,6 +76,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"fallbacks that share batches", fallbackBatches},
 		{"templates and keys", templatesAndKeys},
 		{"inbox", inbox},
+		{"an inbox leaves its trace", inboxTrace},
 		{"lists", lists},
 		{"dead", dead},
 		{"sweep", sweep},
