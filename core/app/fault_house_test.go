@@ -303,13 +303,18 @@ func (m *member) await(ctx context.Context) error {
 }
 
 // stop is SIGKILL, and the process stays down until start.
-func (m *member) stop() {
+func (m *member) stop() { m.end((*process).kill) }
+
+// leave is Ctrl-C, and the process stays down until start. One that is not up yet may end as it likes.
+func (m *member) leave() { m.end(func(p *process) { _ = p.interrupt() }) }
+
+func (m *member) end(how func(*process)) {
 	m.mu.Lock()
 	m.held = true
 	p, ended := m.p, m.ended
 	m.mu.Unlock()
 	if p != nil {
-		p.kill()
+		how(p)
 	}
 	if ended != nil {
 		<-ended

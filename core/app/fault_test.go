@@ -205,7 +205,7 @@ func faultPoints(h *house) {
 func (h *house) crash(p crash.Point) {
 	h.t.Helper()
 	m, times := h.stepper(p), 1+h.rng.IntN(5)
-	others := slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m })
+	others, down := slices.DeleteFunc(slices.Clone(h.members), func(o *member) bool { return o == m }), (*member).stop
 	switch p[:strings.Index(string(p), ".")] {
 	case "relay": // something to repair, and nobody else to do it: rounds under way and wakes in the queue are lost
 		times = 1
@@ -214,15 +214,17 @@ func (h *house) crash(p crash.Point) {
 		h.ledger.ask(3 * burst) // some of them due later, and so in the queue
 		eventually(h.t, time.Minute, "they are acknowledged", func() bool { return h.ledger.count() >= before+3*burst })
 		eventually(h.t, time.Minute, "rounds are under way", h.sending)
-	case "expand": // who plans a campaign rings its own doorbell first, so another orchestrator has no turn while there is that one
-		others = slices.DeleteFunc(others, func(o *member) bool { return o.api == "" })
+	case "expand":
+		// Who plans a campaign rings its own doorbell first, so another orchestrator has no turn while there is that one.
+		// It gives the campaign back as it leaves; else its lease would have to run out.
+		others, down = slices.DeleteFunc(others, func(o *member) bool { return o.api == "" }), (*member).leave
 	default:
 		others = nil
 	}
 	for _, o := range others {
-		o.stop()
+		down(o)
 	}
-	m.stop()
+	down(m)
 	if h.redis != nil && p == crash.RelayTaken {
 		h.redis.FlushAll()
 	}
