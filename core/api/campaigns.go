@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -51,11 +52,41 @@ func (a *API) CreateCampaign(ctx context.Context, q CreateCampaignRequestObject)
 // campaignOf is a campaign as the document has it, as of now.
 func (a *API) campaignOf(c *core.Campaign) Campaign { return campaignAt(c, a.Campaigns.Now()) }
 
-// campaignAt is a campaign as it stands at a time.
+// campaignAt is a campaign as it stands at a time, with all that it says.
 func campaignAt(c *core.Campaign, now time.Time) Campaign {
+	out := campaignBrief(c, now)
+	var request intake.Request
+	_ = json.Unmarshal(c.Request, &request) // of our own making
+	out.Data = request.Data
+	if request.Content != nil {
+		out.Content = contentBody(request.Content)
+	}
+	return out
+}
+
+// contentBody is a content as a request has it.
+func contentBody(c *intake.Content) json.RawMessage {
+	members := map[string]any{}
+	for name, text := range map[string]string{"title": c.Title, "body": c.Body, "url": c.URL} {
+		if text != "" {
+			members[name] = text
+		}
+	}
+	if len(c.Data) > 0 {
+		members["data"] = c.Data
+	}
+	for name, block := range c.Channels {
+		members[name] = block
+	}
+	body, _ := json.Marshal(members) // what was read can be written
+	return body
+}
+
+// campaignBrief leaves out what it says, which may be long.
+func campaignBrief(c *core.Campaign, now time.Time) Campaign {
 	p := c.Progress(now)
-	var request struct{ Template string }
-	_ = json.Unmarshal(c.Request, &request) // for show
+	var request intake.Request
+	_ = json.Unmarshal(c.Request, &request) // of our own making
 	out := Campaign{Id: c.ID.String(), Name: c.Name, State: c.State.String(), Reason: c.Reason, Template: request.Template, CreatedAt: c.CreatedAt, StartedAt: stamp(c.Bound),
 		EndedAt: stamp(c.EndedAt), Cron: c.Cron, Timezone: c.Timezone, LocalTime: c.LocalTime, Missed: c.Missed, Rate: c.Rate, Runs: c.Runs, MissedRuns: c.MissedRuns,
 		Audience: Audience{Topic: c.Audience.Topic, Recipients: c.Audience.Recipients, Filter: c.Audience.Filter, All: c.Audience.All},
@@ -64,6 +95,17 @@ func campaignAt(c *core.Campaign, now time.Time) Campaign {
 			RatePerS: math.Round(p.RatePerS*10) / 10, Eta: stamp(p.ETA)}}
 	if !c.State.Over() && c.NextAt.After(now) {
 		out.NextAt = stamp(c.NextAt)
+	}
+	out.Locale, out.Channels, out.Mode, out.Priority, out.Unknown = request.Locale, request.Channels, cmp.Or(request.Mode, core.ModeAll), string(request.Priority), string(cmp.Or(request.Unknown, core.RetryUnknown))
+	out.CollapseKey, out.Category, out.Metadata, out.Ttl = request.CollapseKey, request.Category, request.Metadata, cmp.Or(request.TTL, core.DefaultTTL).String()
+	if out.Mode == core.ModeFallback {
+		out.FallbackAfter = cmp.Or(request.FallbackAfter, core.DefaultFallbackAfter).String()
+	}
+	if request.Version > 0 {
+		out.Version = strconv.Itoa(request.Version)
+	}
+	if c.Cron == "" {
+		out.StartAt = stamp(c.StartAt)
 	}
 	if !c.Parent.IsZero() {
 		out.Parent = c.Parent.String()
@@ -98,9 +140,9 @@ func (a *API) ListCampaigns(ctx context.Context, q ListCampaignsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	out := ListCampaigns200JSONResponse{Data: make([]Campaign, 0, len(all)), NextCursor: next}
+	out, now := ListCampaigns200JSONResponse{Data: make([]Campaign, 0, len(all)), NextCursor: next}, a.Campaigns.Now()
 	for i := range all {
-		c := a.campaignOf(&all[i])
+		c := campaignBrief(&all[i], now)
 		c.Audience.Recipients = c.Audience.Recipients[:min(len(c.Audience.Recipients), 10)] // GET shows them all
 		out.Data = append(out.Data, c)
 	}
@@ -233,7 +275,7 @@ func (e *campaignEvents) VisitStreamCampaignResponse(w http.ResponseWriter) erro
 	defer tick.Stop()
 	last, said := "", time.Now()
 	for n := 1; ; n++ {
-		body, err := json.Marshal(e.api.campaignOf(e.c))
+		body, err := json.Marshal(campaignBrief(e.c, e.api.Campaigns.Now()))
 		if err != nil {
 			return fmt.Errorf("encode a campaign: %w", err)
 		}

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -279,4 +280,49 @@ func TestCampaignReplay(t *testing.T) {
 		t.Errorf("the test send again: %v %s", again.header, again.body)
 	}
 	test(422, b.Id) // the same body means another campaign there
+}
+
+// A campaign shows all that was asked for, so that it can be asked for again; lists and events leave out what may be long.
+func TestCampaignShowsWhatItSays(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.must(201, "PUT", "/v1/templates/order", adminKey, `{"locales":{"default":{"title":"{{ order }}"}}}`)
+	for _, c := range []struct{ ask, more string }{
+		{`{"name":"x","audience":{"all":true},"content":{"title":"Hi","body":"<b>","url":"https://example.com","data":{"a":1},"email":{"subject":"S","text":"T"}},"channels":["email","push"],"mode":"fallback",
+			"fallback_after":"1m0s","priority":"normal","unknown":"fail","collapse_key":"k","category":"c","metadata":{"trace":"t"},"ttl":"1h0m0s","cron":"0 9 * * *","timezone":"Europe/Paris","rate":"5/s","missed":"run"}`, `{}`},
+		{`{"name":"x","audience":{"all":true},"template":"order","data":{"order":7},"locale":"fr"}`,
+			`{"version":"1","mode":"all","priority":"bulk","unknown":"retry","ttl":"72h0m0s","missed":"run"}`},
+	} {
+		made := r.must(201, "POST", "/v1/campaigns", sendKey, c.ask)
+		var want, got, listed, event map[string]any
+		for _, text := range []string{c.ask, c.more} {
+			if err := json.Unmarshal([]byte(text), &want); err != nil {
+				t.Fatal(err)
+			}
+		}
+		made.into(t, &got)
+		id := fmt.Sprint(got["id"])
+		if diff := cmp.Diff(string(made.body), string(r.must(200, "GET", "/v1/campaigns/"+id, readKey, "").body)); diff != "" {
+			t.Errorf("GET shows something else: %s", diff)
+		}
+		for _, name := range []string{"id", "state", "created_at", "next_at", "progress"} {
+			delete(got, name)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("shown: %s", diff)
+		}
+		r.must(200, "POST", "/v1/campaigns/"+id+"/cancel", sendKey, "")
+		var list struct{ Data []map[string]any }
+		r.must(200, "GET", "/v1/campaigns?limit=1", readKey, "").into(t, &list)
+		listed = list.Data[0]
+		_, text, _ := strings.Cut(string(r.must(200, "GET", "/v1/campaigns/"+id+"/events", readKey, "").body), "data: ")
+		if err := json.Unmarshal([]byte(text), &event); err != nil {
+			t.Fatal(err)
+		}
+		for where, got := range map[string]map[string]any{"list": listed, "event": event} {
+			if got["content"] != nil || got["data"] != nil || got["mode"] != want["mode"] {
+				t.Errorf("%s: %v", where, got)
+			}
+		}
+	}
 }

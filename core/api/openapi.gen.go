@@ -99,24 +99,46 @@ type Audience struct {
 // Campaign defines model for Campaign.
 type Campaign struct {
 	// Audience One of topic, recipients, filter and all.
-	Audience  Audience   `json:"audience"`
-	CreatedAt time.Time  `json:"created_at"`
-	Cron      string     `json:"cron,omitempty"`
-	EndedAt   *time.Time `json:"ended_at,omitempty"`
-	Id        string     `json:"id"`
+	Audience Audience `json:"audience"`
+	Category string   `json:"category,omitempty"`
+
+	// Channels Left out all that the content covers.
+	Channels    []string `json:"channels,omitempty"`
+	CollapseKey string   `json:"collapse_key,omitempty"`
+
+	// Content title, body, url, data, and a block under a channel's name. Not in lists and events.
+	Content   json.RawMessage `json:"content,omitempty"`
+	CreatedAt time.Time       `json:"created_at"`
+	Cron      string          `json:"cron,omitempty"`
+
+	// Data Not in lists and events.
+	Data    json.RawMessage `json:"data,omitempty"`
+	EndedAt *time.Time      `json:"ended_at,omitempty"`
+
+	// FallbackAfter Go style: "90s", "15m", "24h"
+	FallbackAfter Duration `json:"fallback_after,omitempty" validate:"omitempty,goduration"`
+	Id            string   `json:"id"`
 
 	// LastRun With a cron: the latest occurrence.
 	LastRun    string `json:"last_run,omitempty"`
 	LocalTime  string `json:"local_time,omitempty"`
+	Locale     string `json:"locale,omitempty"`
+	Metadata   Object `json:"metadata,omitempty"`
 	Missed     string `json:"missed,omitempty"`
 	MissedRuns int    `json:"missed_runs,omitempty"`
-	Name       string `json:"name"`
+
+	// Mode all or fallback
+	Mode string `json:"mode,omitempty"`
+	Name string `json:"name"`
 
 	// NextAt When it starts, or its next occurrence or local time.
 	NextAt *time.Time `json:"next_at,omitempty"`
 
 	// Parent The campaign with the cron that this is an occurrence of.
 	Parent string `json:"parent,omitempty"`
+
+	// Priority critical, normal or bulk
+	Priority string `json:"priority,omitempty"`
 
 	// Progress People, each counted once, by the best that became of the deliveries to them: expanded is the sum of pending to skipped, and of a campaign that is over so is audience
 	// (whom a cancelled one did not get to is cancelled). deliveries counts those.
@@ -127,13 +149,25 @@ type Campaign struct {
 	Reason string `json:"reason,omitempty"`
 
 	// Runs With a cron: how many occurrences there were.
-	Runs      int        `json:"runs,omitempty"`
+	Runs int `json:"runs,omitempty"`
+
+	// StartAt When it was to start, without a cron; of an occurrence its time.
+	StartAt   *time.Time `json:"start_at,omitempty"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 
 	// State draft, scheduled, running, paused, completed or cancelled
 	State    string `json:"state"`
 	Template string `json:"template,omitempty"`
 	Timezone string `json:"timezone,omitempty"`
+
+	// Ttl Go style: "90s", "15m", "24h"
+	Ttl Duration `json:"ttl,omitempty" validate:"omitempty,goduration"`
+
+	// Unknown retry or fail
+	Unknown string `json:"unknown,omitempty"`
+
+	// Version Of the template, as it was when the campaign was made; left out for a template from a file.
+	Version string `json:"version,omitempty"`
 }
 
 // CampaignList defines model for CampaignList.

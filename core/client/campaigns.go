@@ -46,20 +46,40 @@ type CampaignRequest struct {
 
 // Campaign is a campaign as it stands.
 type Campaign struct {
-	ID        string           `json:"id"`
-	Name      string           `json:"name"`
-	State     string           `json:"state"`
-	Reason    string           `json:"reason"`
-	Parent    string           `json:"parent"`
-	Audience  Audience         `json:"audience"`
-	CreatedAt time.Time        `json:"created_at"`
-	StartedAt *time.Time       `json:"started_at"`
-	EndedAt   *time.Time       `json:"ended_at"`
-	NextAt    *time.Time       `json:"next_at"`
-	Rate      string           `json:"rate"`
-	Runs      int              `json:"runs"`
-	LastRun   string           `json:"last_run"`
-	Progress  CampaignProgress `json:"progress"`
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	State    string   `json:"state"`
+	Reason   string   `json:"reason"`
+	Parent   string   `json:"parent"`
+	Audience Audience `json:"audience"`
+	// What it says, as CampaignRequest has it. Lists leave out Data and Content.
+	Template      string           `json:"template"`
+	Version       string           `json:"version"`
+	Data          json.RawMessage  `json:"data"`
+	Locale        string           `json:"locale"`
+	Content       json.RawMessage  `json:"content"`
+	Channels      []string         `json:"channels"`
+	Mode          string           `json:"mode"`
+	FallbackAfter string           `json:"fallback_after"`
+	Priority      string           `json:"priority"`
+	Unknown       string           `json:"unknown"`
+	CollapseKey   string           `json:"collapse_key"`
+	Category      string           `json:"category"`
+	Metadata      json.RawMessage  `json:"metadata"`
+	TTL           string           `json:"ttl"`
+	StartAt       *time.Time       `json:"start_at"`
+	CreatedAt     time.Time        `json:"created_at"`
+	StartedAt     *time.Time       `json:"started_at"`
+	EndedAt       *time.Time       `json:"ended_at"`
+	NextAt        *time.Time       `json:"next_at"`
+	Cron          string           `json:"cron"`
+	Timezone      string           `json:"timezone"`
+	LocalTime     string           `json:"local_time"`
+	Missed        string           `json:"missed"`
+	Rate          string           `json:"rate"`
+	Runs          int              `json:"runs"`
+	LastRun       string           `json:"last_run"`
+	Progress      CampaignProgress `json:"progress"`
 	// Replayed says that this is the answer to an earlier request with the same key.
 	Replayed bool `json:"-"`
 }
