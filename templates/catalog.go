@@ -135,7 +135,7 @@ func (c *Catalog) Compile(src Source) (*Template, error) {
 		return nil, &Error{[]Fault{{Code: CodeName, Detail: "a template's name has 1 to 100 letters, digits, '.', '_' and '-', and begins with a letter or digit"}}}
 	}
 	lib := c.seen.Load()
-	return Compile(src, Options{Layouts: lib.layouts, Partials: lib.partials})
+	return Compile(src, Options{Layouts: lib.layouts, Partials: lib.partials, Server: true})
 }
 
 // Find gives a template: version 0 is the latest, and any other number a stored version. The error is
@@ -175,7 +175,7 @@ func (c *Catalog) stored(ctx context.Context, app, name string, version int) (*T
 		return nil, fmt.Errorf("read a template: %w", err)
 	}
 	src.Name = name
-	t, err := Compile(src, Options{Layouts: lib.layouts, Partials: lib.partials})
+	t, err := Compile(src, Options{Layouts: lib.layouts, Partials: lib.partials, Server: true})
 	if err != nil {
 		return nil, fmt.Errorf("compile stored template %q version %d: %w", name, version, err)
 	}

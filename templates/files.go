@@ -103,7 +103,7 @@ func (out *files) readLayouts(dir fs.FS, f *faults) {
 		}
 		// Checked here once, so that a fault names the layout's file and not those that use it.
 		var own faults
-		in := &includer{partials: out.partials, f: &own}
+		in := &includer{opt: Options{Partials: out.partials}, f: &own}
 		l, one, text := out.layouts[name], Layout{}, in.text(string(b), "")
 		if ext == ".html" {
 			l.HTML, one.HTML = text, text

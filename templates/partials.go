@@ -27,8 +27,8 @@ var rawBlock = regexp.MustCompile(`(?s)\{%-?\s*raw\s*-?%\}.*?\{%-?\s*endraw\s*-?
 // includer puts partials into texts, before these are parsed: a partial sees and sets the variables around it,
 // and is checked and escaped by where it stands.
 type includer struct {
-	partials map[string]string
-	f        *faults
+	opt Options
+	f   *faults
 }
 
 // text is a text with its partials in place.
@@ -58,10 +58,10 @@ func (in *includer) expand(src, at string, depth int) string {
 func (in *includer) one(tag, at string, depth int) string {
 	m := includeTag.FindStringSubmatch(tag)
 	name := m[1] + m[2]
-	body, ok := in.partials[name]
+	body, ok := in.opt.Partials[name]
 	switch {
 	case !ok:
-		in.f.add(at, CodeSyntax, "there is no partial %q; they are files in %s, <name>%s", clip(name), partialDir, partialExt)
+		in.f.add(at, CodeSyntax, "%s no partial %q; %s", in.opt.owner(), clip(name), in.opt.remedy(partialDir+"/"+clip(name)+partialExt))
 		return ""
 	case depth >= MaxIncludes:
 		in.f.add(at, CodeLimit, "partials include one another deeper than %d", MaxIncludes)

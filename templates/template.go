@@ -16,6 +16,24 @@ type Options struct {
 	Layouts map[string]Layout
 	// Partials are those that a template may include, by name.
 	Partials map[string]string
+	// Server says that layouts and partials are a running server's, for what is said of one that it does not have.
+	Server bool
+}
+
+// remedy says what to do about a file that is missing.
+func (o Options) remedy(file string) string {
+	if o.Server {
+		return "put " + file + " into the directory templates.dir of the server and have it look again (SIGHUP, or POST /v1/routes/reload)"
+	}
+	return "it would be the file " + file
+}
+
+// owner is who does not have it.
+func (o Options) owner() string {
+	if o.Server {
+		return "the server has"
+	}
+	return "there is"
 }
 
 // Template is a compiled template. It never changes, and is safe for concurrent use.
@@ -46,9 +64,9 @@ type channel struct {
 func Compile(src Source, opt Options) (*Template, error) {
 	var f faults
 	t := &Template{source: src, docs: map[string]*document{}, index: map[string]string{}}
-	in := &includer{partials: opt.Partials, f: &f}
+	in := &includer{opt: opt, f: &f}
 	whole := make(map[string]Parts, len(src.Locales))
-	t.layout(src.Layout, opt.Layouts, &f)
+	t.layout(src.Layout, opt, &f)
 	if src.Schema != nil {
 		t.schema = compileSchema(src.Schema, &f)
 	}
@@ -108,14 +126,14 @@ func layoutsOf(given map[string]Layout) map[string]Layout {
 }
 
 // layout compiles the layout that the template names.
-func (t *Template) layout(name string, given map[string]Layout, f *faults) {
+func (t *Template) layout(name string, opt Options, f *faults) {
 	if name == "" {
 		return
 	}
-	layouts := layoutsOf(given)
+	layouts := layoutsOf(opt.Layouts)
 	l, ok := layouts[name]
 	if !ok {
-		f.add("/layout", CodeLayout, "no layout %q; there are %s", clip(name), strings.Join(sorted(layouts), ", "))
+		f.add("/layout", CodeLayout, "%s no layout %q, only %s; %s", opt.owner(), clip(name), strings.Join(sorted(layouts), ", "), opt.remedy(layoutDir+"/"+clip(name)+".html (or .txt)"))
 		return
 	}
 	t.html, t.text = compileLayout(l, f)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -369,9 +370,9 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		return err
 	}
-	var dir = os.DirFS(a.cfg.Templates.Dir)
-	if _, err := os.Stat(a.cfg.Templates.Dir); err != nil {
-		dir = nil
+	var dir fs.FS
+	if a.cfg.Templates.Dir != "" {
+		dir = os.DirFS(a.cfg.Templates.Dir) // it may come to be later
 	}
 	catalog := templates.New(dir, storedTemplates{a.store})
 	a.catalog = catalog

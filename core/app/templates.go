@@ -47,6 +47,7 @@ func templatesCommand(file *string, out io.Writer) *cobra.Command {
 	render.Flags().StringVar(&t.locale, "locale", "", "the locale; the recipient's if left out")
 	cmd.AddCommand(render)
 	cmd.AddCommand(remote(&cobra.Command{Use: "push [NAME...]", Short: "Make new versions on the server of the templates whose files differ from it; the key is CARILLON_API_KEY",
+		Long: "Make new versions on the server of the templates whose files differ from it; the key is CARILLON_API_KEY.\nLayouts and partials are not pushed: the server has those in its own templates.dir, and looks there again at SIGHUP or POST /v1/routes/reload.",
 		RunE: func(cmd *cobra.Command, args []string) error { return t.push(cmd.Context(), args) }}))
 	cmd.AddCommand(remote(&cobra.Command{Use: "pull [NAME...]", Short: "Write the server's stored templates into files that differ from them; the key is CARILLON_API_KEY",
 		RunE: func(cmd *cobra.Command, args []string) error { return t.pull(cmd.Context(), args) }}))

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/carillon-notify/carillon/core/config"
 )
 
 // TestTemplatesCommand: files are checked, rendered, pushed and pulled as people who keep them in git do.
@@ -16,9 +18,10 @@ func TestTemplatesCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, c := startApp(t, nil)
+	var served string
+	_, c := startApp(t, func(cfg *config.Config) { served = cfg.Templates.Dir })
 	dir := t.TempDir()
-	write := func(name, text string) {
+	writeTo := func(dir, name, text string) {
 		t.Helper()
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
@@ -27,6 +30,7 @@ func TestTemplatesCommand(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	write := func(name, text string) { t.Helper(); writeTo(dir, name, text) }
 	cwd := t.TempDir()
 	run := func(ok bool, args ...string) string {
 		t.Helper()
@@ -85,4 +89,29 @@ func TestTemplatesCommand(t *testing.T) {
 	}
 	has(string(text), "Plainest")
 	has(run(false, "pull", "none", "--dir", dir, "--url", c.base), "no template")
+
+	// Layouts and partials are files of the server's own: it says which it lacks, and sees them when it looks again.
+	const layout, partial = "<body>{{ content }}</body>", "-- {{ n }}"
+	write("_layouts/brand.html", layout)
+	write("_partials/sig.liquid", partial)
+	write("branded.json", `{"layout":"brand","locales":{"default":{"title":"T","email":{"html":"<p>{% include 'sig' %}</p>"}}}}`)
+	write("bare.json", `{"layout":"brnad","locales":{"default":{"title":"{% include 'sgi' %}"}}}`)
+	has(run(false, "lint", "--dir", dir), `there is no layout "brnad", only brand, default, plain; it would be the file _layouts/brnad.html`, `there is no partial "sgi"; it would be the file _partials/sgi.liquid`)
+	if err := os.Remove(filepath.Join(dir, "bare.json")); err != nil {
+		t.Fatal(err)
+	}
+	has(run(true, "lint", "--dir", dir), "no faults")
+	has(run(false, "push", "branded", "--dir", dir, "--url", c.base), `the server has no layout "brand", only default, plain; put _layouts/brand.html (or .txt) into the directory templates.dir of the server`,
+		`the server has no partial "sig"; put _partials/sig.liquid into the directory templates.dir of the server`)
+	writeTo(served, "_layouts/brand.html", layout)
+	writeTo(served, "_partials/sig.liquid", partial)
+	c.must(http.MethodPost, "/v1/routes/reload", nil, nil, http.StatusOK)
+	has(run(true, "push", "branded", "--dir", dir, "--url", c.base), "branded: version 1")
+	var out struct {
+		Channels map[string]struct{ HTML string }
+	}
+	c.must(http.MethodPost, "/v1/templates/branded/preview", `{"data":{"n":7}}`, &out, http.StatusOK)
+	if got := out.Channels["email"].HTML; got != "<body><p>-- 7</p></body>" {
+		t.Errorf("rendered %q", got)
+	}
 }
