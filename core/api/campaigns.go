@@ -221,10 +221,14 @@ func (a *API) TestCampaign(ctx context.Context, q TestCampaignRequestObject) (Te
 	}
 	var faults []intake.Fault
 	to := make([]intake.Target, len(q.Body.To))
+	add := func(pointer, code, detail string) {
+		faults = append(faults, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
+	}
 	for i := range q.Body.To {
-		to[i] = targetOf(&q.Body.To[i], fmt.Sprintf("/to/%d", i), func(pointer, code, detail string) {
-			faults = append(faults, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
-		})
+		at := fmt.Sprintf("/to/%d", i)
+		if to[i] = targetOf(&q.Body.To[i], at, add); to[i].Topic != "" {
+			add(at+"/topic", intake.FaultConflict, "a test goes to recipients and addresses that are named; start the campaign to reach a topic")
+		}
 	}
 	if len(faults) > 0 {
 		return nil, invalid(faults)

@@ -101,6 +101,9 @@ func TestCampaignLife(t *testing.T) {
 	if sent.Deliveries != 1 {
 		t.Errorf("test: %+v", sent)
 	}
+	if got := r.must(422, "POST", at+"/test", sendKey, `{"to":[{"email":"me@example.com"},{"topic":"vip"}]}`).faults(t); got["/to/1/topic"] != "conflict" {
+		t.Errorf("a test to a topic: %v", got)
+	}
 	for _, path := range []string{at, at + "/events", at + "/results.csv"} {
 		r.must(404, "GET", path, otherKey, "")
 	}

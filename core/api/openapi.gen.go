@@ -262,6 +262,7 @@ type CampaignRequest struct {
 
 // CampaignTest defines model for CampaignTest.
 type CampaignTest struct {
+	// To Recipients and addresses, no topics.
 	To []Target `json:"to" validate:"required,min=1,max=20,dive"`
 }
 
