@@ -65,7 +65,7 @@ func TestPreferencesCheck(t *testing.T) {
 		"several":                 {core.Preferences{"a": {"x": true}, "b": {"y": true}}, []string{"a", "b"}},
 		"nothing of any category": {core.Preferences{}, nil},
 	} {
-		got := tc.p.Check(categories, known)
+		got := tc.p.Check(categories, known, nil)
 		var at []string
 		for _, c := range tc.want {
 			if got[c] == "" {

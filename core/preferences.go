@@ -67,10 +67,11 @@ const (
 var channelName = regexp.MustCompile(`^([a-z0-9_-]{1,64}|\*)$`)
 
 // Check says what is wrong with preferences: by category, "" for all of them. known are the channels that
-// there are.
-func (p Preferences) Check(c Categories, known []string) map[string]string {
+// there are. What had holds is right, though it could not be said any more: a recipient's preferences can always be
+// given again as they are.
+func (p Preferences) Check(c Categories, known []string, had Preferences) map[string]string {
 	faults := map[string]string{}
-	if len(p) > MaxCategories {
+	if len(p) > max(MaxCategories, len(had)) {
 		faults[""] = fmt.Sprintf("name at most %d categories", MaxCategories)
 	}
 	for _, category := range slices.Sorted(maps.Keys(p)) {
@@ -79,7 +80,9 @@ func (p Preferences) Check(c Categories, known []string) map[string]string {
 			continue
 		}
 		for _, channel := range slices.Sorted(maps.Keys(p[category])) {
+			on, said := had[category][channel]
 			switch {
+			case said && on == p[category][channel]:
 			case channel != AnyName && !slices.Contains(known, channel):
 				faults[category] = fmt.Sprintf("there is no channel %q; use one of %v, or * for all", channel, known)
 			case c.Mandatory(category) && !p[category][channel]:

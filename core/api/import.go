@@ -242,7 +242,7 @@ func (im *importer) check(ctx context.Context, body *ImportedRecipient) (core.Im
 	add(err)
 	if body.Preferences != nil {
 		x.Preferences = chosen(body.Preferences)
-		add(a.checkPreferences(x.Preferences, "/preferences"))
+		add(a.checkPreferences(x.Preferences, nil, "/preferences"))
 	}
 	for i, topic := range body.Topics {
 		if !recipientID.MatchString(topic) {

@@ -3040,6 +3040,26 @@ func (response ConfirmUnsubscribe404TexthtmlResponse) VisitConfirmUnsubscribeRes
 	return err
 }
 
+type ConfirmUnsubscribe409TexthtmlResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ConfirmUnsubscribe409TexthtmlResponse) VisitConfirmUnsubscribeResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/html")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(409)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type ConfirmUnsubscribedefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -3097,6 +3117,26 @@ func (response Unsubscribe404TexthtmlResponse) VisitUnsubscribeResponse(w http.R
 		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
 	}
 	w.WriteHeader(404)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type Unsubscribe409TexthtmlResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response Unsubscribe409TexthtmlResponse) VisitUnsubscribeResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/html")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(409)
 
 	if closer, ok := response.Body.(io.ReadCloser); ok {
 		defer closer.Close()

@@ -92,6 +92,31 @@ func TestPreferences(t *testing.T) {
 	}
 }
 
+// TestPreferencesAgain: what was chosen before a category became mandatory, or a channel went, can be put back as it is
+// given, and nothing else of the kind.
+func TestPreferencesAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	old := core.Preferences{"security": {"email": false, "fax": true}, "news": {"email": false}}
+	if err := r.store.PutPreferences(t.Context(), "a", "u1", old, &core.Rules{}); err != nil {
+		t.Fatal(err)
+	}
+	const path = "/v1/recipients/u1/preferences"
+	given := string(r.must(200, "GET", path, readKey, "").body)
+	r.must(200, "PUT", path, sendKey, given)
+	if again := string(r.must(200, "GET", path, readKey, "").body); again != given {
+		t.Errorf("put back %s, got %s", given, again)
+	}
+	r.must(200, "PUT", path, sendKey, `{"security":{"email":false},"news":{"email":true}}`)
+	for _, body := range []string{`{"security":{"push":false}}`, `{"security":{"fax":true}}`, `{"security":{"email":false,"*":false}}`} {
+		if diff := cmp.Diff(map[string]string{"/security": "invalid"}, r.must(422, "PUT", path, sendKey, body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+	r.must(200, "PUT", path, sendKey, `{}`)
+	r.must(422, "PUT", path, sendKey, `{"security":{"email":false}}`)
+}
+
 // TestOptOut: an opt-out reaches what was accepted before, and says so wherever one looks.
 func TestOptOut(t *testing.T) {
 	t.Parallel()
@@ -168,6 +193,17 @@ func TestUnsubscribe(t *testing.T) {
 	}
 	if got, want := chosen(), "{\"\\u003cb\\u003enews \\u0026 more\\u003c/b\\u003e\":{\"email\":false}}"; got != want {
 		t.Errorf("chosen %s, want %s", got, want)
+	}
+	mandatory := u.Link(core.Unsubscription{App: "a", Recipient: "u1", Category: "security", Channel: "email"}) // of before it was that
+	before := chosen()
+	for _, method := range []string{"GET", "POST"} {
+		page := string(r.must(409, method, mandatory, "", "").body)
+		if !strings.Contains(page, "cannot be turned off") || strings.Contains(page, "<form") || strings.Contains(page, "no more") {
+			t.Errorf("%s of a mandatory category's link: %s", method, page)
+		}
+	}
+	if got := chosen(); got != before {
+		t.Errorf("a mandatory category's link changed %s", got)
 	}
 	r.must(204, "DELETE", "/v1/recipients/u1", sendKey, "")
 	r.do("POST", link, "", "") // who was erased

@@ -45,11 +45,20 @@ func (a *API) PutPreferences(ctx context.Context, q PutPreferencesRequestObject)
 	if err := checkRecipientID(q.Id); err != nil {
 		return nil, err
 	}
-	p := chosen(*q.Body)
-	if err := a.checkPreferences(p, ""); err != nil {
-		return nil, err
+	p, app := chosen(*q.Body), callOf(ctx).principal.App
+	if err := a.checkPreferences(p, nil, ""); err != nil {
+		had, readErr := a.Recipients.Recipient(ctx, app, q.Id)
+		switch {
+		case errors.Is(readErr, core.ErrNotFound):
+			return nil, err
+		case readErr != nil:
+			return nil, readErr
+		}
+		if err := a.checkPreferences(p, had.Preferences, ""); err != nil {
+			return nil, err
+		}
 	}
-	if err := a.Recipients.PutPreferences(ctx, callOf(ctx).principal.App, q.Id, p, a.rules()); err != nil {
+	if err := a.Recipients.PutPreferences(ctx, app, q.Id, p, a.rules()); err != nil {
 		return nil, err
 	}
 	return PutPreferences200JSONResponse(preferencesOf(p)), nil
@@ -66,9 +75,9 @@ func (a *API) categories() core.Categories {
 // rules are what decides by them.
 func (a *API) rules() *core.Rules { return &core.Rules{Categories: a.categories()} }
 
-// checkPreferences names what is wrong with preferences, below a pointer.
-func (a *API) checkPreferences(p core.Preferences, at string) error {
-	found := p.Check(a.categories(), a.Addresses.Channels())
+// checkPreferences names what is wrong with preferences of who had others, below a pointer.
+func (a *API) checkPreferences(p, had core.Preferences, at string) error {
+	found := p.Check(a.categories(), a.Addresses.Channels(), had)
 	if len(found) == 0 {
 		return nil
 	}
@@ -118,10 +127,11 @@ var (
 
 // unsubscribed is what the page says.
 type unsubscribed struct {
-	status   int
-	Category string // "" if the link is not valid
-	Channel  string
-	Done     bool
+	status    int
+	Category  string // "" if the link is not valid
+	Channel   string
+	Mandatory bool // it cannot be turned off
+	Done      bool
 }
 
 // show writes the page.
@@ -145,29 +155,36 @@ func (u *unsubscribed) VisitConfirmUnsubscribeResponse(w http.ResponseWriter) er
 // VisitUnsubscribeResponse implements UnsubscribeResponseObject.
 func (u *unsubscribed) VisitUnsubscribeResponse(w http.ResponseWriter) error { return u.show(w) }
 
-// unsubscription reads a link's token; ok is false if it is none of ours.
-func (a *API) unsubscription(token string) (u core.Unsubscription, ok bool) {
+// unsubscription reads a link's token. refused is what there is to say instead of going on: it is none of ours, or the
+// category has become mandatory since.
+func (a *API) unsubscription(token string) (u core.Unsubscription, refused *unsubscribed) {
 	if a.Unsubscriber == nil {
-		return u, false
+		return u, &unsubscribed{status: http.StatusNotFound}
 	}
 	u, err := a.Unsubscriber.Read(token)
-	return u, err == nil
+	switch {
+	case err != nil:
+		return u, &unsubscribed{status: http.StatusNotFound}
+	case a.categories().Mandatory(u.Category):
+		return u, &unsubscribed{status: http.StatusConflict, Category: u.Category, Channel: u.Channel, Mandatory: true}
+	}
+	return u, nil
 }
 
 // ConfirmUnsubscribe implements StrictServerInterface.
 func (a *API) ConfirmUnsubscribe(_ context.Context, q ConfirmUnsubscribeRequestObject) (ConfirmUnsubscribeResponseObject, error) {
-	u, ok := a.unsubscription(q.Token)
-	if !ok {
-		return &unsubscribed{status: http.StatusNotFound}, nil
+	u, refused := a.unsubscription(q.Token)
+	if refused != nil {
+		return refused, nil
 	}
 	return &unsubscribed{status: http.StatusOK, Category: u.Category, Channel: u.Channel}, nil
 }
 
 // Unsubscribe implements StrictServerInterface.
 func (a *API) Unsubscribe(ctx context.Context, q UnsubscribeRequestObject) (UnsubscribeResponseObject, error) {
-	u, ok := a.unsubscription(q.Token)
-	if !ok {
-		return &unsubscribed{status: http.StatusNotFound}, nil
+	u, refused := a.unsubscription(q.Token)
+	if refused != nil {
+		return refused, nil
 	}
 	err := a.Recipients.Unsubscribe(ctx, u, a.rules())
 	if err != nil && !errors.Is(err, core.ErrNotFound) { // who was erased gets nothing any more
