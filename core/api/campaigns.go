@@ -10,7 +10,9 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/campaign"
@@ -344,7 +346,11 @@ func (e *campaignResults) VisitCampaignResultsResponse(w http.ResponseWriter) er
 		if n++; n%1000 == 1 {
 			_ = control.SetWriteDeadline(time.Now().Add(streamIdle))
 		}
-		return out.Write(resultLine(r))
+		line := resultLine(r)
+		for i := range line {
+			line[i] = plainCell(line[i])
+		}
+		return out.Write(line)
 	})
 	if out.Flush(); err == nil {
 		err = out.Error()
@@ -354,6 +360,15 @@ func (e *campaignResults) VisitCampaignResultsResponse(w http.ResponseWriter) er
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// plainCell keeps a spreadsheet from taking a text for a formula, as OWASP's page on CSV injection advises: by an apostrophe
+// before it. One before a text's own apostrophe has whoever reads it otherwise know that the first is never the text's.
+func plainCell(text string) string {
+	if first, _ := utf8.DecodeRuneInString(text); text != "" && strings.ContainsRune("=+-@\t\r\n＝＋－＠'", first) {
+		return "'" + text
+	}
+	return text
 }
 
 func resultLine(r *core.CampaignResult) []string {

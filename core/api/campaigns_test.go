@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,5 +328,37 @@ func TestCampaignShowsWhatItSays(t *testing.T) {
 				t.Errorf("%s: %v", where, got)
 			}
 		}
+	}
+}
+
+// Nothing in the results is a formula to a spreadsheet, and taking a leading apostrophe off gives what it was.
+func TestCampaignResultsAreNoFormulas(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	ids := []string{`=HYPERLINK("http://example.com","x")`, "+4915112345678", "-1", "@ann", "＝1", "'=1", "'", "ann", "a=b"}
+	body, err := json.Marshal(map[string]any{"name": "x", "audience": map[string]any{"recipients": ids}, "content": map[string]any{"title": "Hi"}, "now": true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c api.Campaign
+	r.must(201, "POST", "/v1/campaigns", sendKey, string(body)).into(t, &c)
+	r.expandNow(3)
+	lines, err := csv.NewReader(strings.NewReader(string(r.must(200, "GET", "/v1/campaigns/"+c.Id+"/results.csv", readKey, "").body))).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, line := range lines[1:] {
+		for _, cell := range line {
+			if strings.IndexAny(cell, "=+-@＝＋－＠\t\r\n") == 0 {
+				t.Errorf("a spreadsheet works out %q", cell)
+			}
+		}
+		got = append(got, strings.TrimPrefix(line[0], "'"))
+	}
+	slices.Sort(ids)
+	slices.Sort(got)
+	if diff := cmp.Diff(ids, got); diff != "" {
+		t.Error(diff)
 	}
 }
