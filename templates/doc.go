@@ -7,6 +7,8 @@
 // cannot be stopped from outside. Here every step, byte and loop is counted, and what exceeds the
 // limits (see the constants) is an error, never a wait.
 //
+// docs/templates.md is the same for those who write templates, by examples that a test renders.
+//
 // # What a template sees
 //
 // The members of the request's data by their names, and again under data; recipient, with id,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -29,7 +30,8 @@ func TestDocumentAndRoutes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	documented := map[string]string{}
-	for path, item := range loadDocument(t).Paths.Map() {
+	doc := loadDocument(t)
+	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
 			scope, _ := op.Extensions["x-scope"].(string)
 			if op.Security != nil && len(*op.Security) > 0 {
@@ -52,12 +54,27 @@ func TestDocumentAndRoutes(t *testing.T) {
 		t.Errorf("document and routes differ (-document +routes):\n%s", d)
 	}
 	r.must(http.StatusOK, "GET", "/openapi.yaml", "", "")
-	page := string(r.must(http.StatusOK, "GET", "/docs", "", "").body)
+	page := html.UnescapeString(string(r.must(http.StatusOK, "GET", "/docs", "", "").body))
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			if line := "<code>" + method + "</code> " + op.Summary + scoped(documented[method+" "+path]); op.Summary == "" || !strings.Contains(page, line) || !strings.Contains(page, "<code>"+path+"</code>") {
+				t.Errorf("/docs lacks %s of %s: %q", method, path, line)
+			}
+		}
+	}
 	for _, outside := range []string{"src=", "@import", "<link"} {
 		if strings.Contains(page, outside) {
 			t.Errorf("/docs loads something: it has %q", outside)
 		}
 	}
+}
+
+// scoped is how the page shows a scope.
+func scoped(scope string) string {
+	if scope == "" {
+		return "</div>"
+	}
+	return " (" + scope + ")</div>"
 }
 
 func TestNotificationLife(t *testing.T) {

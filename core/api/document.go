@@ -1,8 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"html/template"
 	"maps"
 	"slices"
 	"strings"
@@ -131,4 +134,56 @@ func set(n *yaml.Node, key string, value any) error {
 	}
 	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, &v)
 	return nil
+}
+
+// operation is a method of a path, for the page about the document.
+type operation struct{ Method, Summary, Scope string }
+
+// pathOf is a path with its operations, in the document's order.
+type pathOf struct {
+	Path       string
+	Operations []operation
+}
+
+// operationRows are the table of the page about the document.
+var operationRows = template.Must(template.New("operations").Parse(`<table>
+{{range .}}<tr><td><code>{{.Path}}</code></td><td>{{range .Operations}}<div><code>{{.Method}}</code> {{.Summary}}{{with .Scope}} ({{.}}){{end}}</div>{{end}}</td></tr>
+{{end}}</table>`))
+
+// operationsOf renders every operation of the document as HTML.
+func operationsOf(document []byte) ([]byte, error) {
+	var root yaml.Node
+	if err := yaml.Unmarshal(document, &root); err != nil {
+		return nil, fmt.Errorf("read the document: %w", err)
+	}
+	paths := at(&root, "paths")
+	if paths == nil {
+		return nil, errors.New("the document has no paths")
+	}
+	var all []pathOf
+	for i := 0; i+1 < len(paths.Content); i += 2 {
+		p := pathOf{Path: paths.Content[i].Value}
+		item := paths.Content[i+1]
+		for j := 0; j+1 < len(item.Content); j += 2 {
+			if at(item.Content[j+1], "operationId") == nil {
+				continue // the parameters that they share
+			}
+			o := operation{Method: strings.ToUpper(item.Content[j].Value)}
+			for key, to := range map[string]*string{"summary": &o.Summary, "x-scope": &o.Scope} {
+				if n := at(item.Content[j+1], key); n != nil {
+					*to = n.Value
+				}
+			}
+			if own := at(item.Content[j+1], "security"); own != nil && len(own.Content) > 0 {
+				o.Scope = "recipient"
+			}
+			p.Operations = append(p.Operations, o)
+		}
+		all = append(all, p)
+	}
+	var out bytes.Buffer
+	if err := operationRows.Execute(&out, all); err != nil {
+		return nil, fmt.Errorf("list the operations: %w", err)
+	}
+	return out.Bytes(), nil
 }

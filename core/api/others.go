@@ -40,6 +40,11 @@ func (a *API) mountDocs() error {
 		w.Header().Set("Content-Type", "application/yaml")
 		w.Write(text)
 	})
+	rows, err := operationsOf(document)
+	if err != nil {
+		return fmt.Errorf("api: make the page about the document: %w", err)
+	}
+	docsPage := bytes.Replace(docsPage, []byte("{{operations}}"), rows, 1)
 	sum := sha256.Sum256(style.FindSubmatch(docsPage)[1])
 	policy := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 	a.mux.HandleFunc("GET /docs", func(w http.ResponseWriter, r *http.Request) {
