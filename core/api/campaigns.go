@@ -207,7 +207,7 @@ func (a *API) SteerCampaign(ctx context.Context, q SteerCampaignRequestObject) (
 func steered(err error) error {
 	var conflict *campaign.Conflict
 	if errors.As(err, &conflict) {
-		return refuse(http.StatusConflict, "The campaign is "+conflict.State.String()+", which does not allow that.")
+		return refuse(http.StatusConflict, "The campaign is "+conflict.State.String()+", which does not allow that: "+conflict.Remedy+".")
 	}
 	return err
 }

@@ -151,7 +151,7 @@ func TestBadCampaigns(t *testing.T) {
 		{"local_time", `"25:00"`, "/local_time", "invalid"},
 		{"missed", `"maybe"`, "/missed", "invalid"},
 		{"start_at", `"2020-01-01T00:00:00Z"`, "/start_at", "range"},
-		{"delay", `"99999h"`, "/start_at", "range"},
+		{"delay", `"999999h"`, "/delay", "range"},
 		{"ttl", `"-1s"`, "/ttl", "range"},
 		{"surprise", `1`, "/surprise", "unknown_field"},
 	} {
@@ -166,7 +166,17 @@ func TestBadCampaigns(t *testing.T) {
 			t.Errorf("%s: %v, want %s at %s", body, got, c.code, c.pointer)
 		}
 	}
-	r.must(422, "POST", "/v1/campaigns", sendKey, `{"name":"x","audience":{"all":true},"content":{"title":"Hi"},"now":true,"start_at":"`+time.Now().Add(time.Hour).Format(time.RFC3339)+`"}`)
+	for rest, want := range map[string]map[string]string{
+		`"now":true,"start_at":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `"`: {"/now": "conflict", "/start_at": "conflict"},
+		`"now":true,"cron":"0 9 * * *"`:     {"/now": "conflict", "/cron": "conflict"},
+		`"delay":"1h","cron":"0 9 * * *"`:   {"/delay": "conflict", "/cron": "conflict"},
+		`"start_at":"2999-01-01T00:00:00Z"`: {"/start_at": "range"},
+	} {
+		body := `{"name":"x","audience":{"all":true},"content":{"title":"Hi"},` + rest + `}`
+		if diff := cmp.Diff(want, r.must(422, "POST", "/v1/campaigns", sendKey, body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
 	r.must(404, "GET", "/v1/campaigns/"+core.NewID(r.store.Now()).String(), readKey, "")
 	r.must(404, "GET", "/v1/campaigns/nope", readKey, "")
 	r.must(422, "GET", "/v1/campaigns?state=lost", readKey, "")
@@ -360,5 +370,40 @@ func TestCampaignResultsAreNoFormulas(t *testing.T) {
 	slices.Sort(got)
 	if diff := cmp.Diff(ids, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a campaign's state does not allow is told with what to do instead, and that does it.
+func TestCampaignRemedies(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for _, c := range []struct {
+		ask, done, then, remedy string
+		todo                    []string
+		state                   string
+	}{
+		{"", "pause", "start", "resume it, which makes it a draft again, and then start it", []string{"resume", "start"}, "scheduled"},
+		{`,"delay":"1h"`, "pause", "start", "resume it.", []string{"resume"}, "scheduled"},
+		{"", "", "resume", "start it", []string{"start"}, "scheduled"},
+		{"", "cancel", "start", "make another one", nil, "cancelled"},
+		{"", "cancel", "pause", "make another one", nil, "cancelled"},
+		{"", "cancel", "resume", "make another one", nil, "cancelled"},
+	} {
+		var x api.Campaign
+		r.must(201, "POST", "/v1/campaigns", sendKey, `{"name":"x","audience":{"all":true},"content":{"title":"Hi"}`+c.ask+`}`).into(t, &x)
+		at := "/v1/campaigns/" + x.Id
+		if c.done != "" {
+			r.must(200, "POST", at+"/"+c.done, sendKey, "")
+		}
+		var p api.Problem
+		if r.must(409, "POST", at+"/"+c.then, sendKey, "").into(t, &p); !strings.Contains(p.Detail, c.remedy) {
+			t.Errorf("%s after %s: %s", c.then, c.done, p.Detail)
+		}
+		for _, action := range c.todo {
+			r.must(200, "POST", at+"/"+action, sendKey, "")
+		}
+		if r.must(200, "GET", at, readKey, "").into(t, &x); x.State != c.state {
+			t.Errorf("in the end it is %s, not %s", x.State, c.state)
+		}
 	}
 }

@@ -68,10 +68,15 @@ type Spec struct {
 }
 
 // Conflict is the error of what a campaign's state does not allow.
-type Conflict struct{ State core.CampaignState }
+type Conflict struct {
+	State  core.CampaignState
+	Remedy string // what to do, such as "resume it"
+}
 
-// Error says what the state is.
-func (e *Conflict) Error() string { return "the campaign is " + e.State.String() }
+// Error says what the state is, and the remedy.
+func (e *Conflict) Error() string { return "the campaign is " + e.State.String() + ": " + e.Remedy }
+
+const remedyOver = "it is over and stays so; make another one"
 
 // Unwrap makes it a core.ErrState.
 func (e *Conflict) Unwrap() error { return core.ErrState }
@@ -181,14 +186,19 @@ func (f *faults) audience(a *core.CampaignAudience) {
 
 // times checks when a campaign is to start and sets when that is.
 func (f *faults) times(s *Spec, c *core.Campaign, now time.Time) {
-	given := 0
-	for _, is := range []bool{!s.StartAt.IsZero(), s.Delay != 0, s.Now, s.Cron != ""} {
-		if is {
-			given++
+	var given []string
+	for _, x := range []struct {
+		pointer string
+		is      bool
+	}{{"/start_at", !s.StartAt.IsZero()}, {"/delay", s.Delay != 0}, {"/now", s.Now}, {"/cron", s.Cron != ""}} {
+		if x.is {
+			given = append(given, x.pointer)
 		}
 	}
-	if given > 1 {
-		f.add("/start_at", intake.FaultConflict, "give one of start_at, delay, now and cron, or none to start it by hand")
+	if len(given) > 1 {
+		for _, pointer := range given {
+			f.add(pointer, intake.FaultConflict, "give one of start_at, delay, now and cron, or none to start it by hand")
+		}
 	}
 	zone := time.UTC
 	if s.Timezone != "" {
@@ -239,7 +249,7 @@ func (f *faults) times(s *Spec, c *core.Campaign, now time.Time) {
 		return
 	}
 	if at.After(now.Add(core.MaxAhead)) {
-		f.add("/start_at", intake.FaultRange, fmt.Sprintf("lies more than %d days ahead", int(core.MaxAhead.Hours()/24)))
+		f.add(given[0], intake.FaultRange, fmt.Sprintf("lies more than %d days ahead", int(core.MaxAhead.Hours()/24)))
 	}
 	c.State, c.StartAt, c.NextAt, c.RunAt = core.CampaignScheduled, at, at, at
 }
@@ -351,8 +361,12 @@ func start(c *core.Campaign, now time.Time) error {
 		return nil
 	case c.Cron != "" && c.State == core.CampaignScheduled:
 		return nil
-	case c.State != core.CampaignDraft && c.State != core.CampaignScheduled:
-		return &Conflict{c.State}
+	case c.State == core.CampaignPaused && c.Was == core.CampaignDraft.String():
+		return &Conflict{c.State, "resume it, which makes it a draft again, and then start it"}
+	case c.State == core.CampaignPaused:
+		return &Conflict{c.State, "resume it"}
+	case c.State.Over():
+		return &Conflict{c.State, remedyOver}
 	}
 	c.State, c.NextAt, c.RunAt = core.CampaignScheduled, now, now
 	return nil
@@ -363,7 +377,7 @@ func pause(c *core.Campaign, _ time.Time) error {
 	case core.CampaignPaused:
 		return nil
 	case core.CampaignCompleted, core.CampaignCancelled:
-		return &Conflict{c.State}
+		return &Conflict{c.State, remedyOver}
 	}
 	c.Was, c.State, c.RunAt, c.Samples = c.State.String(), core.CampaignPaused, time.Time{}, [2]core.Sample{}
 	return nil
@@ -373,8 +387,10 @@ func resume(c *core.Campaign, now time.Time) error {
 	switch {
 	case c.State == core.CampaignRunning:
 		return nil
+	case c.State.Over():
+		return &Conflict{c.State, remedyOver}
 	case c.State != core.CampaignPaused:
-		return &Conflict{c.State}
+		return &Conflict{c.State, "it was not paused; start it to have it begin now"}
 	}
 	was, err := core.ParseCampaignState(c.Was)
 	if err != nil {
@@ -392,7 +408,7 @@ func cancel(c *core.Campaign, now time.Time) error {
 	case core.CampaignCancelled:
 		return nil
 	case core.CampaignCompleted:
-		return &Conflict{c.State}
+		return &Conflict{c.State, remedyOver}
 	}
 	c.State, c.Reason, c.EndedAt, c.RunAt, c.NextAt = core.CampaignCancelled, "", now, time.Time{}, time.Time{}
 	return nil
@@ -409,7 +425,7 @@ func (m *Manager) SetRate(ctx context.Context, app string, id core.ID, rate stri
 	now := m.Keeper.Now()
 	c, err := m.Keeper.UpdateCampaign(ctx, app, id, func(c *core.Campaign) error {
 		if c.State.Over() {
-			return &Conflict{c.State}
+			return &Conflict{c.State, remedyOver}
 		}
 		c.Rate, c.PerSecond, c.PacedTo = rate, perSecond, now
 		if c.State == core.CampaignRunning {
