@@ -78,6 +78,8 @@ type App struct {
 
 	reloading sync.Mutex
 	paused    pausedRoutes
+	// able are the routes that another process delivers over whose circuit is not open, as far as is known.
+	able atomic.Pointer[map[string]bool]
 }
 
 // Start opens and starts everything in the order of its dependence. When it returns, requests are
@@ -282,6 +284,7 @@ func (a *App) openStore(ctx context.Context) error {
 // deliver starts the delivery side: workers, receivers, relay, sweeper.
 func (a *App) deliver(ctx context.Context) error {
 	a.gate = gate.New(a.routes.gates())
+	a.gate.Elsewhere(a.elsewhere)
 	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
 	a.name = fmt.Sprintf("%s:%d", host, os.Getpid())

@@ -173,7 +173,7 @@ func (a *App) startRoute(ctx context.Context, r *route) error {
 		concurrency[lane] = r.concurrency
 	}
 	s, err := a.queue.Serve(context.WithoutCancel(ctx), queue.ServeOptions{Route: r.Name, Concurrency: concurrency,
-		Timeout: r.limits.Timeout + 2*core.LeaseSlack, Handler: a.d.Deliver})
+		Timeout: r.limits.Timeout + 2*core.LeaseSlack, Handler: a.d.Deliver, Leave: func() bool { return a.gate.Leaves(r.Name) }})
 	if err != nil {
 		return fmt.Errorf("start the workers of route %s: %w", r.Name, err)
 	}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -97,6 +99,79 @@ func TestTwoProcesses(t *testing.T) {
 	}
 	if err := back.interrupt(); err != nil {
 		t.Errorf("back: %v", err)
+	}
+}
+
+// TestCircuitOfOne: one of two workers cannot reach a service. While its circuit is open it leaves what there is
+// to the other, instead of taking its share and holding it.
+func TestCircuitOfOne(t *testing.T) {
+	t.Parallel()
+	world := startSandbox(t)
+	on := servers(t)
+	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: %q", t.TempDir(), on.store, on.queue))
+	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
+	startProcess(t, "worker", []string{"-config", file}, []string{"CARILLON_METRICS_LISTEN=" + freeAddress(t)})
+
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := strings.TrimPrefix(world.APNsURL(), "https://")
+	link := coretest.StartProxy(t, real)
+	far := filepath.Join(t.TempDir(), "far.yaml")
+	apart := strings.NewReplacer(real, link.Addr, "timeout: 5s,", "timeout: 5s, breaker: {min: 10m, max: 10m},").Replace(string(text))
+	if err := os.WriteFile(far, []byte(apart), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	metrics := freeAddress(t)
+	startProcess(t, "worker", []string{"-config", far}, []string{"CARILLON_METRICS_LISTEN=" + metrics})
+
+	c := newCaller(t, front.base)
+	eventually(t, time.Minute, "two processes deliver", func() bool { return c.routes()["apns"].Processes == 2 })
+	link.Cut()
+	next := 0
+	send := func(n int) (ids []string) {
+		for range n {
+			var got accepted
+			c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"apns":%q}],"content":{"title":"one of two"}}`, hexToken(next)), &got, http.StatusAccepted)
+			next++
+			ids = append(ids, got.ID)
+		}
+		return ids
+	}
+	sent := func(ids []string, within time.Duration) {
+		for _, id := range ids {
+			eventually(t, within, "it is sent", func() bool {
+				var v notification
+				c.must(http.MethodGet, "/v1/notifications/"+id, nil, &v, http.StatusOK)
+				return v.Counts.Sent == 1
+			})
+		}
+	}
+	var first []string
+	eventually(t, time.Minute, "the circuit of the one opens", func() bool {
+		first = append(first, send(20)...)
+		return c.routes()["apns"].Circuit == "open"
+	})
+	settled := func() string {
+		resp, err := http.Get("http://" + metrics + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, count, _ := strings.Cut(string(text), `carillon_round_seconds_count{lane="normal",route="apns"} `)
+		count, _, _ = strings.Cut(count, "\n")
+		return count
+	}
+	sent(first, time.Minute) // what the one held comes to the other as well
+	before := settled()
+	sent(send(100), 20*time.Second)
+	if after := settled(); after != before {
+		t.Errorf("the one whose circuit is open took rounds: %s, then %s", before, after)
 	}
 }
 

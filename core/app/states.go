@@ -112,12 +112,33 @@ func (a *App) report(ctx context.Context) {
 		if err := a.store.Report(ctx, a.name, reports); err != nil && ctx.Err() == nil {
 			a.log.Debug("the other processes could not be told how this one's routes are", "error", err)
 		}
+		if err := a.hear(ctx); err != nil && ctx.Err() == nil {
+			a.log.Debug("the other processes' reports could not be read", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
 	}
+}
+
+// hear notes over which routes another process delivers whose circuit is not open. Where that cannot be
+// known there is none.
+func (a *App) hear(ctx context.Context) error {
+	reports, err := a.others(ctx)
+	able := map[string]bool{}
+	for route, rs := range reports {
+		able[route] = slices.ContainsFunc(rs, func(r core.RouteReport) bool { return r.Circuit != string(gate.Open) })
+	}
+	a.able.Store(&able)
+	return err
+}
+
+// elsewhere says whether another process delivers over a route whose circuit is not open there.
+func (a *App) elsewhere(route string) bool {
+	able := a.able.Load()
+	return able != nil && (*able)[route]
 }
 
 // others are the reports of other processes, by route.

@@ -63,8 +63,9 @@ type State struct {
 
 // Gate guards routes. It is safe for concurrent use.
 type Gate struct {
-	mu     sync.RWMutex
-	routes map[string]*guard
+	mu        sync.RWMutex
+	routes    map[string]*guard
+	elsewhere func(route string) bool
 }
 
 // New returns a Gate for the routes given; any other route is not limited.
@@ -74,6 +75,23 @@ func New(routes map[string]Config) *Gate {
 		g.routes[name] = newGuard(c)
 	}
 	return g
+}
+
+// Elsewhere has others told of: may says whether another process can deliver over a route. What an open circuit holds
+// here is then due again soon, for that one. It is to be called before the Gate is used, and may must not block.
+func (g *Gate) Elsewhere(may func(route string) bool) { g.elsewhere = may }
+
+// Leaves says whether this process had better leave a route's messages to others: its circuit is open, for a
+// fault that may be this machine's alone, and another process can deliver.
+func (g *Gate) Leaves(route string) bool {
+	r, ok := g.guard(route)
+	if !ok || g.elsewhere == nil {
+		return false
+	}
+	r.mu.Lock()
+	open := r.circuit == Open && time.Now().Before(r.until)
+	r.mu.Unlock()
+	return open && g.elsewhere(route)
 }
 
 // Set guards a route by new limits from now on. Limits that are as they were keep what is known of it.
@@ -156,6 +174,9 @@ func (g *Gate) Admit(ctx context.Context, route string, lane core.Lane, n int) (
 		return max(n, 0), 0, ""
 	}
 	granted, wait, code = r.passCircuit(n)
+	if code == core.CodeCircuitOpen && g.elsewhere != nil && g.elsewhere(route) {
+		wait = min(wait, spread(time.Second))
+	}
 	if granted == 0 || r.limiter == nil {
 		return granted, wait, code
 	}

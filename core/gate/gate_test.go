@@ -114,6 +114,39 @@ func TestHalfOpen(t *testing.T) {
 	}
 }
 
+// TestElsewhere: what an open circuit holds is due again soon where another process can deliver, and this one leaves
+// it to that one until it tries again itself.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	for _, able := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			g := gate.New(map[string]gate.Config{"a": {Breaker: gate.Breaker{Min: time.Minute}}})
+			g.Elsewhere(func(route string) bool { return able && route == "a" })
+			check := func(when string, leaves bool, least, most time.Duration) {
+				t.Helper()
+				if got := g.Leaves("a"); got != leaves {
+					t.Errorf("%s: leaves %v", when, got)
+				}
+				if _, wait, _ := g.Admit(t.Context(), "a", providers.Normal, 10); wait < least || wait > most {
+					t.Errorf("%s: it waits %v", when, wait)
+				}
+			}
+			check("at first", false, 0, 0)
+			g.Report("a", results(100, 100, providers.Unknown))
+			if able {
+				check("open", true, time.Second, 2*time.Second)
+			} else {
+				check("open", false, time.Minute, 2*time.Minute)
+			}
+			time.Sleep(2 * time.Minute) // synctest's clock
+			check("to be tried", false, time.Second, 2*time.Second)
+			if g.Leaves("unknown") {
+				t.Error("a route that is not guarded is left to others")
+			}
+		})
+	}
+}
+
 func TestRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

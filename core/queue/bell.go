@@ -42,9 +42,10 @@ const (
 type bell struct {
 	tempo
 	queue string
-	base  string // what the keys of the queue begin with
-	lost  func() // told once if asynq's dequeue is not recognised
-	taken func() // told of each task that a dequeue brings
+	base  string      // what the keys of the queue begin with
+	lost  func()      // told once if asynq's dequeue is not recognised
+	taken func()      // told of each task that a dequeue brings
+	leave func() bool // nil, or says that the tasks are left to others
 
 	mu       sync.Mutex
 	rung     uint64
@@ -144,6 +145,10 @@ func scriptKeys(cmd redis.Cmder) (first, second string) {
 
 func (b *bell) dequeue(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook) error {
 	b.recognised.Store(true)
+	if b.left(ctx) {
+		cmd.SetErr(redis.Nil)
+		return redis.Nil
+	}
 	rung, changed, closed := b.look()
 	if b.empty && rung == b.heard && !closed && time.Since(b.asked) < b.askAnyway {
 		if b.waiting != nil {
@@ -173,6 +178,21 @@ func (b *bell) dequeue(ctx context.Context, cmd redis.Cmder, next redis.ProcessH
 		b.failed++
 	}
 	return err
+}
+
+// left waits, if the tasks are left to others, as long as one dequeue waits, and says whether they still are.
+func (b *bell) left(ctx context.Context) bool {
+	if b.leave == nil || !b.leave() {
+		return false
+	}
+	for end := time.Now().Add(b.longestWait); ; {
+		_, changed, closed := b.look()
+		rest := time.Until(end)
+		if closed || rest <= 0 || ctx.Err() != nil || !b.leave() {
+			return !closed && b.leave()
+		}
+		wait(ctx, changed, rest)
+	}
 }
 
 func (b *bell) forward(ctx context.Context, cmd redis.Cmder, next redis.ProcessHook, source string) error {

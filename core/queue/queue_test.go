@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -310,4 +311,42 @@ func TestNoPersonalData(t *testing.T) {
 	if fields["state"] != "pending" || len(fields) != 3 {
 		t.Errorf("%v", fields)
 	}
+}
+
+// TestLeave: a server that leaves the wakes to others takes none, and all as soon as it does not. It can be
+// shut down meanwhile.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, url string) {
+		q := open(t, queue.Options{URL: url})
+		var leaves atomic.Bool
+		leaves.Store(true)
+		asked := make(chan struct{}, 1000)
+		mine := make(inbox, 10)
+		s := serveAs(t, q, queue.ServeOptions{Handler: mine.handle, Leave: func() bool {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			return leaves.Load()
+		}})
+		enqueue(t, q, wake(), wake(), wake())
+		for range 10 { // some three times, and at the rings
+			select {
+			case <-asked:
+			case w := <-mine:
+				t.Fatalf("it took %v", w)
+			case <-limit(t).Done():
+				t.Fatal("it is not asked")
+			}
+		}
+		leaves.Store(false)
+		for range 3 {
+			mine.next(t)
+		}
+		leaves.Store(true)
+		if err := s.Shutdown(limit(t)); err != nil {
+			t.Error(err)
+		}
+	})
 }

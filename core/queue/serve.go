@@ -23,6 +23,9 @@ type ServeOptions struct {
 	Timeout time.Duration
 	// Handler works on one wake (Wake.At is not carried and zero). Its error is for the log alone.
 	Handler func(context.Context, core.Wake) error
+	// Leave says, while it is true, that this process leaves the route's wakes to others: it takes none. It is
+	// asked some four times a second and at each ring, and must not block. Nil: never.
+	Leave func() bool
 }
 
 // Server works on one route's wakes, each lane with workers of its own.
@@ -73,6 +76,7 @@ func (s *Server) start(on string, n int, handle func(*asynq.Task)) error {
 	b := newBell(on, q.tempo, func() {
 		q.log.Warn("this asynq's dequeue is not recognised; wakes are polled for instead", "queue", on)
 	}, func() { q.window.taken(on) })
+	b.leave = s.o.Leave
 	client := q.clientWith(b)
 	srv := asynq.NewServerFromRedisClient(client, asynq.Config{
 		Concurrency: n, Queues: map[string]int{on: 1},
