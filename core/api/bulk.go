@@ -28,6 +28,9 @@ type bulkAnswer struct {
 
 // SendBulk implements StrictServerInterface. The answer is streamed while the request still comes in.
 func (a *API) SendBulk(ctx context.Context, q SendBulkRequestObject) (SendBulkResponseObject, error) {
+	if err := checkCoding(callOf(ctx).r); err != nil {
+		return nil, err
+	}
 	return &bulk{api: a, ctx: ctx, call: callOf(ctx), body: q.Body, key: q.Params.IdempotencyKey}, nil
 }
 

@@ -123,7 +123,7 @@ func (a *API) ListCampaigns(ctx context.Context, q ListCampaignsRequestObject) (
 	if a.Campaigns == nil {
 		return nil, errNoCampaigns
 	}
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := page(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}

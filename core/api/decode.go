@@ -78,8 +78,8 @@ func decodeBody(r *http.Request, dst any) error {
 	if err := checkType(r.Header.Get("Content-Type")); err != nil {
 		return err
 	}
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
-		return refuse(http.StatusUnsupportedMediaType, "Send the body as it is, without Content-Encoding.")
+	if err := checkCoding(r); err != nil {
+		return err
 	}
 	limit := int64(MaxBody)
 	if _, ok := dst.(*NotificationRequest); ok {
@@ -123,6 +123,16 @@ func checkType(given string) error {
 		return nil
 	}
 	return refuse(http.StatusUnsupportedMediaType, "Send JSON with Content-Type: application/json.")
+}
+
+// checkCoding refuses a body that is packed. All of the header's lines count.
+func checkCoding(r *http.Request) error {
+	for _, coding := range r.Header.Values("Content-Encoding") {
+		if coding != "" && !strings.EqualFold(coding, "identity") {
+			return refuse(http.StatusUnsupportedMediaType, "Send the body as it is, without Content-Encoding.")
+		}
+	}
+	return nil
 }
 
 func tooLarge(limit int64) error {

@@ -63,6 +63,9 @@ type ImportProgress struct {
 // ImportRecipients implements StrictServerInterface. The answer is streamed while the request still comes in.
 func (a *API) ImportRecipients(ctx context.Context, q ImportRecipientsRequestObject) (ImportRecipientsResponseObject, error) {
 	c := callOf(ctx)
+	if err := checkCoding(c.r); err != nil {
+		return nil, err
+	}
 	media, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
 	im := &importer{api: a, ctx: ctx, call: c, began: time.Now()}
 	switch {
@@ -432,7 +435,7 @@ func (a *API) ExportRecipient(ctx context.Context, q ExportRecipientRequestObjec
 	if err != nil {
 		return nil, err
 	}
-	return &export{api: a, ctx: ctx, app: app, head: RecipientExport{Recipient: recipientOf(r), Preferences: preferencesOf(r.Preferences), Topics: slices.Concat([]string{}, topics)}}, nil
+	return &export{api: a, ctx: ctx, app: app, head: RecipientExport{Recipient: recipientOf(r), Preferences: preferencesOf(r.Preferences), Topics: append([]string{}, topics...)}}, nil
 }
 
 // export writes a person's messages a page at a time, for they may be many.

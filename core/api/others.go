@@ -122,7 +122,7 @@ func (a *API) RefreshToken(ctx context.Context, _ RefreshTokenRequestObject) (Re
 
 // ListInbox implements StrictServerInterface.
 func (a *API) ListInbox(ctx context.Context, q ListInboxRequestObject) (ListInboxResponseObject, error) {
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := page(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}

@@ -26,12 +26,12 @@ func TestTopics(t *testing.T) {
 	r.must(204, "PUT", "/v1/topics/vip/recipients/u1", sendKey, "")
 	var first, second api.TopicRecipientList
 	r.must(200, "GET", "/v1/topics/vip/recipients?limit=2", readKey, "").into(t, &first)
-	r.must(200, "GET", "/v1/topics/vip/recipients?limit=2&cursor="+"u1", readKey, "").into(t, &second)
+	r.must(200, "GET", "/v1/topics/vip/recipients?limit=2&cursor="+first.NextCursor, readKey, "").into(t, &second)
 	got := []string{}
 	for _, x := range append(first.Data, second.Data...) {
 		got = append(got, x.Recipient)
 	}
-	if diff := cmp.Diff([]string{"u+3", "u1", "u2"}, got); diff != "" || first.NextCursor != "u1" || second.NextCursor != "" {
+	if diff := cmp.Diff([]string{"u+3", "u1", "u2"}, got); diff != "" || first.NextCursor == "" || second.NextCursor != "" {
 		t.Errorf("%s, next %q and %q", diff, first.NextCursor, second.NextCursor)
 	}
 	r.must(204, "DELETE", "/v1/topics/vip/recipients/u2", sendKey, "")
@@ -89,6 +89,82 @@ func TestPreferences(t *testing.T) {
 	got = api.Accepted{}
 	if got := send("security"); got.Deliveries != 1 {
 		t.Errorf("the mandatory one: %+v", got)
+	}
+}
+
+// TestPatchEndpoints: null drops all endpoints, a list adds to them, and what is wrong with one is told where it is.
+func TestPatchEndpoints(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for _, c := range []struct {
+		patch string
+		want  int
+	}{
+		{`{"endpoints":[{"kind":"email","address":"a@example.com"}]}`, 1},
+		{`{"endpoints":[{"kind":"email","address":"b@example.com"}]}`, 2},
+		{`{"endpoints":[]}`, 2},
+		{`{"locale":"de","attributes":{"endpoints":null}}`, 2},
+		{`{"locale":"fr","endpoints" : null}`, 0},
+	} {
+		a := r.do("PATCH", "/v1/recipients/u1", sendKey, c.patch)
+		var got api.Recipient
+		if a.into(t, &got); a.status/100 != 2 || len(got.Endpoints) != c.want {
+			t.Errorf("%s: %d, %+v", c.patch, a.status, got.Endpoints)
+		}
+	}
+	const bad = `{"endpoints":[{"kind":"pager","address":"1"},{"kind":"email","address":"nobody"}]}`
+	for _, method := range []string{"PUT", "PATCH"} {
+		want := map[string]string{"/endpoints/0/kind": "unknown", "/endpoints/1/address": "invalid"}
+		if diff := cmp.Diff(want, r.must(422, method, "/v1/recipients/u1", sendKey, bad).faults(t)); diff != "" {
+			t.Errorf("%s: %s", method, diff)
+		}
+	}
+	for path, want := range map[string]map[string]string{"pager/1": {"/kind": "unknown"}, "email/nobody": {"/address": "invalid"}} {
+		if diff := cmp.Diff(want, r.must(422, "PUT", "/v1/recipients/u1/endpoints/"+path, sendKey, "").faults(t)); diff != "" {
+			t.Errorf("%s: %s", path, diff)
+		}
+	}
+}
+
+// TestPages: what is no page of a list is refused by every list.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for i := range 3 {
+		r.must(201, "PUT", fmt.Sprintf("/v1/recipients/ü%%20%d", i), sendKey, "{}")
+		r.must(204, "PUT", fmt.Sprintf("/v1/topics/vip/recipients/%d", i), sendKey, "")
+		r.must(201, "PUT", fmt.Sprintf("/v1/templates/t%d", i), adminKey, `{"locales":{"default":{"title":"x"}}}`)
+	}
+	for _, path := range []string{"/v1/recipients", "/v1/topics/vip/recipients", "/v1/templates", "/v1/notifications", "/v1/campaigns", "/v1/suppressions"} {
+		for _, limit := range []string{"0", "-1", "201"} {
+			if diff := cmp.Diff(map[string]string{"/limit": "range"}, r.must(422, "GET", path+"?limit="+limit, readKey, "").faults(t)); diff != "" {
+				t.Errorf("%s?limit=%s: %s", path, limit, diff)
+			}
+		}
+		for _, cursor := range []string{"u1", "made-up", "bmFtZTo", "bmFtZTp1%0A", "_____w"} {
+			if diff := cmp.Diff(map[string]string{"/cursor": "invalid"}, r.must(422, "GET", path+"?cursor="+cursor, readKey, "").faults(t)); diff != "" {
+				t.Errorf("%s?cursor=%s: %s", path, cursor, diff)
+			}
+		}
+	}
+	for _, path := range []string{"/v1/recipients", "/v1/topics/vip/recipients", "/v1/templates"} {
+		seen := map[string]bool{}
+		for cursor := ""; ; {
+			var list struct {
+				Data       []json.RawMessage
+				NextCursor string `json:"next_cursor"`
+			}
+			r.must(200, "GET", path+"?limit=1&cursor="+cursor, readKey, "").into(t, &list)
+			for _, x := range list.Data {
+				seen[string(x)] = true
+			}
+			if cursor = list.NextCursor; cursor == "" {
+				break
+			}
+		}
+		if len(seen) < 3 {
+			t.Errorf("%s: %d by ones", path, len(seen))
+		}
 	}
 }
 
@@ -351,7 +427,7 @@ func TestImport(t *testing.T) {
 {"id":"u5"}
 {"id":"u5","locale":"fr"}`)
 	tells(t, events, map[int]string{4: "The body is not valid JSON at byte 10.", 6: "/name unknown_field",
-		5: "/locale invalid, /id invalid, /endpoints/0/address invalid, /endpoints/1/address invalid, /preferences/security invalid, /topics/0 invalid"}, 8, 2, 2)
+		5: "/locale invalid, /id invalid, /endpoints/0/address invalid, /endpoints/1/kind unknown, /preferences/security invalid, /topics/0 invalid"}, 8, 2, 2)
 	var one api.Recipient
 	r.must(200, "GET", "/v1/recipients/u1", readKey, "").into(t, &one)
 	if one.Locale != "de" || len(one.Endpoints) != 1 || one.Endpoints[0].Address != "new@example.com" {
@@ -368,6 +444,10 @@ func TestImport(t *testing.T) {
 	r.must(200, "GET", "/v1/recipients/u2", readKey, "").into(t, &one)
 	if one.QuietHours == nil || one.Timezone != "Europe/Berlin" || string(one.Attributes) != `{"n":1}` {
 		t.Errorf("u2 is %+v", one)
+	}
+	for _, coding := range []string{"gzip", "identity, gzip", "br"} {
+		r.must(415, "POST", "/v1/recipients/import", sendKey, `{"id":"u1"}`, "Content-Type", "application/x-ndjson", "Content-Encoding", coding)
+		r.must(415, "POST", "/v1/notifications/bulk", sendKey, `{}`, "Content-Type", "application/x-ndjson", "Content-Encoding", coding)
 	}
 	r.must(200, "GET", "/v1/recipients/u5", readKey, "").into(t, &one)
 	if one.Locale != "fr" {
@@ -406,6 +486,10 @@ func TestExport(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.must(404, "GET", "/v1/recipients/u1/export", readKey, "")
+	r.must(201, "PUT", "/v1/recipients/u0", sendKey, "{}")
+	if a := r.must(200, "GET", "/v1/recipients/u0/export", readKey, ""); !strings.Contains(string(a.body), `"topics":[]`) || !strings.Contains(string(a.body), `"messages":[]`) {
+		t.Errorf("who has nothing: %s", a.body)
+	}
 	r.imported("application/x-ndjson", `{"id":"u1","attributes":{"name":"Ann"},"endpoints":[{"kind":"email","address":"ann@example.com"}],"topics":["vip"],"preferences":{"news":{"email":false}}}`)
 	for i := range 130 { // more than a page
 		r.must(202, "POST", "/v1/notifications", sendKey, fmt.Sprintf(`{"to":[{"recipient":"u1"}],"channels":["email"],"content":{"title":"T%d"}}`, i))

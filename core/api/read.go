@@ -2,9 +2,11 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-playground/validator/v10"
 
@@ -18,14 +20,41 @@ const (
 	maxLimit     = 200
 )
 
-func page(limit int, cursor string) (core.Page, error) {
-	if limit == 0 {
+// page is the page of a list that a call asks for.
+func page(ctx context.Context, limit int, cursor string) (core.Page, error) {
+	if limit == 0 && !callOf(ctx).r.URL.Query().Has("limit") {
 		limit = defaultLimit
 	}
 	if limit < 1 || limit > maxLimit {
 		return core.Page{}, fault("/limit", intake.FaultRange, "must be 1 to 200")
 	}
 	return core.Page{Limit: limit, Cursor: cursor}, nil
+}
+
+// nameMark begins what a cursor of a list by names stands for, so that a text of somebody's own is none.
+const nameMark = "name:"
+
+// nameCursor is the cursor of a list that is ordered by names; "" at its end.
+func nameCursor(name string) string {
+	if name == "" {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString([]byte(nameMark + name))
+}
+
+// namePage is page of a list that is ordered by names.
+func namePage(ctx context.Context, limit int, cursor string) (core.Page, error) {
+	p, err := page(ctx, limit, cursor)
+	if err != nil || cursor == "" {
+		return p, err
+	}
+	text, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	name, ours := strings.CutPrefix(string(text), nameMark)
+	if err != nil || !ours || name == "" || !utf8.ValidString(name) || strings.ContainsAny(cursor+name, "\r\n\x00") { // line breaks the decoder passes over
+		return p, fault("/cursor", intake.FaultInvalid, "is no next_cursor of this list")
+	}
+	p.Cursor = name
+	return p, nil
 }
 
 func idOf(text string) (core.ID, error) {
@@ -61,7 +90,7 @@ func (a *API) GetNotification(ctx context.Context, q GetNotificationRequestObjec
 
 // ListNotifications implements StrictServerInterface.
 func (a *API) ListNotifications(ctx context.Context, q ListNotificationsRequestObject) (ListNotificationsResponseObject, error) {
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := page(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +118,7 @@ func (a *API) ListDeliveries(ctx context.Context, q ListDeliveriesRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := page(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 
@@ -27,7 +28,7 @@ func (a *API) checkEndpoints(in []EndpointInput) ([]core.Endpoint, error) {
 	out := make([]core.Endpoint, 0, len(in))
 	for i, e := range in {
 		if err := a.Addresses.CheckAddress(e.Kind, e.Address); err != nil {
-			f = append(f, intake.Fault{Pointer: fmt.Sprintf("/endpoints/%d/address", i), Code: intake.FaultInvalid, Detail: err.Error()})
+			f = append(f, addressFault(err, fmt.Sprintf("/endpoints/%d", i)))
 		}
 		out = append(out, core.Endpoint{Kind: e.Kind, Address: e.Address, Route: e.Route, AppVersion: e.AppVersion})
 	}
@@ -35,6 +36,15 @@ func (a *API) checkEndpoints(in []EndpointInput) ([]core.Endpoint, error) {
 		return nil, invalid(f)
 	}
 	return out, nil
+}
+
+// addressFault is what is wrong with an endpoint below a pointer: its kind, or else its address.
+func addressFault(err error, at string) intake.Fault {
+	var unknown *intake.UnknownKindError
+	if errors.As(err, &unknown) {
+		return intake.Fault{Pointer: at + "/kind", Code: intake.FaultUnknown, Detail: err.Error()}
+	}
+	return intake.Fault{Pointer: at + "/address", Code: intake.FaultInvalid, Detail: err.Error()}
 }
 
 func recipientOf(r *core.Recipient) Recipient {
@@ -89,7 +99,7 @@ func (a *API) PutRecipient(ctx context.Context, q PutRecipientRequestObject) (Pu
 }
 
 // PatchRecipient implements StrictServerInterface. Attributes are merged as RFC 7396 says, endpoints
-// are added or renewed.
+// are added or renewed, or with null all dropped.
 func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject) (PatchRecipientResponseObject, error) {
 	if err := checkRecipientID(q.Id); err != nil {
 		return nil, err
@@ -105,7 +115,7 @@ func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	app := callOf(ctx).principal.App
+	app, dropAll := callOf(ctx).principal.App, givenNull(callOf(ctx).body, "endpoints")
 	created, err := a.Recipients.UpdateRecipient(ctx, app, q.Id, func(r *core.Recipient) error {
 		if q.Body.Locale.Set {
 			r.Locale = q.Body.Locale.Value
@@ -115,6 +125,9 @@ func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject)
 		}
 		if changeQuiet {
 			r.QuietHours = quiet
+		}
+		if dropAll {
+			r.Endpoints = nil
 		}
 		for _, e := range endpoints {
 			r.Endpoints = setEndpoint(r.Endpoints, e)
@@ -137,6 +150,12 @@ func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject)
 		return PatchRecipient201JSONResponse(recipientOf(r)), nil
 	}
 	return PatchRecipient200JSONResponse(recipientOf(r)), nil
+}
+
+// givenNull reports whether a member of a body is null, which its decoded form does not tell from one that is not there.
+func givenNull(body []byte, member string) bool {
+	var members map[string]json.RawMessage
+	return json.Unmarshal(body, &members) == nil && bytes.Equal(members[member], []byte("null"))
 }
 
 // setEndpoint adds an endpoint or renews the one of that kind and address.
@@ -192,7 +211,7 @@ func (a *API) GetRecipient(ctx context.Context, q GetRecipientRequestObject) (Ge
 
 // ListRecipients implements StrictServerInterface.
 func (a *API) ListRecipients(ctx context.Context, q ListRecipientsRequestObject) (ListRecipientsResponseObject, error) {
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := namePage(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +219,7 @@ func (a *API) ListRecipients(ctx context.Context, q ListRecipientsRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	out := ListRecipients200JSONResponse{Data: make([]Recipient, 0, len(rs)), NextCursor: next}
+	out := ListRecipients200JSONResponse{Data: make([]Recipient, 0, len(rs)), NextCursor: nameCursor(next)}
 	for i := range rs {
 		out.Data = append(out.Data, recipientOf(&rs[i]))
 	}
@@ -221,7 +240,7 @@ func (a *API) PutEndpoint(ctx context.Context, q PutEndpointRequestObject) (PutE
 		return nil, err
 	}
 	if err := a.Addresses.CheckAddress(q.Kind, q.Address); err != nil {
-		return nil, fault("/address", intake.FaultInvalid, err.Error())
+		return nil, invalid([]intake.Fault{addressFault(err, "")})
 	}
 	e := core.Endpoint{Kind: q.Kind, Address: q.Address}
 	if q.Body != nil {

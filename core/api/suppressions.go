@@ -12,7 +12,7 @@ func suppressionOf(s core.Suppression) Suppression {
 
 // ListSuppressions implements StrictServerInterface.
 func (a *API) ListSuppressions(ctx context.Context, q ListSuppressionsRequestObject) (ListSuppressionsResponseObject, error) {
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := page(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func (a *API) GetTemplateVersion(ctx context.Context, q GetTemplateVersionReques
 
 // ListTemplates implements StrictServerInterface.
 func (a *API) ListTemplates(ctx context.Context, q ListTemplatesRequestObject) (ListTemplatesResponseObject, error) {
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := namePage(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (a *API) ListTemplates(ctx context.Context, q ListTemplatesRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	out := ListTemplates200JSONResponse{Data: make([]Template, 0, len(vs)), NextCursor: next}
+	out := ListTemplates200JSONResponse{Data: make([]Template, 0, len(vs)), NextCursor: nameCursor(next)}
 	for i := range vs {
 		out.Data = append(out.Data, templateOf(&vs[i]))
 	}

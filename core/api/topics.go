@@ -37,7 +37,7 @@ func (a *API) DeleteTopicRecipient(ctx context.Context, q DeleteTopicRecipientRe
 
 // ListTopicRecipients implements StrictServerInterface.
 func (a *API) ListTopicRecipients(ctx context.Context, q ListTopicRecipientsRequestObject) (ListTopicRecipientsResponseObject, error) {
-	p, err := page(q.Params.Limit, q.Params.Cursor)
+	p, err := namePage(ctx, q.Params.Limit, q.Params.Cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func (a *API) ListTopicRecipients(ctx context.Context, q ListTopicRecipientsRequ
 	if err != nil {
 		return nil, err
 	}
-	out := ListTopicRecipients200JSONResponse{Data: make([]TopicRecipient, 0, len(rs)), NextCursor: next}
+	out := ListTopicRecipients200JSONResponse{Data: make([]TopicRecipient, 0, len(rs)), NextCursor: nameCursor(next)}
 	for _, r := range rs {
 		out.Data = append(out.Data, TopicRecipient{Recipient: r.Recipient, Since: r.Since})
 	}

@@ -138,7 +138,19 @@ func (r *Routing) Kind(name string) (providers.Kind, bool) {
 // token) has some hundreds.
 const maxAddress = 4096
 
-// CheckAddress reports what is wrong with an address of a kind; nil if nothing is.
+// UnknownKindError says that no route has a kind.
+type UnknownKindError struct {
+	Kind  string
+	Known []string // those that some route has, sorted
+}
+
+// Error implements error.
+func (e *UnknownKindError) Error() string {
+	return fmt.Sprintf("there is no route of kind %q; configured kinds are %s", e.Kind, strings.Join(e.Known, ", "))
+}
+
+// CheckAddress reports what is wrong with an address of a kind; nil if nothing is. The error is an *UnknownKindError
+// where it is not the address.
 func (r *Routing) CheckAddress(kind, address string) error {
 	k, err := r.kind(kind)
 	if err != nil {
@@ -153,7 +165,7 @@ func (r *Routing) CheckAddress(kind, address string) error {
 func (r *Routing) kind(name string) (*servedKind, error) {
 	k, ok := r.kinds[name]
 	if !ok {
-		return nil, fmt.Errorf("there is no route of kind %q; configured kinds are %s", name, strings.Join(slices.Sorted(maps.Keys(r.kinds)), ", "))
+		return nil, &UnknownKindError{Kind: name, Known: slices.Sorted(maps.Keys(r.kinds))}
 	}
 	return k, nil
 }

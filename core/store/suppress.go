@@ -154,8 +154,8 @@ func scanSuppression(r row) (x core.Suppression, hash []byte, err error) {
 func (s *Store) Suppressions(ctx context.Context, app string, p core.Page) (out []core.Suppression, next string, err error) {
 	limit := limitOf(p)
 	from, err := hex.DecodeString(p.Cursor)
-	if err != nil {
-		return nil, "", fmt.Errorf("the cursor is none of this list: %w", err)
+	if err != nil || len(from) != 0 && len(from) != hashSize {
+		return nil, "", fmt.Errorf("the cursor is none of this list: %w", core.ErrBadID)
 	}
 	err = s.read(ctx, "list suppressed addresses", "SELECT "+suppressionColumns+" FROM suppressions WHERE app = $1 AND hash > $2 ORDER BY hash LIMIT $3", func(r row) error {
 		x, _, err := scanSuppression(r)
