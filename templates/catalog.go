@@ -158,6 +158,13 @@ func (c *Catalog) Find(ctx context.Context, app, name string, version int) (*Tem
 	return nil, fmt.Errorf("find a template: %w", ErrNotFound)
 }
 
+// File gives the template of a name that is in the directory or shipped, and which of both; false for none.
+func (c *Catalog) File(name string) (*Template, Origin, bool) {
+	l := c.seen.Load()
+	t, ok := l.templates[name]
+	return t, l.origins[name], ok
+}
+
 func (c *Catalog) stored(ctx context.Context, app, name string, version int) (*Template, error) {
 	if version == 0 {
 		var err error

@@ -697,12 +697,18 @@ type Target struct {
 
 // Template defines model for Template.
 type Template struct {
-	CreatedAt time.Time `json:"created_at"`
-	Name      string    `json:"name"`
+	// CreatedAt Of a stored one.
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+	Name      string     `json:"name"`
+
+	// Origin stored: by PUT; file: of the directory templates.dir; shipped: comes with the server.
+	Origin string `json:"origin"`
 
 	// Source {"locales":{"default":{title,body,url,data,email,push,...},"fr":{...}},"schema":{...},"layout":"..."}
-	Source  TemplateSource `json:"source,omitempty"`
-	Version int            `json:"version"`
+	Source TemplateSource `json:"source,omitempty"`
+
+	// Version From 1 on; 0 for one from a file, which has no versions.
+	Version int `json:"version"`
 }
 
 // TemplateList defines model for TemplateList.
@@ -1048,7 +1054,7 @@ type ServerInterface interface {
 	// ListTemplates List the stored templates, the latest version of each
 	// (GET /v1/templates)
 	ListTemplates(w http.ResponseWriter, r *http.Request, params ListTemplatesParams)
-	// GetTemplate The latest version of a template
+	// GetTemplate The latest version of a template, or the file where none is stored
 	// (GET /v1/templates/{name})
 	GetTemplate(w http.ResponseWriter, r *http.Request, name TemplateName)
 	// PutTemplate Make a new immutable version of a template
@@ -1057,7 +1063,7 @@ type ServerInterface interface {
 	// PreviewTemplate Render a template, stored or from a file
 	// (POST /v1/templates/{name}/preview)
 	PreviewTemplate(w http.ResponseWriter, r *http.Request, name TemplateName)
-	// ListTemplateVersions Every version of a template
+	// ListTemplateVersions Every version of a template, or the file where none is stored
 	// (GET /v1/templates/{name}/versions)
 	ListTemplateVersions(w http.ResponseWriter, r *http.Request, name TemplateName)
 	// GetTemplateVersion One version of a template
@@ -5253,7 +5259,7 @@ type StrictServerInterface interface {
 	// ListTemplates List the stored templates, the latest version of each
 	// (GET /v1/templates)
 	ListTemplates(ctx context.Context, request ListTemplatesRequestObject) (ListTemplatesResponseObject, error)
-	// GetTemplate The latest version of a template
+	// GetTemplate The latest version of a template, or the file where none is stored
 	// (GET /v1/templates/{name})
 	GetTemplate(ctx context.Context, request GetTemplateRequestObject) (GetTemplateResponseObject, error)
 	// PutTemplate Make a new immutable version of a template
@@ -5262,7 +5268,7 @@ type StrictServerInterface interface {
 	// PreviewTemplate Render a template, stored or from a file
 	// (POST /v1/templates/{name}/preview)
 	PreviewTemplate(ctx context.Context, request PreviewTemplateRequestObject) (PreviewTemplateResponseObject, error)
-	// ListTemplateVersions Every version of a template
+	// ListTemplateVersions Every version of a template, or the file where none is stored
 	// (GET /v1/templates/{name}/versions)
 	ListTemplateVersions(ctx context.Context, request ListTemplateVersionsRequestObject) (ListTemplateVersionsResponseObject, error)
 	// GetTemplateVersion One version of a template

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/carillon-notify/carillon/core"
@@ -12,7 +13,20 @@ import (
 )
 
 func templateOf(v *core.TemplateVersion) Template {
-	return Template{Name: v.Name, Version: v.Version, Source: v.Source, CreatedAt: v.CreatedAt}
+	return Template{Name: v.Name, Version: v.Version, Origin: string(templates.Stored), Source: v.Source, CreatedAt: &v.CreatedAt}
+}
+
+// fileOf is the template of a name that is in the directory or shipped; none is core.ErrNotFound.
+func (a *API) fileOf(name string) (Template, error) {
+	t, origin, ok := a.Catalog.File(name)
+	if !ok {
+		return Template{}, core.ErrNotFound
+	}
+	source, err := json.Marshal(t.Source())
+	if err != nil {
+		return Template{}, fmt.Errorf("encode template %s: %w", name, err)
+	}
+	return Template{Name: name, Origin: string(origin), Source: source}, nil
 }
 
 // PutTemplate implements StrictServerInterface.
@@ -43,10 +57,17 @@ func (a *API) PutTemplate(ctx context.Context, q PutTemplateRequestObject) (PutT
 // GetTemplate implements StrictServerInterface.
 func (a *API) GetTemplate(ctx context.Context, q GetTemplateRequestObject) (GetTemplateResponseObject, error) {
 	v, err := a.Stored.Template(ctx, callOf(ctx).principal.App, q.Name, 0)
+	switch {
+	case err == nil:
+		return GetTemplate200JSONResponse(templateOf(v)), nil
+	case !errors.Is(err, core.ErrNotFound):
+		return nil, err
+	}
+	file, err := a.fileOf(q.Name)
 	if err != nil {
 		return nil, err
 	}
-	return GetTemplate200JSONResponse(templateOf(v)), nil
+	return GetTemplate200JSONResponse(file), nil
 }
 
 // GetTemplateVersion implements StrictServerInterface.
@@ -81,13 +102,17 @@ func (a *API) ListTemplates(ctx context.Context, q ListTemplatesRequestObject) (
 // ListTemplateVersions implements StrictServerInterface.
 func (a *API) ListTemplateVersions(ctx context.Context, q ListTemplateVersionsRequestObject) (ListTemplateVersionsResponseObject, error) {
 	vs, err := a.Stored.TemplateVersions(ctx, callOf(ctx).principal.App, q.Name)
-	if err == nil && len(vs) == 0 {
-		err = core.ErrNotFound
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, core.ErrNotFound) {
 		return nil, err
 	}
 	out := ListTemplateVersions200JSONResponse{Data: make([]Template, 0, len(vs))}
+	if len(vs) == 0 {
+		file, err := a.fileOf(q.Name)
+		if err != nil {
+			return nil, err
+		}
+		out.Data = append(out.Data, file)
+	}
 	for i := range vs {
 		out.Data = append(out.Data, templateOf(&vs[i]))
 	}

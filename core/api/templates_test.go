@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -102,5 +103,48 @@ func TestVersions(t *testing.T) {
 				t.Errorf("%s of version %s is %s", path, version, a.body)
 			}
 		}
+	}
+}
+
+// TestFileTemplates: one from a file is read like a stored one, until one of its name is stored.
+func TestFileTemplates(t *testing.T) {
+	t.Parallel()
+	catalog := templates.New(fstest.MapFS{"hello.yaml": {Data: []byte("locales: {default: {title: Hello}}\n")}}, nil)
+	if err := catalog.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, func(o *api.Options) { o.Catalog = catalog })
+	read := func(path string) (out api.Template) {
+		t.Helper()
+		r.must(http.StatusOK, "GET", path, readKey, "").into(t, &out)
+		return out
+	}
+	if got := read("/v1/templates/order-shipped"); got.Version != 0 || got.Origin != "shipped" || got.CreatedAt != nil || !strings.Contains(string(got.Source), `"layout":"default"`) {
+		t.Errorf("the shipped one is %+v with %s", got, got.Source)
+	}
+	if got := read("/v1/templates/hello"); got.Version != 0 || got.Origin != "file" || string(got.Source) != `{"locales":{"default":{"title":"Hello"}}}` {
+		t.Errorf("the file is %+v with %s", got, got.Source)
+	}
+	versions := func() (out []string) {
+		t.Helper()
+		var vs api.TemplateList
+		r.must(http.StatusOK, "GET", "/v1/templates/hello/versions", readKey, "").into(t, &vs)
+		for _, v := range vs.Data {
+			out = append(out, fmt.Sprint(v.Origin, v.Version, v.CreatedAt != nil))
+		}
+		return out
+	}
+	if d := cmp.Diff([]string{"file0 false"}, versions()); d != "" {
+		t.Errorf("versions of the file (-want +got):\n%s", d)
+	}
+	r.must(http.StatusNotFound, "GET", "/v1/templates/hello/versions/0", readKey, "")
+	r.must(http.StatusNotFound, "GET", "/v1/templates/none", readKey, "")
+	r.must(http.StatusNotFound, "GET", "/v1/templates/none/versions", readKey, "")
+	r.must(http.StatusCreated, "PUT", "/v1/templates/hello", adminKey, `{"locales":{"default":{"title":"Stored"}}}`)
+	if got := read("/v1/templates/hello"); got.Version != 1 || got.Origin != "stored" || got.CreatedAt == nil {
+		t.Errorf("the stored one is %+v", got)
+	}
+	if d := cmp.Diff([]string{"stored1 true"}, versions()); d != "" {
+		t.Errorf("versions (-want +got):\n%s", d)
 	}
 }

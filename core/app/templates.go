@@ -306,7 +306,7 @@ func (t *templateFiles) push(ctx context.Context, asked []string) error {
 		}
 		now, err := c.Template(ctx, name)
 		switch {
-		case err == nil && sameJSON(now.Source, source):
+		case err == nil && now.Version > 0 && sameJSON(now.Source, source): // a file of the server's is not stored
 			fmt.Fprintf(t.out, "%s: unchanged, version %d\n", name, now.Version)
 			continue
 		case err != nil && !client.IsNotFound(err):

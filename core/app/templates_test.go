@@ -107,6 +107,10 @@ func TestTemplatesCommand(t *testing.T) {
 	writeTo(served, "_partials/sig.liquid", partial)
 	c.must(http.MethodPost, "/v1/routes/reload", nil, nil, http.StatusOK)
 	has(run(true, "push", "branded", "--dir", dir, "--url", c.base), "branded: version 1")
+	writeTo(served, "both.json", `{"locales":{"default":{"title":"T"}}}`)
+	write("both.json", `{"locales":{"default":{"title":"T"}}}`)
+	c.must(http.MethodPost, "/v1/routes/reload", nil, nil, http.StatusOK)
+	has(run(true, "push", "both", "--dir", dir, "--url", c.base), "both: version 1") // the server's file is not stored
 	var out struct {
 		Channels map[string]struct{ HTML string }
 	}

@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// Template is a version of a stored template.
+// Template is a version of a stored template, or one from a file.
 type Template struct {
 	Name      string          `json:"name"`
-	Version   int             `json:"version"`
-	Source    json.RawMessage `json:"source"` // as it was put
-	CreatedAt time.Time       `json:"created_at"`
+	Version   int             `json:"version"`    // 0: from a file
+	Origin    string          `json:"origin"`     // "stored", "file" (of the server's directory) or "shipped"
+	Source    json.RawMessage `json:"source"`     // as it was put
+	CreatedAt time.Time       `json:"created_at"` // of a stored one
 }
 
 // PutTemplate makes a new version of a template. source is its document, a JSON object. The error is a
@@ -26,7 +27,7 @@ func (c *Client) PutTemplate(ctx context.Context, name string, source json.RawMe
 	return out, nil
 }
 
-// Template reads the latest version of a template.
+// Template reads the latest version of a template, or the server's file where none is stored.
 func (c *Client) Template(ctx context.Context, name string) (*Template, error) {
 	out := &Template{}
 	if _, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/templates/" + url.PathEscape(name), answer: out}); err != nil {
@@ -35,7 +36,7 @@ func (c *Client) Template(ctx context.Context, name string) (*Template, error) {
 	return out, nil
 }
 
-// Templates lists the latest versions of the templates, and the cursor of the next page, "" after the last.
+// Templates lists the latest versions of the stored templates, and the cursor of the next page, "" after the last.
 func (c *Client) Templates(ctx context.Context, p Page) ([]Template, string, error) {
 	var out list[Template]
 	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/templates" + p.query(url.Values{}), answer: &out})
