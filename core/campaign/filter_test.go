@@ -11,7 +11,7 @@ import (
 func TestFilter(t *testing.T) {
 	t.Parallel()
 	ann := &core.Recipient{ID: "ann", Locale: "de-AT", Timezone: "Europe/Vienna",
-		Attributes: []byte(`{"plan":"pro","age":41,"score":7.5,"tags":["a","b"],"address":{"country":"AT"},"trial":false,"none":null}`)}
+		Attributes: []byte(`{"plan":"pro","age":41,"score":7.5,"zero":0,"tags":["a","b"],"address":{"country":"AT"},"trial":false,"none":null}`)}
 	for text, want := range map[string]bool{
 		`attributes.plan == "pro"`:                                 true,
 		`attributes.plan == "free"`:                                false,
@@ -36,6 +36,12 @@ func TestFilter(t *testing.T) {
 		`attributes.plan contains "r" && attributes.tags != ["a"]`: true,
 		`true`: true,
 		`attributes.age == 41 ? attributes.score < 8 : false`:          true,
+		`attributes.age / 2 == 20.5 and 9 / 3 == 3`:                    true,
+		`attributes.age / attributes.zero > 1`:                         false, // infinity is no number
+		`not (attributes.age / attributes.zero < 1)`:                   false,
+		`attributes.zero / attributes.zero != 1`:                       false,
+		`int(attributes.age) % int(attributes.zero) != 1`:              false,
+		`attributes.plan / 2 != 1`:                                     false,
 		`attributes["plan"] == "pro"`:                                  true,
 		`attributes.tags[5] == "x"`:                                    false,
 		`hasPrefix(id, "a") and hasSuffix(id, "n") and trim(id) == id`: true,
@@ -73,9 +79,32 @@ func TestFilterIsRefused(t *testing.T) {
 	}
 }
 
+// What is refused is told so that it can be mended.
+func TestFilterTells(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`attributes.plan = "pro"`:     "line 1, column 17: there is no operator =; use == to compare",
+		"id == \"é\" and\nlocale = 1": "line 2, column 8: there is no operator =; use == to compare",
+		`id == "a" AND locale == "b"`: "line 1, column 11: write AND in small letters",
+		`id ==`:                       "unexpected token EOF",
+		`attribute.x == 1`:            "there is no name attribute; there are id, locale, timezone, attributes, and what attributes hold is named like attributes.plan",
+		`plan == "pro"`:               "there is no name plan; there are id, locale, timezone, attributes, and what attributes hold is named like attributes.plan",
+		`upcase(id) == "X"`:           "there is no function upcase; there are len, lower, upper",
+		`now() == 1`:                  "there is no function now; there are len, lower, upper",
+		`attributes.age / 0 > 1`:      "nothing can be divided by zero",
+		`attributes.age % 0.0 > 1`:    "nothing can be divided by zero",
+		`id / 2 > 1`:                  "invalid operation: / (mismatched types string and int)",
+	} {
+		if _, err := campaign.NewFilter(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
+
 func FuzzFilter(f *testing.F) {
 	f.Add(`attributes.plan == "pro"`)
 	f.Add(`1..9 == attributes.x`)
+	f.Add(`attributes.n / 0 == 1 / attributes.plan`)
 	f.Fuzz(func(t *testing.T, text string) {
 		if filter, err := campaign.NewFilter(text); err == nil {
 			filter.Matches(&core.Recipient{ID: "ann", Attributes: []byte(`{"plan":"pro","n":3,"tags":["a"]}`)})
