@@ -25,6 +25,7 @@ type ledger struct {
 	done     map[string]bool // ids of notifications that were seen to be terminal
 	refusals map[int]int     // answers that were no 202, by status
 	running  sync.WaitGroup
+	waited   string // the notification that settle waited for last, of the test's goroutine alone
 }
 
 // request is one notification that a client asks for until it is acknowledged.
@@ -277,6 +278,7 @@ func (l *ledger) open() (ids []string) {
 func (l *ledger) settle(ctx context.Context, ids []string) error {
 	for i, id := range ids {
 		for !l.terminal(ctx, id) {
+			l.waited = id
 			pause(ctx, 50*time.Millisecond)
 			if ctx.Err() != nil {
 				return fmt.Errorf("at most %d notifications are not terminal, such as %s: %w", len(ids)-i, l.story(id), ctx.Err())

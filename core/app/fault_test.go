@@ -62,6 +62,9 @@ func (h *house) recover(name, what string, lasted time.Duration) {
 	}
 	took := time.Since(began)
 	h.worst = max(h.worst, took)
+	if took > recovery*2/3 {
+		h.logf("what it waited for last: %s", h.ledger.story(h.ledger.waited))
+	}
 	h.logf("%s (%s) for %v: well after %v", name, what, lasted.Round(time.Millisecond), took.Round(time.Millisecond))
 }
 
