@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -119,16 +121,16 @@ func (h *house) close(stop func()) {
 	h.t.Logf("the longest recovery took %v", h.worst.Round(time.Millisecond))
 }
 
-// face has each fault strike once, in an order drawn, and then, for -fault.for, any of them, at times two
+// face has each fault strike once, in an order drawn, and then, for as long as is asked, any of them, at times two
 // at once.
-func (h *house) face(faults ...*fault) {
+func (h *house) face(goOn time.Duration, faults ...*fault) {
 	h.t.Helper()
 	h.warm()
 	stop := h.load()
 	for _, i := range h.rng.Perm(len(faults)) {
 		h.meet(faults[i])
 	}
-	for until := time.Now().Add(*faultFor); time.Now().Before(until) && h.t.Context().Err() == nil; {
+	for until := time.Now().Add(goOn); time.Now().Before(until) && h.t.Context().Err() == nil; {
 		f := faults[h.rng.IntN(len(faults))]
 		if second := faults[h.rng.IntN(len(faults))]; second != f && h.rng.IntN(3) == 0 {
 			f = both(f, second)
@@ -154,46 +156,70 @@ func both(a, b *fault) *fault {
 // is for the tests beside, for what is late by the machine's fault would look like what is late by ours.
 func TestFault(t *testing.T) {
 	t.Parallel()
-	var houses sync.WaitGroup
-	places := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
-	for name, test := range map[string]func(*testing.T){
+	tests := map[string]func(*testing.T, time.Duration){
 		"Embedded":       faultEmbedded,
 		"Processes":      faultProcesses,
 		"Servers":        faultServers,
-		"PointsEmbedded": func(t *testing.T) { faultPoints(embeddedHouse(t, crashing)) },
-		"PointsCluster":  func(t *testing.T) { faultPoints(cluster(t, crashing)) },
-	} {
+		"PointsEmbedded": func(t *testing.T, goOn time.Duration) { faultPoints(embeddedHouse(t, crashing), goOn) },
+		"PointsCluster":  func(t *testing.T, goOn time.Duration) { faultPoints(cluster(t, crashing), goOn) },
+	}
+	var houses sync.WaitGroup
+	places := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
+	goOn := longest(t, slices.Collect(maps.Keys(tests)), cap(places))
+	for name, test := range tests {
 		houses.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			t.Run(name, test)
+			t.Run(name, func(t *testing.T) { test(t, goOn) })
 		})
 	}
 	houses.Wait()
 }
 
+// longest is -fault.for, or what go test's own -timeout leaves for each of the houses that -run names, so many of
+// them at a time: a program that is cut off says nothing.
+func longest(t *testing.T, names []string, places int) time.Duration {
+	t.Helper()
+	const besides = 3 * time.Minute // each fault once, the start and the comparison
+	deadline, ok := t.Deadline()
+	if !ok || *faultFor == 0 {
+		return *faultFor
+	}
+	if _, which, some := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); some {
+		if chosen, err := regexp.Compile(which); err == nil {
+			names = slices.DeleteFunc(names, func(name string) bool { return !chosen.MatchString(name) })
+		}
+	}
+	turns := max(1, (len(names)+places-1)/places)
+	most := max(0, time.Until(deadline)/time.Duration(turns)-besides)
+	if most < *faultFor {
+		t.Logf("-timeout leaves each of %d houses %v, not -fault.for=%v", len(names), most.Round(time.Second), *faultFor)
+	}
+	return min(most, *faultFor)
+}
+
 // faultEmbedded: one process with SQLite and the embedded queue.
-func faultEmbedded(t *testing.T) {
-	embeddedHouse(t, binaries).face(&killAll, &killProvider, &stopWorker, &fullDisk, &cutLink, &hungLink, &muteLink, &slowLink, &resetLinks, &stall, &refuse, &sameKey)
+func faultEmbedded(t *testing.T, goOn time.Duration) {
+	embeddedHouse(t, binaries).face(goOn, &killAll, &killProvider, &stopWorker, &fullDisk, &cutLink, &hungLink, &muteLink, &slowLink, &resetLinks, &stall, &refuse, &sameKey)
 }
 
 // faultProcesses: three processes over Redis and PostgreSQL; the processes are killed, stopped and misled.
-func faultProcesses(t *testing.T) {
-	cluster(t, binaries).face(&killAPI, &killOne, &killAll, &killRelays, &killProvider, &stopWorker, &wrongClock, &sameKey, &stall)
+func faultProcesses(t *testing.T, goOn time.Duration) {
+	cluster(t, binaries).face(goOn, &killAPI, &killOne, &killAll, &killRelays, &killProvider, &stopWorker, &wrongClock, &sameKey, &stall)
 }
 
 // faultServers: the same, and the servers and the connections to them fail.
-func faultServers(t *testing.T) {
-	cluster(t, binaries).face(&killRedis, &flushAll, &fullRedis, &readonly, &noReplicas, &loading, &hungRedis, &killPG, &fullDisk, &undecodable,
+func faultServers(t *testing.T, goOn time.Duration) {
+	cluster(t, binaries).face(goOn, &killRedis, &flushAll, &fullRedis, &readonly, &noReplicas, &loading, &hungRedis, &killPG, &fullDisk, &undecodable,
 		&cutLink, &hungLink, &muteLink, &slowLink, &resetLinks)
 }
 
 // faultPoints kills a process at each numbered step of accept, claim, send, settle, a campaign's page and
 // the relay.
-func faultPoints(h *house) {
+func faultPoints(h *house, goOn time.Duration) {
 	h.warm()
 	stop := h.load()
-	for began, first := time.Now(), true; first || time.Since(began) < *faultFor; first = false {
+	for began, first := time.Now(), true; first || time.Since(began) < goOn; first = false {
 		for n, i := range h.rng.Perm(len(crash.Points)) {
 			h.crash(crash.Points[i])
 			if n%4 == 3 { // a lease has to run out
