@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"bytes"
 	"strings"
 
 	"golang.org/x/net/html"
@@ -12,6 +13,7 @@ import (
 // and its result is not larger than the HTML by more than the marks it adds to tags.
 func PlainText(source string) string {
 	w := plainWriter{}
+	w.b.Grow(len(source) / 4)
 	z := html.NewTokenizer(strings.NewReader(source))
 	for {
 		switch z.Next() {
@@ -19,7 +21,7 @@ func PlainText(source string) string {
 			return w.finish()
 		case html.TextToken:
 			if w.hidden == 0 {
-				w.text(string(z.Text()))
+				w.text(z.Text())
 			}
 		case html.StartTagToken:
 			w.start(z, false)
@@ -75,8 +77,7 @@ func (w *plainWriter) start(z *html.Tokenizer, closed bool) {
 		case "hidden":
 			invisible = true
 		case "style":
-			style := strings.ToLower(strings.Join(strings.Fields(string(val)), ""))
-			invisible = invisible || strings.Contains(style, "display:none") || strings.Contains(style, "visibility:hidden")
+			invisible = invisible || hides(val)
 		}
 	}
 	if closed || void[tag] {
@@ -116,10 +117,10 @@ func (w *plainWriter) single(tag atom.Atom, alt string) {
 		w.breaks++
 	case atom.Hr:
 		w.breaks = 2
-		w.text("---")
+		w.text([]byte("---"))
 		w.breaks = 2
 	case atom.Img:
-		w.text(alt)
+		w.text([]byte(alt))
 	}
 }
 
@@ -162,36 +163,68 @@ func (w *plainWriter) endLink() {
 	w.word("<" + href + ">")
 }
 
-func (w *plainWriter) text(s string) {
+func (w *plainWriter) text(s []byte) {
 	if w.pre > 0 {
-		for i, line := range strings.Split(s, "\n") {
+		for i, line := range bytes.Split(s, []byte{'\n'}) {
 			if i > 0 {
 				w.breaks++
 			}
-			if line = strings.TrimRight(line, " \t\r"); line != "" {
-				w.word(line)
-			}
+			w.words(bytes.TrimRight(line, " \t\r"))
 		}
 		return
 	}
-	for s != "" {
-		i := strings.IndexFunc(s, isSpace)
-		switch {
-		case i < 0:
-			w.word(s)
-			return
-		case i > 0:
-			w.word(s[:i])
+	for len(s) > 0 {
+		n := run(s)
+		w.words(s[:n])
+		for s = s[n:]; len(s) > 0 && space(s[0]); s = s[1:] {
+			w.gap = true
 		}
-		w.gap = true
-		s = strings.TrimLeftFunc(s[i:], isSpace)
 	}
 }
 
-// isSpace is HTML's white space; a no-break space is not.
-func isSpace(r rune) bool { return r < 0x80 && space(byte(r)) }
+// run is how much of a text, from its beginning, can be written as it is: words with one blank between them.
+func run(s []byte) int {
+	for i, c := range s {
+		if space(c) && (c != ' ' || i == 0 || i+1 == len(s) || space(s[i+1])) {
+			return i
+		}
+	}
+	return len(s)
+}
+
+// hides says whether a style attribute makes its element invisible.
+func hides(style []byte) bool {
+	if !mentions(style, "none") && !mentions(style, "hidden") { // most say neither
+		return false
+	}
+	text := strings.ToLower(strings.Join(strings.Fields(string(style)), ""))
+	return strings.Contains(text, "display:none") || strings.Contains(text, "visibility:hidden")
+}
+
+// mentions says whether a lower-case word of ASCII letters is somewhere in a text, in whichever case.
+func mentions(text []byte, word string) bool {
+	for i := range len(text) - len(word) + 1 {
+		if text[i]|0x20 == word[0] && strings.EqualFold(string(text[i:i+len(word)]), word) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *plainWriter) words(s []byte) {
+	if len(s) > 0 {
+		w.lead()
+		w.b.Write(s)
+	}
+}
 
 func (w *plainWriter) word(s string) {
+	w.lead()
+	w.b.WriteString(s)
+}
+
+// lead writes what is due before the next word.
+func (w *plainWriter) lead() {
 	switch {
 	case w.b.Len() == 0:
 	case w.breaks > 0:
@@ -200,7 +233,6 @@ func (w *plainWriter) word(s string) {
 		w.b.WriteByte(' ')
 	}
 	w.b.WriteString(w.prefix)
-	w.b.WriteString(s)
 	w.breaks, w.gap, w.prefix = 0, false, ""
 }
 

@@ -73,3 +73,6 @@ func (t Tx) Names(ctx context.Context) (names []string, err error) {
 	})
 	return names, err
 }
+
+// EncodeContent is how a content is kept.
+func EncodeContent(c core.Content) ([]byte, error) { return encodeContent(c) }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/carillon-notify/carillon/core"
@@ -58,7 +59,7 @@ type binder struct {
 }
 
 func (b *binder) add(c core.Content) (core.ContentRef, error) {
-	text, err := json.Marshal(c)
+	text, err := encodeContent(c)
 	if err != nil {
 		return core.ContentRef{}, fmt.Errorf("encode a content: %w", err)
 	}
@@ -78,6 +79,25 @@ func (b *binder) add(c core.Content) (core.ContentRef, error) {
 	b.texts[last] = append(b.texts[last], text)
 	b.seen[sum] = ref
 	return ref, nil
+}
+
+// encodeContent is json.Marshal but for the channel's block, which may be 8 KB of HTML: that is looked through once
+// and taken as it is, where json.Marshal would write it anew and escape each of its brackets.
+func encodeContent(c core.Content) ([]byte, error) {
+	block := jsontext.Value(c.Block)
+	if len(block) == 0 || !block.IsValid() {
+		return json.Marshal(c) // which says what is wrong with it
+	}
+	c.Block = nil
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	out := append(make([]byte, 0, len(text)+len(block)+6), text[:len(text)-1]...)
+	if len(out) > 1 {
+		out = append(out, ',')
+	}
+	return append(append(append(out, `"c":`...), block...), '}'), nil
 }
 
 func (b *binder) rows() [][]any {
