@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/core/queue"
 	"github.com/carillon-notify/carillon/providers/builtin"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
@@ -146,6 +147,9 @@ func configCommand(file *string, out io.Writer) *cobra.Command {
 			}
 			for _, w := range warnings {
 				fmt.Fprintln(out, "warning: "+w)
+			}
+			if err := queue.CheckURL(cfg.Queue.Reveal()); err != nil {
+				return &config.Error{Faults: []string{"queue: " + err.Error()}}
 			}
 			for name, r := range cfg.Routes { // what the process itself completes is not missing
 				if r.Kind == websocketKind && r.Settings["secret"] == nil {

@@ -77,6 +77,17 @@ func TestOpenRefuses(t *testing.T) {
 		"bad escape":        {"redis://u:geheim%zz@h/0", "it is not redis://"},
 		"two hosts":         {"redis://u:geheim@h,i/0", "it is not redis://"},
 		"no master":         {"redis-sentinel://u:geheim@h,i", "it is not redis://"},
+		"mistyped":          {"redis://u:geheim@h/0?tsl=true", "there is no parameter tsl for redis://; there are tls, ca_file"},
+		"mistyped ca_file":  {"redis://u:geheim@h/0?ca_fil=/nope", "there is no parameter ca_fil for redis://; there are tls, ca_file"},
+		"sentinel's":        {"redis-cluster://u:geheim@h?tls=true&master=m", "there is no parameter master for redis-cluster://; there are tls, ca_file"},
+		"sentinel mistyped": {"redis-sentinel://u:geheim@h?master=m&sentinelpassword=geheim", "there is no parameter sentinelpassword for redis-sentinel://; there are tls, ca_file, master, sentinel_password"},
+		"tls=1":             {"redis://u:geheim@h/0?tls=1", "the parameter tls must be true or false"},
+		"tls=yes":           {"redis-cluster://u:geheim@h?tls=yes&x=1", "there is no parameter x"},
+		"tls=":              {"redis://u:geheim@h/0?tls", "the parameter tls must be true or false"},
+		"tls twice":         {"redis://u:geheim@h/0?tls=true&tls=false", "the parameter tls is given more than once"},
+		"TLS and not":       {"rediss://u:geheim@h/0?tls=false", "rediss:// is TLS"},
+		"bad query":         {"redis://u:geheim@h/0?tls=true;ca_file=x", "it is not redis://"},
+		"? in a password":   {"redis://u:6379?geheim=x@h/0", "it is not redis://"},
 		"half a password":   {"redis://u:ge/heim@h/0", "it is not redis://"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,9 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,6 +101,53 @@ func (o oneLine) Unwrap() error { return o.error }
 var errURL = errors.New("it is not redis://[user:password@]host[:port][/db], rediss://…, " +
 	"redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with tls=true for TLS, and ca_file=/path for an authority of your own)")
 
+// parameters are what a URL's query may say, by its scheme.
+var parameters = map[string][]string{
+	"redis": {"tls", "ca_file"}, "rediss": {"tls", "ca_file"}, "redis-cluster": {"tls", "ca_file"},
+	"redis-sentinel": {"tls", "ca_file", "master", "sentinel_password"},
+}
+
+// CheckURL says what is wrong with a queue's URL, as Open would, without touching the network; Embedded is
+// right. It reads the file that ca_file names. No error holds what may be secret.
+func CheckURL(rawURL string) error {
+	if rawURL == Embedded {
+		return nil
+	}
+	_, err := parse(rawURL)
+	return err
+}
+
+// readQuery reads a URL's query. What is not known is refused: a mistyped tls would send the password in clear.
+func readQuery(scheme string, u *url.URL) (url.Values, error) {
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, errURL
+	}
+	known := parameters[scheme]
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		switch {
+		case slices.Contains(known, name):
+			if len(query[name]) > 1 {
+				return nil, fmt.Errorf("the parameter %s is given more than once", name)
+			}
+		case strings.Contains(u.RawQuery, "@"), !plainName.MatchString(name):
+			return nil, errURL // it may be a password with a ? in it
+		default:
+			return nil, fmt.Errorf("there is no parameter %s for %s://; there are %s", name, scheme, strings.Join(known, ", "))
+		}
+	}
+	if query.Has("tls") && query.Get("tls") != "true" && query.Get("tls") != "false" {
+		return nil, errors.New("the parameter tls must be true or false")
+	}
+	if scheme == "rediss" && query.Get("tls") == "false" {
+		return nil, errors.New("rediss:// is TLS, and tls=false says that it is not; write redis:// for none")
+	}
+	return query, nil
+}
+
+// plainName is a parameter's name that may be repeated in an error.
+var plainName = regexp.MustCompile(`^[A-Za-z_-]{1,32}$`)
+
 // remote is how a real Redis is reached. It implements asynq.RedisConnOpt.
 type remote struct {
 	scheme  string
@@ -123,7 +173,14 @@ func parse(rawURL string) (*remote, error) {
 		// They cost a look-up in DNS for each client, and are Redis Enterprise's alone.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}}
-	o, query, port := &r.options, u.Query(), "6379"
+	if parameters[scheme] == nil {
+		return nil, errURL
+	}
+	query, err := readQuery(scheme, u)
+	if err != nil {
+		return nil, err
+	}
+	o, port := &r.options, "6379"
 	o.Password, _ = u.User.Password()
 	if path := strings.Trim(u.Path, "/"); path != "" {
 		if o.DB, err = strconv.Atoi(path); err != nil || o.DB < 0 {
@@ -140,12 +197,8 @@ func parse(rawURL string) (*remote, error) {
 	} else if query.Has("ca_file") {
 		return nil, errURL // it would not be looked at
 	}
-	switch scheme {
-	case "redis", "rediss", "redis-cluster":
-	case "redis-sentinel":
+	if scheme == "redis-sentinel" {
 		port, o.MasterName, o.SentinelPassword = "26379", query.Get("master"), query.Get("sentinel_password")
-	default:
-		return nil, errURL
 	}
 	o.Addrs = addresses(authority[at:], port)
 	if several := strings.HasPrefix(scheme, "redis-"); len(o.Addrs) == 0 || !several && len(o.Addrs) > 1 || scheme == "redis-sentinel" && o.MasterName == "" {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +55,10 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 	}
 	c.User = u.User.Username()
 	c.Password, _ = u.User.Password()
-	query := u.Query()
+	query, err := readQuery(scheme, u.RawQuery)
+	if err != nil {
+		return c, err
+	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
 		c.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		if file := query.Get("ca_file"); file != "" {
@@ -85,6 +89,36 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 		return c, err
 	}
 	return c, errRedisURL
+}
+
+// redisParameters are what a URL's query may say, by its scheme.
+var redisParameters = map[string][]string{
+	"redis": {"tls", "ca_file"}, "rediss": {"tls", "ca_file"}, "redis-cluster": {"tls", "ca_file"},
+	"redis-sentinel": {"tls", "ca_file", "master", "sentinel_password"},
+}
+
+// readQuery reads a URL's query. What is not known is refused: a mistyped tls would send the password in clear.
+func readQuery(scheme, raw string) (url.Values, error) {
+	query, err := url.ParseQuery(raw)
+	known := redisParameters[scheme]
+	if err != nil || known == nil {
+		return nil, errRedisURL
+	}
+	for name, values := range query {
+		switch {
+		case slices.Contains(known, name):
+			if len(values) > 1 {
+				return nil, fmt.Errorf("redis: the parameter %s is given more than once", name)
+			}
+		default: // not which: it may be of a password with a ? in it
+			return nil, fmt.Errorf("redis: there is a parameter that %s:// does not have; there are %s", scheme, strings.Join(known, ", "))
+		}
+	}
+	tls := query.Get("tls")
+	if query.Has("tls") && tls != "true" && tls != "false" || scheme == "rediss" && tls == "false" {
+		return nil, errors.New("redis: the parameter tls must be true or false, and not false for rediss://")
+	}
+	return query, nil
 }
 
 // authorities are the certificates that a server's has to come from, in place of the system's.
