@@ -223,6 +223,11 @@ func (a *App) describeRoutes(ctx context.Context) error {
 	for name, why := range faults {
 		a.log.Error("a plugin cannot be had; the others go on without it", "plugin", name, "reason", why)
 	}
+	if len(faults) == 0 { // else it may be the channel of what could not be had
+		for _, stray := range strayDefaults(&a.cfg, byName) {
+			a.log.Warn("a category's default has no effect", "setting", stray)
+		}
+	}
 	a.routes.byName = byName
 	a.routes.setFaults(faults)
 	return nil

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -141,33 +142,55 @@ func configCommand(file *string, out io.Writer) *cobra.Command {
 		}}
 	show.AddCommand(&cobra.Command{Use: "check", Short: "Say what is wrong with the configuration", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, warnings, err := config.Load(config.Source{File: *file, Environ: os.Environ()})
-			if err != nil {
-				return err
-			}
-			for _, w := range warnings {
-				fmt.Fprintln(out, "warning: "+w)
-			}
-			if err := queue.CheckURL(cfg.Queue.Reveal()); err != nil {
-				return &config.Error{Faults: []string{"queue: " + err.Error()}}
-			}
-			for name, r := range cfg.Routes { // what the process itself completes is not missing
-				if r.Kind == websocketKind && r.Settings["secret"] == nil {
-					r.Settings = config.Settings{"secret": "completed at the start"}
-					cfg.Routes[name] = r
-				}
-			}
-			_, faults, err := describe(cmd.Context(), &cfg, newKinds(slog.New(slog.DiscardHandler)))
-			if err != nil {
-				return err
-			}
-			for _, name := range slices.Sorted(maps.Keys(faults)) {
-				fmt.Fprintf(out, "warning: plugin %s cannot be had: %s\n", name, faults[name])
-			}
-			fmt.Fprintln(out, "the configuration is in order")
-			return nil
+			return checkConfig(cmd.Context(), config.Source{File: *file, Environ: os.Environ()}, out)
 		}})
 	return show
+}
+
+// checkConfig says what a start would refuse, or take otherwise than it looks. It opens nothing: what a kind's
+// Open makes of its settings is not known.
+func checkConfig(ctx context.Context, source config.Source, out io.Writer) error {
+	cfg, warnings, err := config.Load(source)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(out, "warning: "+w)
+	}
+	var wrong []string
+	if err := queue.CheckURL(cfg.Queue.Reveal()); err != nil {
+		wrong = append(wrong, "queue: "+err.Error())
+	}
+	for name, r := range cfg.Routes { // what the process itself completes is not missing
+		if r.Kind == websocketKind && r.Settings["secret"] == nil {
+			r.Settings = maps.Clone(r.Settings)
+			if r.Settings == nil {
+				r.Settings = config.Settings{}
+			}
+			r.Settings["secret"] = "completed at the start"
+			cfg.Routes[name] = r
+		}
+	}
+	routes, faults, err := describe(ctx, &cfg, newKinds(slog.New(slog.DiscardHandler)))
+	var bad *config.Error
+	switch {
+	case errors.As(err, &bad):
+		wrong = append(wrong, bad.Faults...)
+	case err != nil:
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		fmt.Fprintf(out, "warning: plugin %s cannot be had: %s\n", name, faults[name])
+	}
+	if bad == nil && len(faults) == 0 { // else it may be the channel of what could not be had
+		wrong = append(wrong, strayDefaults(&cfg, routes)...)
+	}
+	if len(wrong) > 0 {
+		slices.Sort(wrong)
+		return &config.Error{Faults: wrong}
+	}
+	fmt.Fprintln(out, "the configuration is in order")
+	return nil
 }
 
 // kindSettings documents each kind's own settings, as comments below the configuration.

@@ -12,9 +12,17 @@ import (
 func TestConfigCheck(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"queue: 'redis://u:geheim@h/0?tls=1'":    "queue: the parameter tls must be true or false",
-		"queue: 'redis://u:geheim@h/0?tsl=true'": "queue: there is no parameter tsl for redis://; there are tls, ca_file",
-		"queue: 'redis://u:geheim@h/0?tls=true'": "",
+		"queue: 'redis://u:geheim@h/0?tls=1'":                          "queue: the parameter tls must be true or false",
+		"queue: 'redis://u:geheim@h/0?tsl=true'":                       "queue: there is no parameter tsl for redis://; there are tls, ca_file",
+		"queue: 'redis://u:geheim@h/0?tls=true'":                       "",
+		"channels: {push: [nope]}":                                     "channels.push: there is no route \"nope\"",
+		"sandbox: false\nchannels: {push: [apns]}":                     "channels.push: there is no route \"apns\"",
+		"channels: {push: [apns, fcm], in_app: [websocket]}":           "",
+		"categories: {news: {defaults: {telegram: true}}}":             "categories.news.defaults.telegram: there is no such channel; there are email, in_app, push",
+		"categories: {news: {defaults: {push: false}}}":                "",
+		"routes: {ws: {kind: websocket, settings: {histroy_ttl: 5m}}}": "routes.ws.settings.histroy_ttl: kind websocket has no such setting",
+		"routes: {ws: {kind: websocket, settings: {history_ttl: 5}}}":  "routes.ws.settings.history_ttl: must be a duration",
+		"drain_delay: 3": "drain_delay: must be a number with a unit, such as 500ms, 3s,",
 	} {
 		t.Run(text, func(t *testing.T) {
 			t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -151,10 +152,51 @@ func describe(ctx context.Context, c *config.Config, k *kinds) (out map[string]*
 		wrong = append(wrong, bad...)
 		out[name] = r
 	}
+	if len(faults) == 0 { // else it may be the route of what could not be had
+		wrong = append(wrong, strayRoutes(c, all)...)
+	}
 	if len(wrong) > 0 {
 		return nil, nil, &config.Error{Faults: wrong}
 	}
 	return out, faults, nil
+}
+
+// sandboxKinds are the routes of a sandbox while none is configured.
+var sandboxKinds = []string{"apns", "fcm", "email", websocketKind}
+
+// strayRoutes are the faults of channels that name a route that does not exist.
+func strayRoutes(c *config.Config, all map[string]config.Route) (out []string) {
+	for _, channel := range slices.Sorted(maps.Keys(c.Channels)) {
+		for _, name := range c.Channels[channel] {
+			_, there := all[name]
+			if !there && !(len(c.Routes) == 0 && c.SandboxRuns() && slices.Contains(sandboxKinds, name)) {
+				out = append(out, fmt.Sprintf("channels.%s: there is no route %q", channel, name))
+			}
+		}
+	}
+	return out
+}
+
+// strayDefaults are what categories say of channels that nothing serves: it has no effect.
+func strayDefaults(c *config.Config, rs map[string]*route) (out []string) {
+	known := map[string]bool{}
+	for _, k := range builtin.Kinds() {
+		known[k.Channel] = true
+	}
+	for _, r := range rs {
+		known[r.Channel] = true
+	}
+	for channel := range c.Channels {
+		known[channel] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Categories)) {
+		for _, channel := range slices.Sorted(maps.Keys(c.Categories[name].Defaults)) {
+			if !known[channel] {
+				out = append(out, fmt.Sprintf("categories.%s.defaults.%s: there is no such channel; there are %s", name, channel, strings.Join(slices.Sorted(maps.Keys(known)), ", ")))
+			}
+		}
+	}
+	return out
 }
 
 // newRoute makes a route that is not open, and says what is wrong with its settings.

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -204,10 +205,13 @@ func (e *Error) Mistakes() []string { return e.Faults }
 func (c *Config) Check() error {
 	var f []string
 	add := func(format string, args ...any) { f = append(f, fmt.Sprintf(format, args...)) }
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+	if c.Data == "" {
+		add("data: must name a directory, such as ./data")
+	}
+	if !isHostPort(c.Listen) {
 		add("listen: %q is no host:port such as 127.0.0.1:8080", c.Listen)
 	}
-	if _, _, err := net.SplitHostPort(c.MetricsListen); c.MetricsListen != "" && err != nil {
+	if c.MetricsListen != "" && !isHostPort(c.MetricsListen) {
 		add("metrics_listen: %q is no host:port such as 127.0.0.1:9090", c.MetricsListen)
 	}
 	if c.DrainDelay < 0 || c.DrainDelay > 10*time.Minute {
@@ -297,6 +301,14 @@ func (r *Route) check(at string) []string {
 	if r.Retry.MaxAttempts < 0 || r.Retry.MaxUnknown < 0 || r.Retry.Min < 0 || r.Retry.Max < 0 {
 		add("retry", "no member may be negative")
 	}
+	if least, most := cmp.Or(r.Retry.Min, core.DefaultPolicy.Min), cmp.Or(r.Retry.Max, core.DefaultPolicy.Max); least > most {
+		add("retry", "min, %s, must not be longer than max, %s", least, most)
+	}
+	if b := r.Breaker; b.Least < 0 || b.Window < 0 || b.Min < 0 || b.Max < 0 {
+		add("breaker", "no member may be negative")
+	} else if b.Max > 0 && b.Min > b.Max {
+		add("breaker", "min, %s, must not be longer than max, %s", b.Min, b.Max)
+	}
 	if r.Breaker.Ratio < 0 || r.Breaker.Ratio > 1 {
 		add("breaker.ratio", "must be 0 to 1")
 	}
@@ -334,6 +346,16 @@ func hasScheme(s Secret, schemes ...string) bool {
 	u, err := url.Parse(s.Reveal())
 	// A PostgreSQL on a socket is named by a parameter, and has no host.
 	return err == nil && slices.Contains(schemes, u.Scheme) && (u.Host != "" || u.RawQuery != "")
+}
+
+// isHostPort reports whether an address may be listened on, as far as its form goes.
+func isHostPort(s string) bool {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port) // a number, or a service's name
+	return err == nil
 }
 
 func validName(s string) bool {

@@ -74,7 +74,17 @@ func TestFaultsAreNamedAllAtOnce(t *testing.T) {
 		want []string
 	}{
 		"unknown keys": {file: "lissten: x\nroutes: {a: {kind: apns, ratee: 1/s}}", want: []string{"lissten: there is no such setting", "ratee: there is no such setting"}},
-		"wrong forms":  {file: "workers: [1]\nroutes: {a: {kind: apns, timeout: soon}}", want: []string{"workers: has a value of the wrong form", "routes.a.timeout: has a value of the wrong form"}},
+		"wrong forms":  {file: "workers: [1]\nroutes: {a: {kind: apns, timeout: soon}}", want: []string{"workers: must be true or false", "routes.a.timeout: must be a number with a unit"}},
+		"wrong kinds": {file: "drain_delay: 3\nshutdown_timeout: true\nretention: 30d\nroutes: {a: {kind: apns, concurrency: 1.5, retry: {max_attempts: true, min: 1.5}, breaker: {ratio: x}, apps: {a: b}}}\n" +
+			"categories: {news: {mandatory: 3, defaults: {push: 1}}, ads: 3}\nchannels: 4\nplugins: x\ndata: [a, b]",
+			want: []string{"drain_delay: must be a number with a unit, such as 500ms, 3s,", "shutdown_timeout: must be a number with", "retention: must be settings of its own: {finished: …, idempotency: …}",
+				"routes.a.concurrency: must be a whole number", "routes.a.retry.max_attempts: must be a whole number", "routes.a.retry.min: must be a number with", "routes.a.breaker.ratio: must be a number",
+				"categories.news.mandatory: must be true or false", "categories.news.defaults.push: must be true or false", "categories.ads: must be settings of its own: {mandatory: …, defaults: …}",
+				"channels: must be names with their values", "plugins: must be settings of its own: {dir: …}", "data: must be a text"}},
+		"no unit in the environment": {env: []string{"CARILLON_DRAIN_DELAY=3", "CARILLON_WORKERS=maybe"}, want: []string{"drain_delay: must be a number with a unit", "workers: must be true or false"}},
+		"cannot be": {file: "data: ''\nlisten: 127.0.0.1:99999\nmetrics_listen: ':x'\nroutes: {a: {kind: apns, retry: {min: 10m, max: 1s}, breaker: {min: 2s, max: 1s}}, b: {kind: apns, retry: {min: 20m}, breaker: {window: -1s}}}",
+			want: []string{"data: must name a directory", "listen: \"127.0.0.1:99999\" is no host:port", "metrics_listen: \":x\" is no", "routes.a.retry: min, 10m0s, must not be longer than max, 1s",
+				"routes.a.breaker: min, 2s, must not", "routes.b.retry: min, 20m0s, must not be longer than max, 10m0s", "routes.b.breaker: no member may be negative"}},
 		"bad values": {file: "listen: nowhere\nstore: mysql://x/y\nqueue: amqp://x\nsandbox: maybe\nlog_level: loud\napi_key: short\ndrain_delay: -1s\nshutdown_timeout: 1ms\nretention: {finished: 1ms, idempotency: 0s}",
 			want: []string{"drain_delay:", "shutdown_timeout:", "retention.finished:", "retention.idempotency:", "listen:", "store:", "queue:", "sandbox:", "log_level:", "api_key:"}},
 		"bad routes": {file: "routes: {a: {rate: fast, timeout: 1ms, isolation: jail}, B: {kind: apns}}\nchannels: {push: [c]}",
@@ -97,6 +107,15 @@ func TestFaultsAreNamedAllAtOnce(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestZeroNeedsNoUnit: 0 is the same in every unit; whole numbers may be written as YAML writes them.
+func TestZeroNeedsNoUnit(t *testing.T) {
+	t.Parallel()
+	c, _, err := config.Load(config.Source{File: write(t, "drain_delay: 0\nretention: {finished: 0}\nworkers: 'true'\nroutes: {a: {kind: apns, concurrency: 2.0, breaker: {ratio: 1}}}")})
+	if err != nil || c.Retention.Finished != 0 || c.Routes["a"].Concurrency != 2 || c.Routes["a"].Breaker.Ratio != 1 {
+		t.Errorf("%v: %+v", err, c)
 	}
 }
 

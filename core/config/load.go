@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
@@ -67,7 +69,7 @@ func decode(raw map[string]any, c *Config) error {
 	var meta mapstructure.Metadata
 	d, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
 		TagName: "koanf", Result: c, Metadata: &meta, WeaklyTypedInput: true,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), listHook),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(strictHook, mapstructure.StringToTimeDurationHookFunc(), listHook),
 	})
 	if err != nil {
 		return fmt.Errorf("make the decoder of settings: %w", err)
@@ -98,7 +100,7 @@ func decodeFaults(err error) []string {
 	}
 	var one *mapstructure.DecodeError
 	if errors.As(err, &one) {
-		return []string{fmt.Sprintf("%s: has a value of the wrong form", plainKey(one.Name()))}
+		return []string{plainKey(one.Name()) + ": " + formOf(plainKey(one.Name()))}
 	}
 	return []string{"a value has the wrong form"}
 }
@@ -107,6 +109,71 @@ var indexed = regexp.MustCompile(`\[([^\]]*)\]`)
 
 // plainKey turns mapstructure's "Routes[apns].rate" into "routes.apns.rate".
 func plainKey(s string) string { return strings.ToLower(indexed.ReplaceAllString(s, ".$1")) }
+
+var durationType = reflect.TypeFor[time.Duration]()
+
+// formOf says what a key's value has to be.
+func formOf(key string) string {
+	t := reflect.TypeFor[Config]()
+	for part := range strings.SplitSeq(key, ".") {
+		switch t.Kind() {
+		case reflect.Struct:
+			f, ok := fieldOf(t, part)
+			if !ok {
+				return "has a value of the wrong form"
+			}
+			t = f
+		case reflect.Map, reflect.Slice:
+			t = t.Elem()
+		default:
+			return "has a value of the wrong form"
+		}
+	}
+	switch {
+	case t == durationType:
+		return "must be a number with a unit, such as 500ms, 3s, 10m or 720h (there is none for days)"
+	case t.Kind() == reflect.Bool:
+		return "must be true or false"
+	case t.Kind() == reflect.Int:
+		return "must be a whole number"
+	case t.Kind() == reflect.Float64:
+		return "must be a number"
+	case t.Kind() == reflect.String:
+		return "must be a text"
+	case t.Kind() == reflect.Slice:
+		return "must be a list such as [one, two]"
+	case t.Kind() == reflect.Struct:
+		var names []string
+		for i := range t.NumField() {
+			names = append(names, t.Field(i).Tag.Get("koanf")+": …")
+		}
+		return "must be settings of its own: {" + strings.Join(names, ", ") + "}"
+	default:
+		return "must be names with their values: {name: …}"
+	}
+}
+
+var errForm = errors.New("the value is of another form")
+
+// strictHook refuses what the decoder would take for something else: 3 for 3ns, 3 for true, 1.5 for 1. A duration
+// of 0 needs no unit.
+func strictHook(from, to reflect.Type, v any) (any, error) {
+	number, fraction := isNumber(from.Kind()), false
+	if f, ok := v.(float64); ok {
+		fraction = f != math.Trunc(f)
+	}
+	switch {
+	case to == durationType && from.Kind() == reflect.Bool,
+		to == durationType && number && fmt.Sprint(v) != "0",
+		to.Kind() == reflect.Bool && number,
+		isNumber(to.Kind()) && from.Kind() == reflect.Bool,
+		to.Kind() == reflect.Int && fraction:
+		return nil, errForm
+	}
+	return v, nil
+}
+
+func isNumber(k reflect.Kind) bool { return k >= reflect.Int && k <= reflect.Float64 }
 
 // listHook reads a list from the environment: values parted by commas. sandbox: true in YAML is a
 // bool, and a text here.
