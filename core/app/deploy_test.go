@@ -222,6 +222,9 @@ func TestDeploySystemd(t *testing.T) {
 		if !strings.Contains(string(text), "ExecStart=/usr/local/bin/"+name+" -config /etc/carillon/carillon.yaml\n") {
 			t.Errorf("%s starts something else", file)
 		}
+		if head, _, _ := strings.Cut(string(text), "[Service]"); !strings.Contains(head, "\nStartLimitIntervalSec=0\n") {
+			t.Errorf("systemd gives %s up when PostgreSQL or Redis is away for five starts", file)
+		}
 		unit := filepath.Join(dir, file)
 		if err := os.WriteFile(unit, []byte(strings.ReplaceAll(string(text), "/usr/local/bin/", bin+"/")), 0o600); err != nil {
 			t.Fatal(err)
