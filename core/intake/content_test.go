@@ -2,6 +2,7 @@ package intake_test
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -214,6 +215,35 @@ func TestCheckAddress(t *testing.T) {
 		err := r.CheckAddress(address[0], address[1])
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s %.20q: %v, want %q", address[0], address[1], err, want)
+		}
+	}
+}
+
+// TestCheckByKinds: what the service of a named channel takes from nobody is refused before there is anybody.
+func TestCheckByKinds(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, c := range []struct {
+		name     string
+		body     int
+		channels []string
+		refused  bool
+	}{
+		{"short", 10, []string{"push"}, false},
+		{"long", 5000, []string{"push"}, true},
+		{"long by mail", 5000, []string{"email"}, false},
+		{"long where it may go", 5000, nil, false}, // perhaps nobody has a device
+	} {
+		_, err := b.Check(t.Context(), "a", &intake.Request{Content: &intake.Content{Title: "t", Body: strings.Repeat("x", c.body)}, Channels: c.channels})
+		var bad *intake.Invalid
+		if !errors.As(err, &bad) {
+			if err != nil || c.refused {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		if f := bad.Faults[0]; !c.refused || f.Pointer != "/content" || !strings.Contains(f.Detail, "4096") {
+			t.Errorf("%s: %+v", c.name, bad.Faults)
 		}
 	}
 }

@@ -23,6 +23,13 @@ func (in *Intake) Check(ctx context.Context, app string, req *Request) (version 
 		return 0, err
 	}
 	r.tryForAudience()
+	if r.inline != nil {
+		for _, name := range req.Channels {
+			if ch := in.routing.channels[name]; ch != nil && !r.broken[contentChannel{r.inline, name}] {
+				in.checkByKinds(ch, r.inline, r.inline.Channels[name], r.pointer(name), f)
+			}
+		}
+	}
 	if r.template != nil {
 		version = r.template.Version()
 	}

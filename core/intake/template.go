@@ -82,9 +82,13 @@ func (in *Intake) checkContent(name string, c *templates.Content, f *faults) {
 	if len(block) > 0 {
 		at += "/" + escapePointer(name)
 	}
-	if !ch.checkBlock(block, at, f) {
-		return
+	if ch.checkBlock(block, at, f) {
+		in.checkByKinds(ch, c, block, at, f)
 	}
+}
+
+// checkByKinds adds what the kinds of a channel would refuse of a content, whoever it is to.
+func (in *Intake) checkByKinds(ch *channel, c *templates.Content, block json.RawMessage, at string, f *faults) {
 	now := in.store.Now()
 	for _, k := range ch.kinds {
 		address, ok := k.sample()
