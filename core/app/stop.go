@@ -27,6 +27,8 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
 	defer cancel()
+	// What waits for a database that hangs would keep the process for longer than it was given.
+	defer context.AfterFunc(stop, a.store.Abandon)()
 	return errors.Join(err, a.close(stop))
 }
 

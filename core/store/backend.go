@@ -61,6 +61,8 @@ type backend interface {
 	// unavailable says that the error is the connection's or the disk's and not the statement's.
 	unavailable(err error) bool
 	ping(ctx context.Context) error
+	// abandon ends what is under way with a server that may not answer any more, and all that comes.
+	abandon()
 	close() error
 }
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/crash"
@@ -31,17 +32,32 @@ func (m *member) weight() int {
 	return 1
 }
 
+// rideTimeout is how long a member waits on PostgreSQL, for the groups before it and its own: a server that hangs
+// has every committer wait for it.
+const rideTimeout = 10 * time.Second
+
+var errLate = fmt.Errorf("%w: it did not answer within %v; the outcome is unknown", core.ErrUnavailable, rideTimeout)
+
 // ride hands m to the next group and waits for its commit. When ctx ends first the outcome is unknown
-// to the caller: the error is the context's, and m may still be committed.
+// to the caller: the error is the context's, and m may still be committed. So it is after rideTimeout, with
+// core.ErrUnavailable.
 func (s *Store) ride(ctx context.Context, m *member) error {
 	m.ctx, m.done = ctx, make(chan struct{})
+	if s.direct {
+		var cancel context.CancelFunc
+		m.ctx, cancel = context.WithTimeout(ctx, rideTimeout)
+		defer cancel() // of one that has left before it was begun nothing is begun
+	}
 	if !s.line.join(m) {
 		return errClosed
 	}
 	select {
 	case <-m.done:
 		return m.err
-	case <-ctx.Done():
+	case <-m.ctx.Done():
+		if ctx.Err() == nil {
+			return errLate
+		}
 		return ctx.Err()
 	}
 }

@@ -16,13 +16,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/carillon-notify/carillon/core"
 )
 
 const (
-	pgWriters   = 3
-	clockEvery  = 10 * time.Second // how often the database is asked for its time
-	pgTxTimeout = 15 * time.Second // of one group's transaction
-	pgTries     = 3                // of a transaction that is a deadlock's victim
+	pgWriters  = 3
+	clockEvery = 10 * time.Second // how often the database is asked for its time
+	pgTries    = 3                // of a transaction that is a deadlock's victim
 
 	migrateLock  = 0x436172696c6c6f // "Carillo": the advisory lock of the migrations
 	migrateEvery = 50 * time.Millisecond
@@ -40,37 +41,31 @@ const drift = 1000
 type postgresDB struct {
 	pool   *pgxpool.Pool
 	anchor atomic.Pointer[anchor]
-	stop   context.CancelFunc
+	life   context.Context // ends with cutOff, and everything under way with it
+	cutOff context.CancelFunc
 	done   chan struct{}
 }
 
 func openPostgres(ctx context.Context, o *Options) (*postgresDB, error) {
-	cfg, err := pgxpool.ParseConfig(o.URL)
+	cfg, err := pgConfig(o.URL)
 	if err != nil {
-		return nil, errors.New("the store's PostgreSQL URL cannot be read; it is postgres://user:password@host:port/database") // pgx's error may quote the password
+		return nil, err
 	}
-	if !strings.Contains(o.URL, "pool_max_conns") {
-		cfg.MaxConns = 16
-	}
-	cfg.ConnConfig.RuntimeParams["application_name"] = "carillon"
-	// Durable accept: a server or role set to asynchronous commit must not weaken it.
-	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "on"
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
 	b := &postgresDB{pool: pool, done: make(chan struct{})}
+	b.life, b.cutOff = context.WithCancel(context.Background())
 	if err := b.migrate(ctx, o); err != nil {
-		pool.Close()
+		b.closePool()
 		return nil, err
 	}
 	if err := b.setClock(ctx); err != nil {
-		pool.Close()
+		b.closePool()
 		return nil, fmt.Errorf("ask PostgreSQL for its time: %w", err)
 	}
-	tick, stop := context.WithCancel(context.Background())
-	b.stop = stop
-	go b.keepClock(tick, o.Logger)
+	go b.keepClock(b.life, o.Logger)
 	return b, nil
 }
 
@@ -80,7 +75,7 @@ func openPostgres(ctx context.Context, o *Options) (*postgresDB, error) {
 func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 	db := stdlib.OpenDBFromPool(b.pool)
 	defer func() { err = errors.Join(err, db.Close()) }()
-	conn, err := b.pool.Acquire(ctx)
+	conn, err := b.acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
@@ -108,7 +103,8 @@ func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 func (b *postgresDB) setClock(ctx context.Context) error {
 	var us int64
 	before := time.Now()
-	if err := b.pool.QueryRow(ctx, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").Scan(&us); err != nil {
+	err := b.query(ctx, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", func(r row) error { return r.Scan(&us) })
+	if err != nil {
 		return err
 	}
 	half := time.Since(before) / 2
@@ -143,6 +139,9 @@ func (b *postgresDB) now() time.Time {
 func (b *postgresDB) writers() int { return pgWriters }
 
 func (b *postgresDB) unavailable(err error) bool {
+	if errors.Is(err, core.ErrUnavailable) {
+		return true
+	}
 	var ce *pgconn.ConnectError
 	if errors.As(err, &ce) {
 		return true // whatever the server says of it: on a full disk that is an internal error
@@ -158,52 +157,46 @@ func (b *postgresDB) unavailable(err error) bool {
 		strings.Contains(err.Error(), "closed pool")
 }
 
-func (b *postgresDB) ping(ctx context.Context) error { return b.pool.Ping(ctx) }
-
-func (b *postgresDB) close() error {
-	b.stop()
-	<-b.done
-	b.pool.Close()
-	return nil
-}
-
 // update runs fn again when PostgreSQL chose its transaction to break a deadlock: nothing of it was kept.
 func (b *postgresDB) update(ctx context.Context, fn func(tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, pgTxTimeout)
+	ctx, cancel := b.bound(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
 		err := b.tryUpdate(ctx, fn)
 		var pe *pgconn.PgError
 		if try == pgTries || !errors.As(err, &pe) || (pe.Code != "40P01" && pe.Code != "40001") {
-			return err
+			return b.cut(err)
 		}
 	}
 }
 
-func (b *postgresDB) tryUpdate(ctx context.Context, fn func(tx) error) error {
-	conn, err := b.pool.Acquire(ctx)
+func (b *postgresDB) tryUpdate(ctx context.Context, fn func(tx) error) (err error) {
+	conn, err := b.acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	defer conn.Release() // which closes a connection whose transaction is still open
-	t := &pgTx{conn: conn.Conn()}
+	defer func() { leave(conn, err) }()
+	t := &pgTx{conn: conn.Conn(), bound: ctx}
 	if err := fn(t); err != nil {
-		t.rollback(context.WithoutCancel(ctx))
+		t.rollback()
 		return err
 	}
 	if err := t.commit(ctx); err != nil {
-		t.rollback(context.WithoutCancel(ctx))
+		t.rollback()
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
 }
 
 func (b *postgresDB) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
-	rows, err := b.pool.Query(ctx, q, args...)
-	if err != nil {
-		return err
-	}
-	return pgDrain(rows, scan)
+	return b.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, q, args...)
+		if err != nil {
+			return err
+		}
+		return pgDrain(rows, scan)
+	})
 }
 
 func (b *postgresDB) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
@@ -214,7 +207,9 @@ func (b *postgresDB) queryMany(ctx context.Context, q string, sets [][]any, scan
 	for _, args := range sets {
 		batch.Queue(q, args...)
 	}
-	return pgAnswers(b.pool.SendBatch(ctx, batch), len(sets), scan)
+	return b.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return pgAnswers(conn.SendBatch(ctx, batch), len(sets), scan)
+	})
 }
 
 func (b *postgresDB) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {

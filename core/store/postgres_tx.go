@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -21,7 +20,8 @@ import (
 // is one round trip, from BEGIN to COMMIT. The error of such a statement is that of what it went with.
 type pgTx struct {
 	conn  *pgx.Conn
-	begun bool // BEGIN was sent
+	bound context.Context // the transaction's: its statements may be given one that knows no end
+	begun bool            // BEGIN was sent
 	wait  pgx.Batch
 	what  []string // of the statements that wait, for their errors
 }
@@ -33,15 +33,15 @@ func (t *pgTx) later(what, q string, args ...any) {
 }
 
 // send sends what waits and n statements behind it, which read reads the answers of.
-func (t *pgTx) send(ctx context.Context, read func(pgx.BatchResults) error) (err error) {
+func (t *pgTx) send(_ context.Context, read func(pgx.BatchResults) error) (err error) {
 	batch, what, begin := t.wait, t.what, !t.begun
 	t.wait, t.what, t.begun = pgx.Batch{}, nil, true
 	if begin {
 		batch.QueuedQueries = slices.Insert(batch.QueuedQueries, 0, &pgx.QueuedQuery{SQL: "BEGIN"})
 		what = slices.Insert(what, 0, "begin")
 	}
-	res := t.conn.SendBatch(ctx, &batch)
-	defer func() { err = errors.Join(err, res.Close()) }()
+	res := t.conn.SendBatch(t.bound, &batch)
+	defer func() { err = first(err, res.Close()) }()
 	for _, w := range what {
 		if _, err := res.Exec(); err != nil {
 			return fmt.Errorf("%s: %w", w, err)
@@ -65,7 +65,9 @@ func (t *pgTx) commit(ctx context.Context) error {
 }
 
 // rollback gives everything up. A connection that cannot even do that is closed as it is released.
-func (t *pgTx) rollback(ctx context.Context) {
+func (t *pgTx) rollback() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.bound), pgUndo)
+	defer cancel()
 	if t.begun && t.conn.PgConn().TxStatus() != 'I' {
 		_, _ = t.conn.Exec(ctx, "ROLLBACK")
 	}
@@ -295,8 +297,16 @@ func pgInsertSQL(s pgShape) string {
 
 // pgAnswers reads the answers to n statements, and closes.
 func pgAnswers(res pgx.BatchResults, n int, scan func(int, row) error) (err error) {
-	defer func() { err = errors.Join(err, res.Close()) }()
+	defer func() { err = first(err, res.Close()) }()
 	return pgScan(res, n, scan)
+}
+
+// first is the error that came first: closing says the same again.
+func first(err, closing error) error {
+	if err != nil {
+		return err
+	}
+	return closing
 }
 
 func pgScan(res pgx.BatchResults, n int, scan func(int, row) error) error {

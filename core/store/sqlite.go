@@ -97,6 +97,9 @@ func (b *sqliteDB) unavailable(err error) bool {
 
 func (b *sqliteDB) ping(ctx context.Context) error { return b.readDB.PingContext(ctx) }
 
+// abandon leaves what is under way alone: it is the disk that it waits for.
+func (b *sqliteDB) abandon() {}
+
 func (b *sqliteDB) close() error {
 	var errs []error
 	b.turn <- struct{}{}

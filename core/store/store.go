@@ -44,7 +44,7 @@ type Store struct {
 	line     *line
 	closing  sync.Once
 	running  sync.WaitGroup
-	direct   bool // administrative writes need no committer
+	direct   bool // PostgreSQL: administrative writes need no committer, and a ride has a bound
 }
 
 // DefaultMaxBatch is the most deliveries of a batch where Options do not say.
@@ -109,16 +109,30 @@ func (s *Store) voidLeases(ctx context.Context, queued bool) error {
 // Now is the database's time, in whole microseconds.
 func (s *Store) Now() time.Time { return s.b.now() }
 
-// Ping reports whether the database answers.
+// pingTimeout bounds a Ping.
+const pingTimeout = 1500 * time.Millisecond
+
+// Ping reports whether the database answers, within 1.5 s, and takes writes; else the error is
+// core.ErrUnavailable.
 func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	if err := s.b.ping(ctx); err != nil {
 		return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
 	}
 	return nil
 }
 
-// Close waits for the transactions under way and closes the database. Calls after it fail with
-// core.ErrUnavailable.
+// Abandon has everything that waits for PostgreSQL end with core.ErrUnavailable, its outcome unknown, and all
+// that is asked for later as well. It is for a process that must go while the server may hang. SQLite's
+// transactions end as they would.
+func (s *Store) Abandon() { s.b.abandon() }
+
+// closeGrace is how long Close waits for transactions on PostgreSQL.
+const closeGrace = 2 * time.Second
+
+// Close waits for the transactions under way, on PostgreSQL for up to 2 s, and closes the database, which takes
+// up to 2 s more where it does not answer. Calls after it fail with core.ErrUnavailable.
 func (s *Store) Close() error {
 	var err error
 	s.closing.Do(func() {
@@ -126,7 +140,9 @@ func (s *Store) Close() error {
 			m.err = errClosed
 			close(m.done)
 		}
+		late := time.AfterFunc(closeGrace, s.b.abandon)
 		s.running.Wait()
+		late.Stop()
 		if e := s.b.close(); e != nil {
 			err = fmt.Errorf("close the store: %w", e)
 		}

@@ -1,0 +1,166 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A server that hangs, or a network that drops everything, says nothing: only these bounds tell.
+const (
+	pgTxTimeout = 15 * time.Second // of one transaction, or of one read
+	pgConnect   = 5 * time.Second  // to make a connection, where the URL has no connect_timeout
+	pgAcquire   = 5 * time.Second  // for a read to have a connection that answers
+	pgUndo      = time.Second      // to roll back, or to say goodbye
+	pgClose     = 2 * time.Second  // until the connections are left to end by themselves
+	pgLeast     = 2                // connections: one holds the migrations' lock while another migrates
+)
+
+// errReadOnly says that writes go elsewhere: this server is a standby, or was the primary until a failover.
+var errReadOnly = errors.New("the database is read-only")
+
+// pgConfig reads the URL. Its errors never quote it: it may hold a password.
+func pgConfig(url string) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("the store's PostgreSQL URL cannot be read; it is postgres://user:password@host:port/database")
+	}
+	if !strings.Contains(url, "pool_max_conns") {
+		cfg.MaxConns = 16
+	}
+	if cfg.MaxConns < pgLeast {
+		return nil, fmt.Errorf("the store's URL says pool_max_conns=%d: it must be at least %d (left out it is 16)", cfg.MaxConns, pgLeast)
+	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = pgConnect
+	}
+	cfg.ConnConfig.RuntimeParams["application_name"] = "carillon"
+	// Durable accept: a server or role set to asynchronous commit must not weaken it.
+	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "on"
+	return cfg, nil
+}
+
+// bound is how long a transaction or a read may take: less where the caller's context or the store ends.
+func (b *postgresDB) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, pgTxTimeout)
+	stop := context.AfterFunc(b.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// cut says of an error that the store was closed under what it is about, where that is so.
+func (b *postgresDB) cut(err error) error {
+	if err != nil && errors.Is(err, context.Canceled) && b.life.Err() != nil {
+		return fmt.Errorf("%w: %w", errClosed, err)
+	}
+	return err
+}
+
+func (b *postgresDB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	conn, err := b.pool.Acquire(ctx)
+	var ce *pgconn.ConnectError
+	if errors.As(err, &ce) {
+		err = connectError{err}
+	}
+	return conn, err
+}
+
+// read runs fn on a connection, outside of a transaction.
+func (b *postgresDB) read(ctx context.Context, fn func(context.Context, *pgx.Conn) error) (err error) {
+	ctx, cancel := b.bound(ctx)
+	defer cancel()
+	soon, cancelSoon := context.WithTimeout(ctx, pgAcquire)
+	defer cancelSoon()
+	conn, err := b.acquire(soon)
+	if err != nil {
+		return b.cut(err)
+	}
+	defer conn.Release()
+	err = fn(ctx, conn.Conn())
+	leave(conn, err)
+	return b.cut(err)
+}
+
+// leave closes a connection whose server takes no writes, so that the next one is made to the server that does.
+// The pool keeps a connection that has only answered with an error.
+func leave(conn *pgxpool.Conn, err error) {
+	var pe *pgconn.PgError
+	if !errors.Is(err, errReadOnly) && (!errors.As(err, &pe) || pe.Code != "25006" && !strings.HasPrefix(pe.Code, "57P")) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pgUndo)
+	defer cancel()
+	_ = conn.Conn().Close(ctx) // Release drops it
+}
+
+// ping asks whether the server answers and takes writes.
+func (b *postgresDB) ping(ctx context.Context) error {
+	return b.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var on string
+		if err := conn.QueryRow(ctx, "SHOW transaction_read_only").Scan(&on); err != nil {
+			return err
+		}
+		if on == "on" {
+			return errReadOnly
+		}
+		return nil
+	})
+}
+
+func (b *postgresDB) abandon() { b.cutOff() }
+
+func (b *postgresDB) close() error {
+	b.cutOff()
+	<-b.done
+	b.closePool()
+	return nil
+}
+
+// closePool closes the connections and waits a while for that: a server that hangs does not say goodbye, and
+// pgx waits for it.
+func (b *postgresDB) closePool() {
+	b.cutOff()
+	closed := make(chan struct{})
+	go func() {
+		b.pool.Close()
+		close(closed)
+	}()
+	t := time.NewTimer(pgClose)
+	defer t.Stop()
+	select {
+	case <-closed:
+	case <-t.C:
+	}
+}
+
+// connectError is pgx's error of a connection that could not be made, on one line. pgx lists every attempt, and
+// by default tries TLS first: that the server speaks none says nothing where the attempt without it failed too.
+type connectError struct{ error }
+
+// Error is that line.
+func (e connectError) Error() string {
+	head, causes, many := strings.Cut(e.error.Error(), "\n")
+	if !many {
+		return head
+	}
+	var lines []string
+	for line := range strings.Lines(causes) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	real := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return strings.Contains(l, "server refused TLS connection") })
+	if len(real) > 0 {
+		lines = real
+	}
+	return head + " " + strings.Join(lines, "; ")
+}
+
+// Unwrap gives pgx's own.
+func (e connectError) Unwrap() error { return e.error }
