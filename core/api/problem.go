@@ -59,7 +59,7 @@ func failureOf(err error) *failure {
 	case errors.Is(err, core.ErrKeyReused):
 		return &failure{status: http.StatusUnprocessableEntity, detail: core.ErrKeyReused.Error()}
 	case errors.Is(err, core.ErrUnavailable):
-		return &failure{status: http.StatusServiceUnavailable, detail: "The store cannot take anything now; nothing was kept. Try again.", retry: 1}
+		return &failure{status: http.StatusServiceUnavailable, detail: "The store does not take this now, or did not say that it did: try again, with the same Idempotency-Key where there is one.", retry: 1}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return &failure{status: http.StatusServiceUnavailable, detail: "The request was given up before it was finished.", retry: 1}
 	default:
