@@ -290,7 +290,7 @@ func (a *App) openStore(ctx context.Context) error {
 func (a *App) deliver(ctx context.Context) error {
 	a.gate = gate.New(a.routes.gates())
 	a.gate.Elsewhere(a.elsewhere)
-	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog})
+	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog, Now: a.store.Now})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
 	a.name = fmt.Sprintf("%s:%d", host, os.Getpid())
 	o := dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log, Worker: a.name,
@@ -326,13 +326,26 @@ func (a *App) deliver(ctx context.Context) error {
 	return nil
 }
 
-// backlog is asked at a scrape; a store that cannot answer leaves it out.
+// backlog is asked at a scrape; a store that cannot answer leaves it out. A lane in which nothing waits is told, too:
+// what scales by it must see a 0 and not nothing.
 func (a *App) backlog() []core.Backlog {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	b, err := a.store.Backlog(ctx)
 	if err != nil {
 		a.log.Debug("the backlog cannot be read", "error", err)
+		return nil
+	}
+	there := map[core.RouteLane]bool{}
+	for i := range b {
+		there[core.RouteLane{Route: b[i].Route, Lane: b[i].Lane}] = true
+	}
+	for _, name := range a.routes.names() {
+		for _, lane := range core.Lanes {
+			if !there[core.RouteLane{Route: name, Lane: lane}] {
+				b = append(b, core.Backlog{Route: name, Lane: lane})
+			}
+		}
 	}
 	return b
 }

@@ -78,7 +78,8 @@ func TestTwoProcesses(t *testing.T) {
 		r := c.routes()["apns"]
 		return r.Processes == 1 && r.State == "ok" && r.Pool.Open > 0
 	})
-	for path, want := range map[string]string{"/metrics": `carillon_pool_open{route="apns"} `, "/livez": "ok", "/readyz": "ok"} {
+	for path, want := range map[string]string{"/metrics": `carillon_pool_open{route="apns"} `, "/metrics?": `carillon_backlog_age_seconds{lane="critical",route="apns"} 0` + "\n",
+		"/metrics?x": `carillon_batches{lane="critical",route="apns",state="pending"} 0` + "\n", "/livez": "ok", "/readyz": "ok"} {
 		resp, err := http.Get("http://" + metrics + path)
 		if err != nil {
 			t.Fatal(err)

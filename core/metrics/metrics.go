@@ -26,13 +26,15 @@ type Metrics struct {
 	requests  *prometheus.HistogramVec
 	poolDesc  map[string]*prometheus.Desc
 	depthDesc *prometheus.Desc
+	ageDesc   *prometheus.Desc
 	state     State
 }
 
-// State is asked at each scrape for what is not counted but measured. Both may be nil.
+// State is asked at each scrape for what is not counted but measured. Each may be nil.
 type State struct {
 	Pools func() map[string]providers.PoolStats // by route
-	Depth func() []core.Backlog
+	Depth func() []core.Backlog                 // of the whole database; nothing where it does not answer
+	Now   func() time.Time                      // the clock of Depth's times; nil: time.Now
 }
 
 // New returns the counters, with the Go runtime's and the process's own beside them.
@@ -52,8 +54,10 @@ func New(state State) *Metrics {
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "carillon", Name: "http_request_seconds", Help: "Requests of the API.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}}, []string{"method", "code"}),
 		poolDesc: map[string]*prometheus.Desc{},
-		depthDesc: prometheus.NewDesc("carillon_batches", "Batches that are not done, by state.",
-			[]string{"route", "lane", "state"}, nil),
+		depthDesc: prometheus.NewDesc("carillon_batches", "Batches that are not done, by state, in the whole database, whichever process is asked: pending ones wait there, "+
+			"most for a later time; queued ones are due, or will be within five minutes.", []string{"route", "lane", "state"}, nil),
+		ageDesc: prometheus.NewDesc("carillon_backlog_age_seconds", "For how long the oldest batch has been due, in the whole database, whichever process is asked; 0: none is due.",
+			[]string{"route", "lane"}, nil),
 		state: state,
 	}
 	for name, help := range map[string]string{
@@ -62,6 +66,9 @@ func New(state State) *Metrics {
 		"closed_total": "Connections closed.", "failed_total": "Attempts to open a connection that failed.", "reused_total": "Uses of a connection that was open.",
 	} {
 		m.poolDesc[name] = prometheus.NewDesc("carillon_pool_"+name, help, []string{"route"}, nil)
+	}
+	if m.state.Now == nil {
+		m.state.Now = time.Now
 	}
 	m.registry.MustRegister(m.attempts, m.states, m.rounds, m.stale, m.repaired, m.received, m.requests, measured{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -119,6 +126,7 @@ func (c measured) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d
 	}
 	ch <- c.m.depthDesc
+	ch <- c.m.ageDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -136,7 +144,13 @@ func (c measured) Collect(ch chan<- prometheus.Metric) {
 	if c.m.state.Depth == nil {
 		return
 	}
-	for _, b := range c.m.state.Depth() {
+	depth, now := c.m.state.Depth(), c.m.state.Now()
+	for _, b := range depth {
+		age := 0.0
+		if !b.Oldest.IsZero() {
+			age = max(0, now.Sub(b.Oldest).Seconds())
+		}
+		ch <- prometheus.MustNewConstMetric(c.m.ageDesc, prometheus.GaugeValue, age, b.Route, string(b.Lane))
 		for state, n := range map[string]int{"pending": b.Pending, "queued": b.Queued, "sending": b.Sending} {
 			ch <- prometheus.MustNewConstMetric(c.m.depthDesc, prometheus.GaugeValue, float64(n), b.Route, string(b.Lane), state)
 		}

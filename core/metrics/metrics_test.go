@@ -19,7 +19,10 @@ func TestScrape(t *testing.T) {
 		Pools: func() map[string]providers.PoolStats {
 			return map[string]providers.PoolStats{"apns": {Max: 4, Open: 2, Opened: 7}}
 		},
-		Depth: func() []core.Backlog { return []core.Backlog{{Route: "apns", Lane: providers.Bulk, Pending: 3}} },
+		Depth: func() []core.Backlog {
+			return []core.Backlog{{Route: "apns", Lane: providers.Bulk, Pending: 3}, {Route: "apns", Lane: providers.Normal, Queued: 1, Oldest: time.Unix(1000, 0)}}
+		},
+		Now: func() time.Time { return time.Unix(1012, 5e8) },
 	})
 	m.Settled("apns", providers.Normal, &core.Settlement{Results: []core.Attempt{
 		{Outcome: providers.Accepted, State: core.Sent}, {Outcome: providers.Accepted, State: core.Sent},
@@ -49,6 +52,8 @@ func TestScrape(t *testing.T) {
 		`carillon_pool_open{route="apns"} 2`,
 		`carillon_pool_opened_total{route="apns"} 7`,
 		`carillon_batches{lane="bulk",route="apns",state="pending"} 3`,
+		`carillon_backlog_age_seconds{lane="bulk",route="apns"} 0`,
+		`carillon_backlog_age_seconds{lane="normal",route="apns"} 12.5`,
 		`carillon_http_request_seconds_count{code="404",method="get"} 1`,
 	} {
 		if !strings.Contains(string(body), want+"\n") {
