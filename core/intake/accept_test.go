@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/intake"
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/templates"
 )
 
 // ann has a device of every sort, and one of each that something is wrong with.
@@ -267,11 +269,18 @@ func TestWake(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.wakeErr = errors.New("the queue is away")
-	if _, err := b.Accept(t.Context(), "a", &intake.Request{To: []intake.Target{at("apns", token)}, Content: words()}, intake.Key{}); err != nil {
-		t.Error(err)
+	var log strings.Builder
+	b.Intake = intake.New(intake.Options{Store: b, Queue: b, Templates: templates.New(nil, versions{b}), Routing: b.Routing(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 5 {
+		if _, err := b.Accept(t.Context(), "a", &intake.Request{To: []intake.Target{at("apns", token)}, Content: words()}, intake.Key{}); err != nil {
+			t.Error(err)
+		}
 	}
-	if len(b.woken) != 1 {
-		t.Errorf("%d wakes, want the store's one", len(b.woken))
+	if len(b.woken) != 5 {
+		t.Errorf("%d wakes, want the store's five", len(b.woken))
+	}
+	if n := strings.Count(log.String(), "could not be woken at once"); n != 1 {
+		t.Errorf("it is said %d times, want once:\n%s", n, log.String())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/crash"
+	"github.com/carillon-notify/carillon/providers/pace"
 	"github.com/carillon-notify/carillon/templates"
 )
 
@@ -40,6 +41,7 @@ type Intake struct {
 	asRuled     func() *core.Rules
 	unsubscribe func(core.Unsubscription) string
 	log         *slog.Logger
+	unwoken     *pace.Pace
 
 	current *atomic.Pointer[Routing]
 	// Of one request: the current ones as it came.
@@ -55,7 +57,7 @@ func New(o Options) *Intake {
 	if o.Rules == nil {
 		o.Rules = func() *core.Rules { return &core.Rules{} }
 	}
-	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, asRuled: o.Rules, unsubscribe: o.Unsubscribe, log: o.Logger, current: &atomic.Pointer[Routing]{}}
+	in := &Intake{store: o.Store, queue: o.Queue, templates: o.Templates, usable: o.Usable, asRuled: o.Rules, unsubscribe: o.Unsubscribe, log: o.Logger, unwoken: &pace.Pace{}, current: &atomic.Pointer[Routing]{}}
 	in.SetRouting(o.Routing)
 	return in
 }
@@ -165,7 +167,10 @@ func (in *Intake) wake(ctx context.Context, wakes []core.Wake) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
 	defer cancel()
 	if err := in.queue.Wake(ctx, wakes...); err != nil {
-		in.log.Warn("accepted notifications could not be woken at once, the relay will", "wakes", len(wakes), "error", err)
+		// Every accept fails so while Redis is away.
+		if skipped, now := in.unwoken.Say(""); now {
+			in.log.Warn("accepted notifications could not be woken at once, the relay will", "wakes", len(wakes), "error", err, "repeated", skipped)
+		}
 	}
 }
 

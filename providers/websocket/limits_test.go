@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -458,5 +459,47 @@ func TestCloseCutsTheDeaf(t *testing.T) {
 	}
 	if pool := s.Health(ctx).Pool; pool.Open != 0 {
 		t.Errorf("after Close, pool %+v", pool)
+	}
+}
+
+// TestRedisAwayIsSaidOnce: what centrifuge says again and again while Redis is away is in the log once, above debug.
+// It changes the default logger, so it does not run beside the others.
+func TestRedisAwayIsSaidOnce(t *testing.T) { //nolint:paralleltest // changes slog's default
+	program(t, "redis-server")
+	var out lockedBuffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	defer slog.SetDefault(before)
+	port := freePort(t)
+	stop := startRedis(t, port)
+	s := open(t, onRedis(port))
+	deliver(t, s, message("shop", "u", "first"))
+	stop()
+	message := regexp.MustCompile(`level=(\S+) msg="(centrifuge: [^"]*)"`)
+	loud, all := map[string]int{}, map[string]int{}
+	eventually(t, "something is complained of ten times", func() bool {
+		clear(loud)
+		clear(all)
+		for _, m := range message.FindAllStringSubmatch(out.String(), -1) {
+			all[m[2]]++
+			if m[1] != "DEBUG" {
+				loud[m[2]]++
+			}
+		}
+		for what, n := range all {
+			if n >= 10 && loud[what] > 0 {
+				return true
+			}
+		}
+		return false
+	})
+	for what, n := range loud {
+		if n > 1 {
+			t.Errorf("said %d times: %s", n, what)
+		}
+	}
+	t.Log(all, loud)
+	if err := s.Close(t.Context()); err != nil {
+		t.Log(err) // with Redis away it may be
 	}
 }

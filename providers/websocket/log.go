@@ -5,6 +5,8 @@ import (
 	"log/slog"
 
 	"github.com/centrifugal/centrifuge"
+
+	"github.com/carillon-notify/carillon/providers/pace"
 )
 
 // loggedFields are the fields of a centrifuge entry that hold neither content nor a token nor an
@@ -31,10 +33,18 @@ func logLevel(log *slog.Logger) centrifuge.LogLevel {
 	return centrifuge.LogLevelWarn
 }
 
-// logHandler writes centrifuge's entries to log, with only those fields that are safe at any level.
+// logHandler writes centrifuge's entries to log, with only those fields that are safe at any level. Of what is
+// repeated one a minute is written above debug, with the count of the others.
 func logHandler(log *slog.Logger) centrifuge.LogHandler {
+	var again pace.Pace // one is made for each client and try while Redis is away
 	return func(e centrifuge.LogEntry) {
-		level := slogLevels[e.Level]
+		level, skipped := slogLevels[e.Level], 0
+		if level >= slog.LevelWarn {
+			var now bool
+			if skipped, now = again.Say(e.Message); !now {
+				level = slog.LevelDebug
+			}
+		}
 		if !log.Enabled(context.Background(), level) {
 			return
 		}
@@ -46,6 +56,9 @@ func logHandler(log *slog.Logger) centrifuge.LogHandler {
 		}
 		if text, ok := e.Fields["error"].(string); ok && level >= slog.LevelWarn && !quotesClient(e.Fields) {
 			attrs = append(attrs, slog.String("error", text))
+		}
+		if skipped > 0 {
+			attrs = append(attrs, slog.Int("repeated", skipped))
 		}
 		log.LogAttrs(context.Background(), level, "centrifuge: "+e.Message, attrs...)
 	}
