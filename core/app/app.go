@@ -12,9 +12,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	_ "time/tzdata" // a bare container has no time zones
 
@@ -102,7 +102,7 @@ func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) 
 	steps := []func(context.Context) error{a.makeData, a.startSandbox, a.describeRoutes, a.openQueue, a.openStore, a.openUnsubscriber, a.openRoutes, a.deliver, a.serveMetrics}
 	if role == Orchestrator {
 		// The port first: that it is in use is the commonest mistake, and costs nothing to find out.
-		if listener, err = listen(cfg.Listen); err != nil {
+		if listener, err = listen(ctx, cfg.Listen); err != nil {
 			return nil, err
 		}
 		a.closers = append(a.closers, func(context.Context) error { return ignoreClosed(listener.Close()) })
@@ -153,12 +153,34 @@ func (a *App) checkWorker() error {
 	return nil
 }
 
-func listen(address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
+// portPatience is for how long a port in use is tried again: a process that was just killed holds its own until
+// the kernel is done with it.
+const portPatience = 2 * time.Second
+
+// listenSoon listens on an address, which may still be another's for a moment.
+func listenSoon(ctx context.Context, address string) (net.Listener, error) {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	var config net.ListenConfig
+	for end := time.Now().Add(portPatience); ; {
+		l, err := config.Listen(ctx, "tcp", address)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-again.C:
+		}
+	}
+}
+
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	l, err := listenSoon(ctx, address)
 	switch {
 	case err == nil:
 		return l, nil
-	case strings.Contains(err.Error(), "address already in use"):
+	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s is in use by another program; stop it, or set listen to another address (-listen 127.0.0.1:8081)", address)
 	default:
 		return nil, fmt.Errorf("listen: %w; set listen to an address of this machine", err)
@@ -351,11 +373,11 @@ func (a *App) backlog() []core.Backlog {
 }
 
 // serveMetrics serves the counters, and whether the process is well, on an address of their own.
-func (a *App) serveMetrics(context.Context) error {
+func (a *App) serveMetrics(ctx context.Context) error {
 	if a.cfg.MetricsListen == "" {
 		return nil
 	}
-	l, err := net.Listen("tcp", a.cfg.MetricsListen)
+	l, err := listenSoon(ctx, a.cfg.MetricsListen)
 	if err != nil {
 		return fmt.Errorf("serve the metrics: %w; set metrics_listen to another address, or leave it empty", err)
 	}

@@ -216,7 +216,7 @@ func sandboxCommand(out io.Writer) *cobra.Command {
 				return fmt.Errorf("start the sandbox: %w", err)
 			}
 			defer func() { _ = s.Close() }() // it only stops listening
-			l, err := listen(address)
+			l, err := listen(cmd.Context(), address)
 			if err != nil {
 				return err
 			}

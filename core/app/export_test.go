@@ -24,3 +24,6 @@ func (a *App) Forgetful() (http.Handler, error) {
 	a.intake = intake.New(intake.Options{Store: forgetful{a.store}, Queue: a.queue, Templates: a.catalog, Routing: kept.Routing(), Usable: a.usable, Logger: a.log})
 	return a.edges(a.catalog)
 }
+
+// Listen is how a start takes its port.
+var Listen = listen
