@@ -75,8 +75,12 @@ func (p *Proxy) Heal() { p.set(traffic{}) }
 func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// Before any of them is closed: the first to go makes serve close the other, and that must be a reset too.
 	for c := range p.conns {
-		abort(c)
+		resets(c)
+	}
+	for c := range p.conns {
+		_ = c.Close()
 	}
 	clear(p.conns)
 }
@@ -205,8 +209,13 @@ func (p *Proxy) release(n int, answers bool, gone <-chan struct{}) bool {
 
 // abort closes a connection so that the other end sees a reset, not an end.
 func abort(c net.Conn) {
+	resets(c)
+	_ = c.Close()
+}
+
+// resets has the closing of a connection seen as a reset by the other end.
+func resets(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
-	_ = c.Close()
 }

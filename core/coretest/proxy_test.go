@@ -106,3 +106,23 @@ func TestProxy(t *testing.T) {
 		t.Errorf("healed: %v", err)
 	}
 }
+
+// TestReset: each connection ends with a reset, also when the proxy's own end of the server is closed
+// first.
+func TestReset(t *testing.T) {
+	t.Parallel()
+	p := coretest.StartProxy(t, echo(t))
+	clients := make([]*client, 64)
+	for i := range clients {
+		clients[i] = dial(t, p.Addr)
+		if err := clients[i].ask(long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Reset()
+	for i, c := range clients {
+		if err := c.hear(long); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("connection %d: %v, not a reset", i, err)
+		}
+	}
+}
