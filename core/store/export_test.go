@@ -76,3 +76,9 @@ func (t Tx) Names(ctx context.Context) (names []string, err error) {
 
 // EncodeContent is how a content is kept.
 func EncodeContent(c core.Content) ([]byte, error) { return encodeContent(c) }
+
+// Setting is what PostgreSQL has a setting at in the store's sessions.
+func (s *Store) Setting(ctx context.Context, name string) (value string, err error) {
+	err = s.b.query(ctx, "SELECT current_setting($1)", func(r row) error { return r.Scan(&value) }, name)
+	return value, err
+}

@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,11 +13,15 @@ import (
 
 // TestLookupsUseIndexes counts, by PostgreSQL's own statistics, how the store's statements find their rows
 // among 30,000 batches that are done: none reads a table from end to end, and what is due is found by the
-// partial indexes. Once with fresh statistics of the tables, once with none, as after a flood.
+// partial indexes. Once with fresh statistics of the tables, once with none, as after a flood, and once by
+// statements that were planned, and used until their plan stays, while the tables were nearly empty.
 func TestLookupsUseIndexes(t *testing.T) {
 	t.Parallel()
-	for _, analyzed := range []bool{true, false} {
-		t.Run(fmt.Sprintf("analyzed %v", analyzed), func(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		analyzed, early bool
+	}{{"analyzed", true, false}, {"never analyzed", false, false}, {"planned while empty", false, true}} {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			url := coretest.Postgres(t)
 			db := raw(t, url)
@@ -35,39 +38,64 @@ func TestLookupsUseIndexes(t *testing.T) {
 			for _, table := range []string{"batches", "deliveries", "notifications", "pages", "rounds", "suppressions"} {
 				exec("ALTER TABLE " + table + " SET (autovacuum_enabled = false)")
 			}
-			exec(`INSERT INTO batches (id, app, route, lane, state, fence, due_at, run_at)
-				SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), 'app' || n % 7, 'mail', 1, 4, 3, n, n FROM generate_series(1, 30000) n`)
-			exec(`INSERT INTO deliveries (id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, page_id, slot, state, attempts,
-					unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at)
-				SELECT id, id, id, app, 'email', 'email', 'mail', '', 'a', '', id, 0, 2, 1, 0, 3, '', '', '', due_at, due_at, due_at FROM batches`)
-			exec("INSERT INTO pages (id, body, refs) SELECT id, '', 1 FROM batches")
-			exec(`INSERT INTO suppressions (app, hash, kind, channel, recipient, code, since)
-				SELECT CASE n % 2 WHEN 0 THEN 'shop' ELSE 'app' END, decode(md5(n::text), 'hex'), 'email', 'email', '', '5.1.1', 1 FROM generate_series(1, 30000) n`)
+			if c.early {
+				for range 40 { // by each of the connections; PostgreSQL keeps a plan after five times
+					record(t, s, acceptance(s, 32))
+					perform(t, s, waitDue(t, s), sent)
+				}
+			}
+			fill(exec)
 			var as []*core.Acceptance
 			for range 20 {
-				a := acceptance(s, 1)
-				as = append(as, a)
-				if _, err := s.Record(t.Context(), a); err != nil {
+				as = append(as, record(t, s, acceptance(s, 1)))
+			}
+			reopen := func() {
+				if err := s.Close(); err != nil { // its sessions hand in their figures as they end
+					t.Fatal(err)
+				}
+				if s, err = store.Open(t.Context(), store.Options{URL: url}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if analyzed {
+			if c.analyzed {
 				exec("ANALYZE")
 			}
-			exec("SELECT pg_stat_reset()")
-			if s, err = store.Open(t.Context(), store.Options{URL: url}); err != nil {
-				t.Fatal(err)
+			if !c.early {
+				reopen()
 			}
+			exec("SELECT pg_stat_reset()")
 			lookups(t, s, as)
-			if err := s.Close(); err != nil { // its sessions hand in their figures as they end
+			if c.early {
+				record(t, s, acceptance(s, 32))
+				perform(t, s, waitDue(t, s), sent)
+			}
+			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
 			expectIndexes(t, url)
 		})
 	}
+}
+
+func record(t *testing.T, s *store.Store, a *core.Acceptance) *core.Acceptance {
+	t.Helper()
+	if _, err := s.Record(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// fill has 30,000 rows in each of the tables that are looked at.
+func fill(exec func(q string)) {
+	exec(`INSERT INTO batches (id, app, route, lane, state, fence, due_at, run_at)
+		SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), 'app' || n % 7, 'mail', 1, 4, 3, n, n FROM generate_series(1, 30000) n`)
+	exec(`INSERT INTO deliveries (id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, page_id, slot, state, attempts,
+			unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at)
+		SELECT id, id, id, app, 'email', 'email', 'mail', '', 'a', '', id, 0, 2, 1, 0, 3, '', '', '', due_at, due_at, due_at FROM batches
+		WHERE due_at <= 30000`)
+	exec("INSERT INTO pages (id, body, refs) SELECT id, '', 1 FROM batches WHERE due_at <= 30000")
+	exec(`INSERT INTO suppressions (app, hash, kind, channel, recipient, code, since)
+		SELECT CASE n % 2 WHEN 0 THEN 'shop' ELSE 'app' END, decode(md5(n::text), 'hex'), 'email', 'email', '', '5.1.1', 1 FROM generate_series(1, 30000) n`)
 }
 
 // lookups are all that relay, workers and readers ask in a round.
@@ -146,6 +174,11 @@ func expectIndexes(t *testing.T, url string) {
 	for table, n := range figures("SELECT relname, seq_tup_read FROM pg_stat_user_tables") {
 		if n > 1000 && !strings.HasPrefix(table, "goose") {
 			t.Errorf("%d rows of %s were read from end to end", n, table)
+		}
+	}
+	for index, n := range figures("SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes") {
+		if n > 10_000 {
+			t.Errorf("%d entries of %s were read", n, index)
 		}
 	}
 }

@@ -26,6 +26,15 @@ const (
 // errReadOnly says that writes go elsewhere: this server is a standby, or was the primary until a failover.
 var errReadOnly = errors.New("the database is read-only")
 
+// pgSession is what each connection sets.
+//
+// Durable accept: a server or role set to asynchronous commit must not weaken it.
+//
+// A prepared statement keeps the plan of its first executions, and on tables that are nearly empty that is to read
+// them from end to end: until they are analyzed, each settlement would read all deliveries. Every frequent statement
+// has its index. What has none looks so dear without that reading that it would be compiled each time.
+const pgSession = "SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off"
+
 // pgConfig reads the URL. Its errors never quote it: it may hold a password.
 func pgConfig(url string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -42,8 +51,13 @@ func pgConfig(url string) (*pgxpool.Config, error) {
 		cfg.ConnConfig.ConnectTimeout = pgConnect
 	}
 	cfg.ConnConfig.RuntimeParams["application_name"] = "carillon"
-	// Durable accept: a server or role set to asynchronous commit must not weaken it.
-	cfg.ConnConfig.RuntimeParams["synchronous_commit"] = "on"
+	// By a statement, not as parameters of the connection: PgBouncer refuses those that it does not know.
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if _, err := conn.PgConn().Exec(ctx, pgSession).ReadAll(); err != nil {
+			return fmt.Errorf("set up the session: %w", err)
+		}
+		return nil
+	}
 	return cfg, nil
 }
 

@@ -100,3 +100,23 @@ func TestSettlingIsHOT(t *testing.T) {
 		t.Errorf("%d of %d settlements were HOT", hot, all)
 	}
 }
+
+// TestPgBouncer: a store behind a pool of sessions, which takes no parameters of the connection that it
+// does not know, and still commits durably.
+func TestPgBouncer(t *testing.T) {
+	t.Parallel()
+	server := coretest.StartPostgres(t, "")
+	url := coretest.PgBouncer(t, server)
+	s, err := store.Open(t.Context(), store.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	record(t, s, acceptance(s, 3))
+	perform(t, s, waitDue(t, s), sent)
+	for name, want := range map[string]string{"synchronous_commit": "on", "enable_seqscan": "off", "jit": "off"} {
+		if got, err := s.Setting(t.Context(), name); err != nil || got != want {
+			t.Errorf("%s is %q (%v), not %q", name, got, err, want)
+		}
+	}
+}
