@@ -29,8 +29,8 @@ const (
 // Line is a line of acceptances.
 type Line struct{ l *line }
 
-// NewLine returns an empty one.
-func NewLine() Line { return Line{newLine()} }
+// NewLine returns an empty one, for so many committers.
+func NewLine(committers int) Line { return Line{newLine(committers)} }
 
 // Join has n acceptances join.
 func (l Line) Join(n int) {
@@ -38,6 +38,12 @@ func (l Line) Join(n int) {
 		l.l.join(&member{record: &recording{a: &core.Acceptance{}}})
 	}
 }
+
+// Claim has a claim join, and Settle a settlement.
+func (l Line) Claim() { l.l.join(&member{claim: &claim{}}) }
+
+// Settle is described at Claim.
+func (l Line) Settle() { l.l.join(&member{settle: &settling{s: &core.Settlement{}}}) }
 
 // Gather waits for the next group, and says how many it has, how long that took, and how to end it.
 func (l Line) Gather() (n int, waited time.Duration, done func()) {

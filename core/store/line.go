@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,10 +27,11 @@ const (
 // line is where members wait for a group. A commit costs much the same however many share it, and
 // notifications that share one share a batch, its wake and its round as well. So a line is patient while
 // there is a crowd: committers close one group after the other, each when it is full or when those who
-// were just answered are back.
+// were just answered are back. Claims do not wait for them: what was accepted is under way meanwhile.
 type line struct {
 	turn chan struct{} // held by the committer that gathers
 	ring chan struct{} // rung when it has to look again
+	half bool          // see crowd
 
 	mu      sync.Mutex
 	waiting []*member
@@ -39,14 +41,16 @@ type line struct {
 
 	flying   int       // commits under way
 	began    time.Time // the latest of them
+	rounds   bool      // the last commit had claims or settlements
 	answered int       // acceptances that the last commit answered
 	ended    time.Time // and when
-	away     int       // acceptances that were answered and did not come back yet
+	away     int       // acceptances that were answered and did not come back yet, of this and earlier ones
 	until    time.Time // they are waited for
 }
 
-func newLine() *line {
-	return &line{turn: make(chan struct{}, 1), ring: make(chan struct{}, 1)}
+// newLine returns an empty line, for so many committers.
+func newLine(committers int) *line {
+	return &line{turn: make(chan struct{}, 1), ring: make(chan struct{}, 1), half: committers == 1}
 }
 
 // join puts a member at the end, and reports whether the line is open.
@@ -63,7 +67,7 @@ func (l *line) join(m *member) bool {
 			l.until = minTime(now.Add(absence), l.ended.Add(patience))
 		}
 	}
-	if len(l.waiting) >= l.enough || l.full() {
+	if len(l.waiting) >= l.enough || l.full() || m.claim != nil {
 		l.call()
 	}
 	return true
@@ -127,19 +131,42 @@ func (l *line) take(now time.Time) (group []*member, wait time.Duration, closed 
 		l.enough = 1
 		return nil, 0, false
 	case wait > 0:
-		return nil, wait, false
+		if l.flying == 0 {
+			group = l.early()
+		}
+		if group == nil {
+			return nil, wait, false
+		}
+	default:
+		n, weight := 0, 0
+		for n < len(l.waiting) && n < maxGroup && weight < maxDeliveries {
+			weight += l.waiting[n].weight()
+			n++
+		}
+		group, l.waiting, l.weight = l.waiting[:n:n], l.waiting[n:], l.weight-weight
+		if len(l.waiting) == 0 {
+			l.waiting = nil // and with it the memory of who was answered long ago
+		}
 	}
-	n, weight := 0, 0
-	for n < len(l.waiting) && n < maxGroup && weight < maxDeliveries {
-		weight += l.waiting[n].weight()
-		n++
-	}
-	group, l.waiting, l.weight = l.waiting[:n:n], l.waiting[n:], l.weight-weight
-	if len(l.waiting) == 0 {
-		l.waiting = nil // and with it the memory of who was answered long ago
-	}
-	l.flying, l.began, l.away = l.flying+1, now, 0
+	l.flying, l.began = l.flying+1, now
 	return group, 0, false
+}
+
+// early takes the claims out of those who wait, with everything else but the acceptances, if there are any.
+func (l *line) early() (group []*member) {
+	if !slices.ContainsFunc(l.waiting, func(m *member) bool { return m.claim != nil }) {
+		return nil
+	}
+	var left []*member
+	for _, m := range l.waiting {
+		if m.record != nil {
+			left = append(left, m)
+			continue
+		}
+		group, l.weight = append(group, m), l.weight-m.weight()
+	}
+	l.waiting = left
+	return group
 }
 
 // wait is how long those who wait may be kept waiting for more.
@@ -150,26 +177,51 @@ func (l *line) wait(now time.Time) time.Duration {
 		return 0
 	case l.flying > 0:
 		return l.began.Add(flight).Sub(now)
-	case l.answered >= company && l.away > 0:
-		l.enough = len(l.waiting) + l.away
-		return l.until.Sub(now)
+	case l.answered < company:
+		return 0
 	}
+	crowd := l.crowd()
+	if len(l.waiting) >= crowd {
+		return 0
+	}
+	if wait := l.until.Sub(now); wait > 0 {
+		l.enough = crowd
+		return wait
+	}
+	l.away = 0 // they stay away
 	return 0
+}
+
+// crowd is how many a group is worth waiting for: all who were answered and those who are here. Where one committer
+// writes in this process, and nothing is delivered, half of them: the cores would have nothing to do while
+// it writes. The other half is read, checked and answered then.
+func (l *line) crowd() int {
+	all := len(l.waiting) + l.away
+	if l.half && !l.rounds {
+		return (all + 1) / 2
+	}
+	return all
 }
 
 // done notes that a group was answered.
 func (l *line) done(group []*member) {
-	n := 0
+	n, rounds := 0, false
 	for _, m := range group {
 		if m.record != nil {
 			n++
 		}
+		rounds = rounds || m.claim != nil || m.settle != nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.flying--
-	l.answered, l.ended, l.away = n, time.Now(), l.away+n
-	l.until = l.ended.Add(absence)
+	if n > 0 {
+		l.answered, l.ended, l.away = n, time.Now(), l.away+n
+		l.until = l.ended.Add(absence)
+	}
+	if n > 0 || rounds {
+		l.rounds = rounds
+	}
 	l.call()
 }
 

@@ -108,6 +108,39 @@ func TestLine(t *testing.T) {
 			l.Join(2)
 			commit(t, l, 2, store.Flight, ms)
 		},
+		"a claim waits for nobody": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Join(10)
+			l.Settle()
+			l.Claim()
+			commit(t, l, 2, 0, ms) // with the settlement, which would have waited
+			go func() {
+				time.Sleep(ms)
+				l.Join(20)
+			}()
+			commit(t, l, 30, ms, ms)
+		},
+		"a settlement waits for the crowd": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, ms)
+			l.Settle()
+			go func() {
+				time.Sleep(ms)
+				l.Join(30)
+			}()
+			commit(t, l, 31, ms, ms)
+		},
+		"a claim waits for a commit under way": func(t *testing.T, l store.Line) {
+			l.Join(1)
+			_, _, done := l.Gather()
+			l.Claim()
+			go func() {
+				time.Sleep(5 * ms)
+				done()
+			}()
+			commit(t, l, 1, 5*ms, ms)
+		},
 		"closing sends everybody away": func(t *testing.T, l store.Line) {
 			l.Join(30)
 			commit(t, l, 30, 0, ms)
@@ -123,7 +156,36 @@ func TestLine(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { test(t, store.NewLine()) })
+			synctest.Test(t, func(t *testing.T) { test(t, store.NewLine(3)) })
 		})
 	}
+}
+
+// TestLineOfOne: one committer takes half of a crowd while nothing is delivered, and the other half next.
+func TestLineOfOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		l := store.NewLine(1)
+		back := func(n int) {
+			time.Sleep(ms)
+			l.Join(n)
+		}
+		l.Join(30)
+		commit(t, l, 30, 0, ms)
+		go back(15)
+		commit(t, l, 15, ms, 0) // half are back
+		go back(10)
+		go back(5)
+		commit(t, l, 15, ms, ms) // of the 30, not of the 15 that were answered last
+		l.Claim()
+		commit(t, l, 1, 0, ms)
+		l.Join(15) // something is delivered now: all are waited for
+		go back(15)
+		commit(t, l, 30, ms, ms)
+		l.Join(5)
+		commit(t, l, 5, store.Absence, ms) // who stays away
+		l.Join(4)
+		commit(t, l, 4, 0, ms) // is forgotten
+	})
 }

@@ -57,7 +57,6 @@ const DefaultMaxBatch = 100
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		maxBatch: o.MaxBatch, room: o.Room, keyLife: cmp.Or(o.KeyLife, DefaultKeyLife), log: o.Logger, pages: newPageCache(pageCacheBytes),
-		line: newLine(),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -85,6 +84,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	default:
 		return nil, errors.New(`the store's URL is "sqlite:<path>" or "postgres://user:password@host:port/database"`)
 	}
+	s.line = newLine(s.b.writers())
 	for range s.b.writers() {
 		s.running.Go(s.commitGroups)
 	}
