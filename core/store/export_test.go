@@ -24,6 +24,7 @@ const (
 	Flight    = flight
 	Absence   = absence
 	Patience  = patience
+	Commits   = commits
 )
 
 // Line is a line of acceptances.

@@ -22,6 +22,9 @@ const (
 	company  = 4
 	absence  = 4 * time.Millisecond
 	patience = 20 * time.Millisecond // in all
+	// And in all no longer than so many commits take: whoever comes counts as one who comes back, and callers who
+	// do not wait for each other would be kept until as many have come as were answered.
+	commits = 3
 )
 
 // line is where members wait for a group. A commit costs much the same however many share it, and
@@ -39,13 +42,14 @@ type line struct {
 	enough  int // how many the gatherer wants to hear of
 	closed  bool
 
-	flying   int       // commits under way
-	began    time.Time // the latest of them
-	rounds   bool      // the last commit had claims or settlements
-	answered int       // acceptances that the last commit answered
-	ended    time.Time // and when
-	away     int       // acceptances that were answered and did not come back yet, of this and earlier ones
-	until    time.Time // they are waited for
+	flying   int           // commits under way
+	began    time.Time     // the latest of them
+	took     time.Duration // by a commit of acceptances, the last ones weighing most
+	rounds   bool          // the last commit had claims or settlements
+	answered int           // acceptances that the last commit answered
+	ended    time.Time     // and when
+	away     int           // acceptances that were answered and did not come back yet, of this and earlier ones
+	until    time.Time     // they are waited for
 }
 
 // newLine returns an empty line, for so many committers.
@@ -64,7 +68,7 @@ func (l *line) join(m *member) bool {
 	if m.record != nil && l.away > 0 {
 		l.away--
 		if now := time.Now(); now.Before(l.until) {
-			l.until = minTime(now.Add(absence), l.ended.Add(patience))
+			l.until = minTime(now.Add(absence), l.ended.Add(l.patience()))
 		}
 	}
 	if len(l.waiting) >= l.enough || l.full() || m.claim != nil {
@@ -203,6 +207,9 @@ func (l *line) crowd() int {
 	return all
 }
 
+// patience is how long those who were just answered are waited for in all.
+func (l *line) patience() time.Duration { return min(patience, commits*l.took) }
+
 // done notes that a group was answered.
 func (l *line) done(group []*member) {
 	n, rounds := 0, false
@@ -217,7 +224,12 @@ func (l *line) done(group []*member) {
 	l.flying--
 	if n > 0 {
 		l.answered, l.ended, l.away = n, time.Now(), l.away+n
-		l.until = l.ended.Add(absence)
+		if took := l.ended.Sub(l.began); l.took == 0 {
+			l.took = took
+		} else {
+			l.took += (took - l.took) / 4
+		}
+		l.until = l.ended.Add(min(absence, l.patience()))
 	}
 	if n > 0 || rounds {
 		l.rounds = rounds

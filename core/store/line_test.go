@@ -1,6 +1,10 @@
 package store_test
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +41,7 @@ func TestLine(t *testing.T) {
 		},
 		"a crowd is waited for": func(t *testing.T, l store.Line) {
 			l.Join(30)
-			commit(t, l, 30, 0, ms)
+			commit(t, l, 30, 0, 10*ms)
 			l.Join(10)
 			go func() {
 				time.Sleep(ms)
@@ -47,13 +51,13 @@ func TestLine(t *testing.T) {
 		},
 		"but not for long": func(t *testing.T, l store.Line) {
 			l.Join(30)
-			commit(t, l, 30, 0, ms)
+			commit(t, l, 30, 0, 10*ms)
 			l.Join(10)
 			commit(t, l, 10, store.Absence, ms)
 		},
 		"as long as one comes after the other": func(t *testing.T, l store.Line) {
 			l.Join(30)
-			commit(t, l, 30, 0, ms)
+			commit(t, l, 30, 0, 10*ms)
 			l.Join(10)
 			go func() {
 				for range 4 {
@@ -65,7 +69,7 @@ func TestLine(t *testing.T) {
 		},
 		"but not for ever": func(t *testing.T, l store.Line) {
 			l.Join(30)
-			commit(t, l, 30, 0, ms)
+			commit(t, l, 30, 0, 10*ms)
 			l.Join(10)
 			go func() {
 				for range 10 {
@@ -76,9 +80,15 @@ func TestLine(t *testing.T) {
 			commit(t, l, 16, store.Patience, ms)
 			time.Sleep(store.Patience)
 		},
-		"nor by one who comes later": func(t *testing.T, l store.Line) {
+		"nor for longer than a few commits take": func(t *testing.T, l store.Line) {
 			l.Join(30)
 			commit(t, l, 30, 0, ms)
+			l.Join(10)
+			commit(t, l, 10, store.Commits*ms, ms)
+		},
+		"nor by one who comes later": func(t *testing.T, l store.Line) {
+			l.Join(30)
+			commit(t, l, 30, 0, 10*ms)
 			time.Sleep(store.Absence)
 			l.Join(1)
 			commit(t, l, 1, 0, ms)
@@ -174,7 +184,7 @@ func TestLineOfOne(t *testing.T) {
 		l.Join(30)
 		commit(t, l, 30, 0, ms)
 		go back(15)
-		commit(t, l, 15, ms, 0) // half are back
+		commit(t, l, 15, ms, ms) // half are back
 		go back(10)
 		go back(5)
 		commit(t, l, 15, ms, ms) // of the 30, not of the 15 that were answered last
@@ -184,8 +194,54 @@ func TestLineOfOne(t *testing.T) {
 		go back(15)
 		commit(t, l, 30, ms, ms)
 		l.Join(5)
-		commit(t, l, 5, store.Absence, ms) // who stays away
+		commit(t, l, 5, store.Commits*ms, ms) // who stays away
 		l.Join(4)
 		commit(t, l, 4, 0, ms) // is forgotten
 	})
+}
+
+// TestLineOpenLoop: callers who come by themselves, 2,000 a second, and do not wait for each other, are kept
+// for some commits' time at the most.
+func TestLineOpenLoop(t *testing.T) {
+	t.Parallel()
+	for _, committers := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d committers", committers), func(t *testing.T) {
+			t.Parallel()
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			synctest.Test(t, func(t *testing.T) {
+				const took, n = 1500 * time.Microsecond, 5000
+				l, rnd := store.NewLine(committers), rand.New(rand.NewPCG(seed, 0))
+				came := make(chan time.Time, n) // in the order of the line
+				var kept []time.Duration        // by all of one group at a time
+				var mu sync.Mutex
+				var running sync.WaitGroup
+				for range committers {
+					running.Go(func() {
+						for n, _, done := l.Gather(); n > 0; n, _, done = l.Gather() {
+							time.Sleep(took)
+							mu.Lock()
+							for range n {
+								kept = append(kept, time.Since(<-came))
+							}
+							mu.Unlock()
+							done()
+						}
+					})
+				}
+				for range n {
+					time.Sleep(time.Duration(rnd.ExpFloat64() * float64(500*time.Microsecond)))
+					came <- time.Now()
+					l.Join(1)
+				}
+				time.Sleep(time.Second)
+				l.Close()
+				running.Wait()
+				slices.Sort(kept)
+				if median, worst := kept[n/2], kept[n*99/100]; median > 4*took || worst > 7*took {
+					t.Errorf("they were kept for %v, and %v in the worst hundredth, where a commit takes %v", median, worst, took)
+				}
+			})
+		})
+	}
 }
