@@ -93,7 +93,7 @@ func BenchmarkAPNs(b *testing.B) {
 // BenchmarkFCM is the same beside a raw loop of firebase's messaging client: 200 callers, one connection.
 func BenchmarkFCM(b *testing.B) {
 	wholeWay(b, channel{
-		kind: "fcm", service: sandbox.FCM, content: pushContent, raw: rawFCM, n: map[int]int{100: 8_000},
+		kind: "fcm", service: sandbox.FCM, content: pushContent, raw: rawFCM, n: map[int]int{100: 20_000},
 		to: func(i int) string { return fmt.Sprintf(`{"fcm":"device:%s"}`, hexToken(i)) },
 	})
 }
