@@ -82,29 +82,11 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	r.holdPaused()
 	r.holdQuiet()
 	r.expire()
-	granted := 0
-	if r.waiting() > 0 {
-		admit, cancel := clock.until(ctx, limits.Timeout+settleMargin)
-		var wait time.Duration
-		var code string
-		granted, wait, code = d.gate.Admit(admit, w.Route, w.Lane, r.waiting())
-		cancel()
-		r.holdBeyond(granted, wait, code)
-		granted = min(granted, r.waiting())
-		r.expire() // the gate may have taken its time
-	}
-
-	call, cancel := clock.until(ctx, settleMargin)
-	if call.Err() != nil {
-		r.holdBeyond(0, 0, core.CodeStopped) // claim or gate took what the call was to have
-	}
-	d.gate.Return(w.Route, granted-r.waiting())
-	crash.At(crash.SendAdmitted)
-	r.settlement.Silent = limits.Silent
-	returned := r.send(call, provider, limits.Timeout, d.unsubscribe)
-	defer cancel()
+	calls := d.send(ctx, r, provider, limits)
+	returned := calls.wait()
+	r.answers, r.callErr = calls.answers, calls.err
 	crash.At(crash.SendReturned)
-	believe := r.waiting() == 0 || d.gate.Report(w.Route, r.outcomes())
+	believe := len(r.sent) == 0 || d.gate.Report(w.Route, r.outcomes())
 	r.judge(believe)
 
 	crash.At(crash.SettleJudged)
@@ -112,6 +94,33 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	crash.At(crash.SettleWoken)
 	<-returned // a provider that overstays its context keeps its worker, not the batch
 	return err
+}
+
+// send sends what the gate admits, as soon as it does, and holds the rest.
+func (d *Dispatcher) send(ctx context.Context, r *round, provider providers.Provider, limits Limits) *calls {
+	r.settlement.Silent = limits.Silent
+	admit, cancel := r.clock.until(ctx, limits.Timeout+settleMargin)
+	defer cancel()
+	call, cancelCalls := r.clock.until(ctx, settleMargin)
+	c := newCalls(provider, limits.Timeout, cancelCalls)
+	for r.waiting() > 0 {
+		granted, wait, code := d.gate.Admit(admit, r.Route, r.Lane, r.waiting())
+		if code != "" || granted == 0 {
+			r.holdBeyond(granted, wait, code)
+		}
+		granted = min(granted, r.waiting())
+		r.expire()             // the gate may have taken its time
+		if call.Err() != nil { // or claim and gate took what the call was to have
+			r.holdBeyond(0, 0, core.CodeStopped)
+		}
+		n := min(granted, r.waiting())
+		d.gate.Return(r.Route, granted-n)
+		crash.At(crash.SendAdmitted)
+		if n > 0 {
+			c.start(call, r.take(n, d.unsubscribe))
+		}
+	}
+	return c
 }
 
 // claim takes the batch. It asks again for a while where the store is away: a wake that is given up costs
@@ -195,12 +204,13 @@ func (d *Dispatcher) settled(ctx context.Context, r *round, stale bool, wakes []
 	return nil
 }
 
-// round is the working state of one pass: which deliveries still wait to be sent, and what is settled.
+// round is the working state of one pass: which deliveries still wait to be sent, which were, and what is settled.
 type round struct {
 	*core.Round
 	policy     core.Policy
 	clock      *clock
 	todo       []core.Delivery
+	sent       []core.Delivery
 	answers    []providers.Result
 	callErr    error
 	settlement core.Settlement
@@ -284,12 +294,16 @@ func (r *round) expire() {
 	})
 }
 
-// holdBeyond holds all but the first n for a while.
+// holdBeyond holds all but the first n for a while. Of a round that waited for its route's rate and sent some, the rest
+// is due at once: it goes on where it stopped, or the route would stand still until then.
 func (r *round) holdBeyond(n int, wait time.Duration, code string) {
 	n = min(max(n, 0), len(r.todo))
+	if wait = max(wait, time.Second); code == core.CodeRate && len(r.sent) > 0 {
+		wait = 0
+	}
 	now := r.clock.now()
 	for _, d := range r.todo[n:] {
-		r.add(d.Hold(code, now.Add(max(wait, time.Second)), now), nil)
+		r.add(d.Hold(code, now.Add(wait), now), nil)
 	}
 	r.todo = r.todo[:n]
 }
@@ -301,8 +315,8 @@ func (r *round) outcomes() []providers.Result {
 		answered[r.answers[i].ID] = true
 	}
 	all := r.answers
-	for i := range r.todo {
-		if id := r.todo[i].ID.String(); !answered[id] {
+	for i := range r.sent {
+		if id := r.sent[i].ID.String(); !answered[id] {
 			all = append(all, providers.Result{ID: id, Outcome: providers.Unknown})
 		}
 	}
@@ -316,7 +330,7 @@ func (r *round) judge(believeGone bool) {
 		answers[r.answers[i].ID] = &r.answers[i]
 	}
 	now := r.clock.now()
-	for _, d := range r.todo {
+	for _, d := range r.sent {
 		res := providers.Result{Outcome: providers.Unknown}
 		if a := answers[d.ID.String()]; a != nil {
 			res = *a
@@ -329,7 +343,7 @@ func (r *round) judge(believeGone bool) {
 		}
 		r.add(d.Apply(res, r.policy, now, d.ID.Jitter(d.Attempts+d.Unknowns)), &res)
 	}
-	r.todo = nil
+	r.sent = nil
 }
 
 // add settles one delivery; res is nil if no attempt was made.

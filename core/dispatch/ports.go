@@ -76,8 +76,8 @@ type Queue interface {
 // Gate answers one question: how many may this route take now?
 type Gate interface {
 	// Admit waits within ctx for leave to send up to n messages over a route and lane. It returns how
-	// many may go now, 0 to n; the rest is to be held until the time given, for the reason given by
-	// code (core.CodeRate, core.CodeCircuitOpen).
+	// many may go now, 0 to n. Without a code these are to be sent at once, and the rest to be asked for again;
+	// with one (core.CodeRate, core.CodeCircuitOpen) the rest is to be held until the time given.
 	Admit(ctx context.Context, route string, lane core.Lane, n int) (granted int, until time.Duration, code string)
 	// Return gives back the leave for n messages that were granted and not sent.
 	Return(route string, n int)

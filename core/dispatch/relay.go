@@ -270,7 +270,7 @@ func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) error {
 		c := newClock(repairLease)
 		c.set(b.Now)
 		rounds[i] = newRound(b, r.d.routes.Policy(b.Route), c)
-		rounds[i].callErr = errWorkerLost
+		rounds[i].sent, rounds[i].todo, rounds[i].callErr = rounds[i].todo, nil, errWorkerLost
 		rounds[i].judge(true)
 		wakes[i], settlements[i] = r.d.split(rounds[i]), &rounds[i].settlement
 	}

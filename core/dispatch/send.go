@@ -20,15 +20,96 @@ const overstay = 300 * time.Millisecond
 // emailChannel is the channel whose messages carry unsubscribe links, in their headers.
 const emailChannel = "email"
 
-// collector takes results in: of messages that were sent, the first one each, while it is open.
-type collector struct {
+// take takes the first n of what is to be sent, as messages.
+func (r *round) take(n int, unsubscribe func(core.Unsubscription) string) []providers.Message {
+	now := r.todo[:n:n]
+	r.todo = r.todo[n:]
+	if r.sent == nil {
+		r.sent = now
+	} else {
+		r.sent = append(r.sent, now...)
+	}
+	messages := make([]providers.Message, n)
+	for i := range now {
+		d := &now[i]
+		content := r.Contents[d.Content]
+		if content == nil {
+			content = &core.Content{}
+		}
+		messages[i] = d.Message(content, r.Lane)
+		if unsubscribe != nil && d.Channel == emailChannel && d.Recipient != "" && content.Category != "" {
+			messages[i].Unsubscribe = unsubscribe(core.Unsubscription{App: d.App, Recipient: d.Recipient, Category: content.Category, Channel: d.Channel})
+		}
+	}
+	return messages
+}
+
+// calls are the calls of a provider in a round, one after the other is granted, and what they answered: of
+// messages that were sent, the first result each, until it is too late.
+type calls struct {
+	provider providers.Provider
+	timeout  time.Duration
+	cancel   context.CancelFunc // of all
+	running  sync.WaitGroup     // until they have really returned
+	awaited  sync.WaitGroup     // until they have, or are not waited for any more
+
 	mu      sync.Mutex
 	closed  bool
 	open    map[string]struct{}
 	answers []providers.Result
+	err     error // of one that failed
 }
 
-func (c *collector) report(res providers.Result) {
+func newCalls(p providers.Provider, timeout time.Duration, cancel context.CancelFunc) *calls {
+	return &calls{provider: p, timeout: timeout, cancel: cancel}
+}
+
+// start hands messages to the provider and collects its answers, for at most the timeout.
+func (c *calls) start(ctx context.Context, messages []providers.Message) {
+	c.mu.Lock()
+	if c.open == nil {
+		c.open = make(map[string]struct{}, len(messages))
+	}
+	for i := range messages {
+		c.open[messages[i].ID] = struct{}{}
+	}
+	c.answers = slices.Grow(c.answers, len(messages))
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	errs := make(chan error, 1)
+	c.running.Go(func() {
+		defer cancel()
+		errs <- deliver(ctx, c.provider, messages, c.report)
+	})
+	c.awaited.Go(func() {
+		err := await(ctx, errs)
+		if err == nil {
+			return
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !errors.Is(c.err, errOverstay) {
+			c.err = err
+		}
+	})
+}
+
+// await waits for a call's end, and a little longer than its context lets it.
+func await(ctx context.Context, errs <-chan error) error {
+	select {
+	case err := <-errs:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-errs:
+		return err
+	case <-time.After(overstay):
+		return errOverstay
+	}
+}
+
+func (c *calls) report(res providers.Result) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, asked := c.open[res.ID]; !asked || c.closed {
@@ -42,52 +123,24 @@ func (c *collector) report(res providers.Result) {
 	crash.At(crash.SendAnswered)
 }
 
-func (c *collector) close() []providers.Result {
+// wait waits for the answers; none is taken after it. The channel it returns is closed when the provider's calls
+// have really returned.
+func (c *calls) wait() <-chan struct{} {
+	c.awaited.Wait()
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.closed = true
-	return c.answers
-}
-
-// send hands what is to be sent to the provider and collects its answers, for at most the timeout. The
-// channel it returns is closed when the provider's call has really returned.
-func (r *round) send(ctx context.Context, p providers.Provider, timeout time.Duration, unsubscribe func(core.Unsubscription) string) <-chan struct{} {
+	c.mu.Unlock()
 	returned := make(chan struct{})
-	if len(r.todo) == 0 {
+	end := func() {
+		c.running.Wait()
+		c.cancel()
 		close(returned)
-		return returned
 	}
-	messages := make([]providers.Message, len(r.todo))
-	c := &collector{open: make(map[string]struct{}, len(messages)), answers: make([]providers.Result, 0, len(messages))}
-	for i := range r.todo {
-		d := &r.todo[i]
-		content := r.Contents[d.Content]
-		if content == nil {
-			content = &core.Content{}
-		}
-		messages[i] = d.Message(content, r.Lane)
-		if unsubscribe != nil && d.Channel == emailChannel && d.Recipient != "" && content.Category != "" {
-			messages[i].Unsubscribe = unsubscribe(core.Unsubscription{App: d.App, Recipient: d.Recipient, Category: content.Category, Channel: d.Channel})
-		}
-		c.open[messages[i].ID] = struct{}{}
+	if errors.Is(c.err, errOverstay) {
+		go end()
+	} else {
+		end()
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	errs := make(chan error, 1)
-	go func() {
-		defer close(returned)
-		defer cancel()
-		errs <- deliver(ctx, p, messages, c.report)
-	}()
-	select {
-	case r.callErr = <-errs:
-	case <-ctx.Done():
-		select {
-		case r.callErr = <-errs:
-		case <-time.After(overstay):
-			r.callErr = errOverstay
-		}
-	}
-	r.answers = slices.Clone(c.close())
 	return returned
 }
 

@@ -34,19 +34,14 @@ func newBucket(rate float64, burst int) *bucket {
 	return &bucket{rate: rate, burst: float64(burst), tokens: float64(burst), at: time.Now(), lanes: make([][]*waiter, len(core.Lanes))}
 }
 
-// take waits for up to n tokens for as long as ctx lets it and returns how many it got. What can certainly
-// not come before the deadline of ctx is not waited for.
+// take waits for up to n tokens, no more than a burst, for as long as ctx lets it and returns how many it got. What
+// can certainly not come before the deadline of ctx is not waited for.
 func (b *bucket) take(ctx context.Context, lane core.Lane, n int) int {
-	rank := max(slices.Index(core.Lanes, lane), 0)
-	got := 0
-	for got < n { // in portions, so that others of the lane have their turn
-		portion := min(n-got, int(b.burst))
-		if !b.wait(ctx, rank, portion) {
-			break
-		}
-		got += portion
+	n = min(n, int(b.burst))
+	if !b.wait(ctx, max(slices.Index(core.Lanes, lane), 0), n) {
+		return 0
 	}
-	return got
+	return n
 }
 
 func (b *bucket) wait(ctx context.Context, rank, n int) bool {

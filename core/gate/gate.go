@@ -165,9 +165,10 @@ func newGuard(c Config) *guard {
 	return g
 }
 
-// Admit returns how many of n messages of a lane may go over a route now. It waits within ctx for the tokens
-// of the route's rate, which the more urgent lanes get first; what does not go is to be held for the time
-// given, for the reason given.
+// Admit returns how many of n messages of a lane may go over a route now. It waits within ctx for the first tokens
+// of the route's rate, which the more urgent lanes get first. Where that is fewer than n and there is no code, they
+// are to be sent at once, and the rest to be asked for again: tokens that are gathered are a burst. With a code
+// what does not go is to be held for the time given.
 func (g *Gate) Admit(ctx context.Context, route string, lane core.Lane, n int) (granted int, wait time.Duration, code string) {
 	r, ok := g.guard(route)
 	if !ok || n <= 0 {
@@ -181,9 +182,12 @@ func (g *Gate) Admit(ctx context.Context, route string, lane core.Lane, n int) (
 		return granted, wait, code
 	}
 	tokens := r.limiter.take(ctx, lane, granted)
-	if tokens < granted {
-		r.unprobe(granted - tokens)
-		return tokens, r.refill(n - tokens), core.CodeRate
+	r.unprobe(granted - tokens)
+	switch {
+	case tokens == 0:
+		return 0, r.refill(n), core.CodeRate
+	case tokens < granted:
+		return tokens, 0, ""
 	}
 	return granted, wait, code
 }
@@ -231,6 +235,9 @@ func (g *Gate) Return(route string, n int) {
 }
 
 func (r *guard) unprobe(n int) {
+	if n == 0 {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.probing = max(0, r.probing-n)
