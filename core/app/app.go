@@ -148,7 +148,7 @@ func (a *App) checkWorker() error {
 		return errors.New("a worker shares its queue with the orchestrator: set queue to redis://host:6379/0")
 	}
 	if !a.cfg.Workers {
-		return errors.New("workers: false leaves a worker nothing to do")
+		return errors.New("workers=false leaves a worker nothing to do: leave out its flag -workers, or CARILLON_WORKERS; what the file says is for orchestrators")
 	}
 	return nil
 }
@@ -226,6 +226,10 @@ func (a *App) startSandbox(context.Context) error {
 			a.cfg.Routes[kind] = config.Route{Kind: kind, Settings: settings}
 		}
 		a.sandboxRoutes = maps.Clone(a.cfg.Routes)
+		if !a.cfg.Workers { // a worker without routes does not start, and no other knows this sandbox
+			a.log.Warn("no route is configured, and this process delivers nothing to its sandbox (workers: false): what it accepts waits; " +
+				"configure routes here and at the workers (`orchestrator sandbox` prints some), or set workers to true")
+		}
 	}
 	return nil
 }
@@ -240,7 +244,7 @@ func (a *App) describeRoutes(ctx context.Context) error {
 		return err
 	}
 	if len(byName) == 0 && len(faults) == 0 {
-		return errors.New("no route is configured and the sandbox is off: nothing could be delivered; configure routes, or set sandbox to auto")
+		return a.noRoutes()
 	}
 	for name, why := range faults {
 		a.log.Error("a plugin cannot be had; the others go on without it", "plugin", name, "reason", why)
@@ -253,6 +257,14 @@ func (a *App) describeRoutes(ctx context.Context) error {
 	a.routes.byName = byName
 	a.routes.setFaults(faults)
 	return nil
+}
+
+// noRoutes says what to do where nothing could be delivered.
+func (a *App) noRoutes() error {
+	if a.role == Worker {
+		return errors.New("no route is configured: nothing could be delivered; a worker has no sandbox, that is the orchestrator's: configure the orchestrator's routes here too, `orchestrator sandbox` prints routes to try with")
+	}
+	return errors.New("no route is configured and the sandbox is off: nothing could be delivered; configure routes, or set sandbox to auto")
 }
 
 // config is the configuration as it is now.

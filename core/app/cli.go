@@ -82,6 +82,9 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 			}
 		})
 		source := config.Source{File: file, Environ: os.Environ(), Flags: flags}
+		if role == Worker {
+			source.Overlook = []string{"workers"} // the file is the orchestrator's too, whose setting it is
+		}
 		cfg, warnings, err := config.Load(source)
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/core/coretest"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -210,6 +211,8 @@ func TestMistakesAreOneLine(t *testing.T) {
 		"unknown flag":       {"orchestrator", []string{"-lissten", "x"}, "lissten"},
 		"no such file":       {"orchestrator", []string{"-config", "/does/not/exist.yaml"}, "read the configuration"},
 		"worker on sqlite":   {"worker", nil, "set store to postgres://"},
+		"worker, idle":       {"worker", []string{"-workers=false", "-store", "postgres://h/db", "-queue", "redis://h/0"}, "-workers, or CARILLON_WORKERS"},
+		"worker, no routes":  {"worker", []string{"-store", coretest.Postgres(t), "-queue", "redis://" + coretest.Redis(t)}, "`orchestrator sandbox` prints routes"},
 		"no redis":           {"orchestrator", []string{"-listen", "127.0.0.1:0", "-queue", "redis://127.0.0.1:1/0"}, "127.0.0.1:1"},
 		"nothing to deliver": {"orchestrator", []string{"-listen", "127.0.0.1:0", "-sandbox", "false"}, "no route is configured"},
 	} {

@@ -35,8 +35,8 @@ func TestTwoProcesses(t *testing.T) {
 	dsn := coretest.Postgres(t)
 	redis := coretest.StartRedis(t)
 	world := startSandbox(t)
-	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), dsn, redis.Addr))
-	front := startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, nil)
+	file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0\nworkers: false", t.TempDir(), dsn, redis.Addr))
+	front := startProcess(t, "orchestrator", []string{"-config", file}, nil)
 	metrics := freeAddress(t)
 	back := startProcess(t, "worker", []string{"-config", file}, []string{"CARILLON_METRICS_LISTEN=" + metrics})
 	c := newCaller(t, front.base)
@@ -100,6 +100,26 @@ func TestTwoProcesses(t *testing.T) {
 	}
 	if err := back.interrupt(); err != nil {
 		t.Errorf("back: %v", err)
+	}
+}
+
+// TestNobodyDelivers: an orchestrator that leaves delivery to workers says when its routes are its own sandbox's,
+// over which no worker delivers; one with routes does not.
+func TestNobodyDelivers(t *testing.T) {
+	t.Parallel()
+	shared := fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0\nworkers: false", t.TempDir(), coretest.Postgres(t), coretest.Redis(t))
+	bare := filepath.Join(t.TempDir(), "bare.yaml")
+	if err := os.WriteFile(bare, []byte("listen: 127.0.0.1:0\n"+shared), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]bool{bare: true, writeConfig(t, startSandbox(t), shared): false} {
+		p := startProcess(t, "orchestrator", []string{"-config", file}, nil)
+		if got := strings.Contains(p.said(), "this process delivers nothing to its sandbox"); got != want {
+			t.Errorf("warned: %t, want %t: %s", got, want, p.said())
+		}
+		if err := p.interrupt(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -110,6 +110,27 @@ func TestFaultsAreNamedAllAtOnce(t *testing.T) {
 	}
 }
 
+// TestOverlook: what the file says for others is passed over, whatever it is; the process's own environment and flags are not.
+func TestOverlook(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		file    string
+		environ []string
+		flags   map[string]string
+		want    bool
+	}{
+		"file":        {file: "workers: false\nqueue: redis://h/0\nstore: postgres://h/db", want: true},
+		"file, wrong": {file: "workers: 3", want: true},
+		"environment": {file: "queue: redis://h/0\nstore: postgres://h/db", environ: []string{"CARILLON_WORKERS=false"}},
+		"flag":        {file: "queue: redis://h/0\nstore: postgres://h/db", flags: map[string]string{"workers": "false"}},
+	} {
+		c, _, err := config.Load(config.Source{File: write(t, tc.file), Environ: tc.environ, Flags: tc.flags, Overlook: []string{"workers"}})
+		if err != nil || c.Workers != tc.want {
+			t.Errorf("%s: workers is %t (%v), want %t", name, c.Workers, err, tc.want)
+		}
+	}
+}
+
 // TestZeroNeedsNoUnit: 0 is the same in every unit; whole numbers may be written as YAML writes them.
 func TestZeroNeedsNoUnit(t *testing.T) {
 	t.Parallel()

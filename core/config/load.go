@@ -28,6 +28,8 @@ type Source struct {
 	File    string            // "": DefaultFile when it exists
 	Environ []string          // as of os.Environ
 	Flags   map[string]string // top-level keys given as flags
+	// Overlook are top-level keys that the file says for other processes than this one.
+	Overlook []string
 }
 
 // delim joins the levels of a key; no key holds it.
@@ -40,6 +42,9 @@ func Load(src Source) (c Config, warnings []string, err error) {
 	file, err := readFile(src)
 	if err != nil {
 		return Config{}, nil, err
+	}
+	for _, key := range src.Overlook {
+		delete(file, key)
 	}
 	if err := k.Load(confmap.Provider(file, ""), nil); err != nil {
 		return Config{}, nil, fmt.Errorf("take the file's settings: %w", err)
