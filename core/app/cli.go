@@ -22,6 +22,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core/config"
 	"github.com/carillon-notify/carillon/core/queue"
+	"github.com/carillon-notify/carillon/core/store"
 	"github.com/carillon-notify/carillon/providers/builtin"
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
@@ -163,6 +164,14 @@ func checkConfig(ctx context.Context, source config.Source, out io.Writer) error
 	var wrong []string
 	if err := queue.CheckURL(cfg.Queue.Reveal()); err != nil {
 		wrong = append(wrong, "queue: "+err.Error())
+	}
+	if !cfg.IsSQLite() {
+		if err := store.CheckURL(cfg.Store.Reveal()); err != nil {
+			wrong = append(wrong, "store: "+err.Error())
+		}
+	}
+	if config.SameAddress(cfg.Listen, cfg.MetricsListen) {
+		wrong = append(wrong, "metrics_listen: is the address of listen; give it another port, or leave it empty: listen serves the metrics, too")
 	}
 	for name, r := range cfg.Routes { // what the process itself completes is not missing
 		if r.Kind == websocketKind && r.Settings["secret"] == nil {

@@ -358,6 +358,40 @@ func isHostPort(s string) bool {
 	return err == nil
 }
 
+// SameAddress reports whether two addresses, host:port, cannot both be listened on by one machine: they have one port,
+// and one host or one that is all of them. Names other than localhost are not looked up. Port 0 is a free one each time.
+func SameAddress(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil {
+		return false
+	}
+	m, errA := net.LookupPort("tcp", portA)
+	n, errB := net.LookupPort("tcp", portB)
+	if errA != nil || errB != nil || m != n || m == 0 {
+		return false
+	}
+	return covers(hostA, hostB) || covers(hostB, hostA)
+}
+
+// covers reports whether who listens on the host all listens on the host one, too. Go has 0.0.0.0 take IPv6 as well.
+func covers(all, one string) bool {
+	all, one = plainHost(all), plainHost(one)
+	ip, other := net.ParseIP(all), net.ParseIP(one)
+	return all == one || ip != nil && (ip.IsUnspecified() || ip.Equal(other))
+}
+
+// plainHost is the address that a host without a look-up stands for: none is all of them.
+func plainHost(host string) string {
+	switch host {
+	case "":
+		return "::"
+	case "localhost":
+		return "127.0.0.1"
+	}
+	return host
+}
+
 func validName(s string) bool {
 	return s != "" && len(s) <= 64 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }

@@ -110,6 +110,34 @@ func TestFaultsAreNamedAllAtOnce(t *testing.T) {
 	}
 }
 
+// TestSameAddress: what the kernel refuses to the second of two listeners, and no more.
+func TestSameAddress(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:8080", "127.0.0.1:8080", true},
+		{"127.0.0.1:8080", "127.0.0.1:9090", false},
+		{"127.0.0.1:8080", "127.0.0.2:8080", false},
+		{"0.0.0.0:8080", "127.0.0.1:8080", true},
+		{":8080", "127.0.0.1:8080", true},
+		{"[::]:8080", "0.0.0.0:8080", true},
+		{"0.0.0.0:8080", "[::1]:8080", true},
+		{"localhost:8080", "127.0.0.1:8080", true},
+		{"127.0.0.1:http", "127.0.0.1:80", true},
+		{"a.example.com:8080", "0.0.0.0:8080", true},
+		{"a.example.com:8080", "127.0.0.1:8080", false},
+		{"a.example.com:8080", "a.example.com:8080", true},
+		{"127.0.0.1:0", "127.0.0.1:0", false},
+		{"127.0.0.1:8080", "", false},
+	} {
+		if config.SameAddress(tc.a, tc.b) != tc.want || config.SameAddress(tc.b, tc.a) != tc.want {
+			t.Errorf("%s and %s: want %t", tc.a, tc.b, tc.want)
+		}
+	}
+}
+
 // TestOverlook: what the file says for others is passed over, whatever it is; the process's own environment and flags are not.
 func TestOverlook(t *testing.T) {
 	t.Parallel()

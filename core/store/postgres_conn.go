@@ -35,6 +35,13 @@ var errReadOnly = errors.New("the database is read-only")
 // has its index. What has none looks so dear without that reading that it would be compiled each time.
 const pgSession = "SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off"
 
+// CheckURL says what is wrong with a PostgreSQL URL, as Open would, without touching the network. It reads the files
+// that the URL names. No error holds what may be secret.
+func CheckURL(url string) error {
+	_, err := pgConfig(url)
+	return err
+}
+
 // pgConfig reads the URL. Its errors never quote it: it may hold a password.
 func pgConfig(url string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(url)
