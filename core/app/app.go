@@ -324,7 +324,7 @@ func (a *App) openStore(ctx context.Context) error {
 func (a *App) deliver(ctx context.Context) error {
 	a.gate = gate.New(a.routes.gates())
 	a.gate.Elsewhere(a.elsewhere)
-	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog, Now: a.store.Now})
+	a.metrics = metrics.New(metrics.State{Pools: a.routes.pools, Depth: a.backlog, Queue: a.queue.Up, Now: a.store.Now})
 	host, _ := os.Hostname() // a worker without a name is told by its pid alone
 	a.name = fmt.Sprintf("%s:%d", host, os.Getpid())
 	o := dispatch.Options{Store: a.store, Queue: a.queue, Gate: a.gate, Routes: &a.routes, Observer: a.metrics, Logger: a.log, Worker: a.name,

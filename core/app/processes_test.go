@@ -79,7 +79,7 @@ func TestTwoProcesses(t *testing.T) {
 		return r.Processes == 1 && r.State == "ok" && r.Pool.Open > 0
 	})
 	for path, want := range map[string]string{"/metrics": `carillon_pool_open{route="apns"} `, "/metrics?": `carillon_backlog_age_seconds{lane="critical",route="apns"} 0` + "\n",
-		"/metrics?x": `carillon_batches{lane="critical",route="apns",state="pending"} 0` + "\n", "/livez": "ok", "/readyz": "ok"} {
+		"/metrics?x": `carillon_batches{lane="critical",route="apns",state="pending"} 0` + "\n", "/metrics?y": "\ncarillon_queue_up 1\n", "/livez": "ok", "/readyz": "ok"} {
 		resp, err := http.Get("http://" + metrics + path)
 		if err != nil {
 			t.Fatal(err)

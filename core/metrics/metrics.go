@@ -27,6 +27,7 @@ type Metrics struct {
 	poolDesc  map[string]*prometheus.Desc
 	depthDesc *prometheus.Desc
 	ageDesc   *prometheus.Desc
+	queueDesc *prometheus.Desc
 	state     State
 }
 
@@ -34,6 +35,7 @@ type Metrics struct {
 type State struct {
 	Pools func() map[string]providers.PoolStats // by route
 	Depth func() []core.Backlog                 // of the whole database; nothing where it does not answer
+	Queue func() bool                           // whether Redis answered this process when it was last asked
 	Now   func() time.Time                      // the clock of Depth's times; nil: time.Now
 }
 
@@ -58,7 +60,8 @@ func New(state State) *Metrics {
 			"most for a later time; queued ones are due, or will be within five minutes.", []string{"route", "lane", "state"}, nil),
 		ageDesc: prometheus.NewDesc("carillon_backlog_age_seconds", "For how long the oldest batch has been due, in the whole database, whichever process is asked; 0: none is due.",
 			[]string{"route", "lane"}, nil),
-		state: state,
+		queueDesc: prometheus.NewDesc("carillon_queue_up", "1: Redis answered this process when it was last asked, which is every second; 0: it did not.", nil, nil),
+		state:     state,
 	}
 	for name, help := range map[string]string{
 		"max": "Most connections the pool opens.", "open": "Connections open.", "idle": "Connections open and not in use.",
@@ -127,6 +130,7 @@ func (c measured) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- c.m.depthDesc
 	ch <- c.m.ageDesc
+	ch <- c.m.queueDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -140,6 +144,13 @@ func (c measured) Collect(ch chan<- prometheus.Metric) {
 				ch <- prometheus.MustNewConstMetric(c.m.poolDesc[name], prometheus.CounterValue, float64(v), route)
 			}
 		}
+	}
+	if c.m.state.Queue != nil {
+		up := 0.0
+		if c.m.state.Queue() {
+			up = 1
+		}
+		ch <- prometheus.MustNewConstMetric(c.m.queueDesc, prometheus.GaugeValue, up)
 	}
 	if c.m.state.Depth == nil {
 		return

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +24,8 @@ func TestScrape(t *testing.T) {
 		Depth: func() []core.Backlog {
 			return []core.Backlog{{Route: "apns", Lane: providers.Bulk, Pending: 3}, {Route: "apns", Lane: providers.Normal, Queued: 1, Oldest: time.Unix(1000, 0)}}
 		},
-		Now: func() time.Time { return time.Unix(1012, 5e8) },
+		Queue: func() bool { return true },
+		Now:   func() time.Time { return time.Unix(1012, 5e8) },
 	})
 	m.Settled("apns", providers.Normal, &core.Settlement{Results: []core.Attempt{
 		{Outcome: providers.Accepted, State: core.Sent}, {Outcome: providers.Accepted, State: core.Sent},
@@ -54,10 +57,20 @@ func TestScrape(t *testing.T) {
 		`carillon_batches{lane="bulk",route="apns",state="pending"} 3`,
 		`carillon_backlog_age_seconds{lane="bulk",route="apns"} 0`,
 		`carillon_backlog_age_seconds{lane="normal",route="apns"} 12.5`,
+		`carillon_queue_up 1`,
 		`carillon_http_request_seconds_count{code="404",method="get"} 1`,
 	} {
 		if !strings.Contains(string(body), want+"\n") {
 			t.Errorf("/metrics has no %s", want)
+		}
+	}
+	doc, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range regexp.MustCompile(`(?m)^# TYPE (carillon_\w+) `).FindAllStringSubmatch(string(body), -1) {
+		if !strings.Contains(string(doc), "`"+name[1]+"`") && !strings.HasPrefix(name[1], "carillon_pool_") {
+			t.Errorf("docs/operations.md does not tell what %s is", name[1])
 		}
 	}
 }

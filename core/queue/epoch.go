@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
@@ -21,7 +22,13 @@ type epoch struct {
 	known string
 	// fresh: this process found Redis without an epoch as it opened it and nobody was told yet.
 	fresh bool
+	// heard: the last Epoch had an answer.
+	heard atomic.Bool
 }
+
+// Up reports whether Redis answered the last Epoch, which is called every second. One that answers and takes no writes,
+// for it is full, is up; one that is embedded always is.
+func (q *Queue) Up() bool { return q.epoch.heard.Load() }
 
 // Epoch reports whether Redis lost its wakes since the last call: it was wiped or restarted empty, or,
 // at the first call, was empty when the queue was opened. The relay then makes queued batches due at
@@ -30,6 +37,9 @@ func (q *Queue) Epoch(ctx context.Context) (changed bool, err error) {
 	q.epoch.mu.Lock()
 	defer q.epoch.mu.Unlock()
 	now, err := q.client.Get(ctx, epochKey).Result()
+	if ctx.Err() == nil { // else nobody waited for the answer
+		q.epoch.heard.Store(err == nil || errors.Is(err, redis.Nil))
+	}
 	made := errors.Is(err, redis.Nil)
 	if made {
 		if err = q.client.SetNX(ctx, epochKey, rand.Text(), 0).Err(); err == nil {

@@ -30,6 +30,9 @@ func TestRestart(t *testing.T) {
 	enqueue(t, q, wake())
 	got.next(t)
 
+	if !q.Up() {
+		t.Error("Redis is not up")
+	}
 	r.Kill()
 	const span = 3 * time.Second
 	dials := countDials(t, r.Addr, span, func() {
@@ -41,6 +44,9 @@ func TestRestart(t *testing.T) {
 		}
 		if _, err := q.Epoch(limit(t)); err == nil {
 			t.Error("a dead Redis has an epoch")
+		}
+		if q.Up() {
+			t.Error("a dead Redis is up")
 		}
 	})
 	// One lane: the dequeue backs off to one try a second; the rest are the forwarder and two subscriptions.
@@ -59,6 +65,9 @@ func TestRestart(t *testing.T) {
 		lost = lost || changed
 		return err == nil && lost
 	})
+	if !q.Up() {
+		t.Error("Redis is back, and not up")
+	}
 	w := wake()
 	eventually(t, "a wake is taken", func() bool { return q.Wake(limit(t), w) == nil })
 	if g := got.next(t); g != w {
