@@ -148,6 +148,7 @@ const (
 	CodeNoRoute     = "no_route"
 	CodeQuiet       = "quiet_hours"
 	CodeSuppressed  = "suppressed"
+	CodeStoreAway   = "store_unavailable" // what is to be sent could not be read
 )
 
 // Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part

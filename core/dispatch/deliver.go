@@ -10,6 +10,7 @@ import (
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/crash"
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/pace"
 )
 
 // settleMargin is the part of a lease kept for settling: the provider's call ends that long before the
@@ -43,6 +44,7 @@ type Dispatcher struct {
 	worker      string
 	unsubscribe func(core.Unsubscription) string
 	nudge       func()
+	lost        pace.Pace // of complaints about claims whose answer may have been lost
 }
 
 // New returns a Dispatcher.
@@ -71,10 +73,13 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	}
 	crash.At(crash.ClaimTaken)
 	batch, clock, err := d.claim(ctx, w, limits.Timeout+core.LeaseSlack)
-	if err != nil || batch == nil {
+	if batch == nil {
 		return err
 	}
 	r := newRound(batch, limits.Policy, clock)
+	if err != nil {
+		return d.handBack(ctx, r, err)
+	}
 	if clock.waitFor(ctx, batch.DueAt) != nil {
 		r.holdBeyond(0, 0, core.CodeStopped) // nothing was sent, and nothing will be here
 	}
@@ -124,20 +129,53 @@ func (d *Dispatcher) send(ctx context.Context, r *round, provider providers.Prov
 }
 
 // claim takes the batch. It asks again for a while where the store is away: a wake that is given up costs
-// its batch the rest of core.DispatchTimeout.
+// its batch the rest of core.DispatchTimeout. With an error and a batch, that is ours and its contents are not
+// there.
 func (d *Dispatcher) claim(ctx context.Context, w core.Wake, lease time.Duration) (batch *core.Round, c *clock, err error) {
+	var unread error
+	away := false
 	err = outlast(ctx, func() (err error) {
 		c = newClock(lease)
 		batch, err = d.store.Claim(ctx, w, d.worker, lease)
+		if batch != nil {
+			unread, err = err, nil // it would not be given to us again
+		}
+		away = away || err != nil
 		return err
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, nil, fmt.Errorf("claim batch %s: %w", w.Batch, err)
-	}
-	if batch != nil {
+	case batch != nil:
 		c.set(batch.Now)
+	case away:
+		// It was done before, is another's, or its claim was kept and the answer lost: these cannot be told apart.
+		if skipped, now := d.lost.Say(""); now {
+			d.log.Warn("the store was away during a claim, and then there was nothing to claim; if the claim was kept all the same, its messages count as unknown when the lease ends",
+				"batch", w.Batch.String(), "route", w.Route, "lease", lease, "repeated", skipped)
+		}
 	}
-	return batch, c, nil
+	if unread != nil {
+		unread = fmt.Errorf("read what batch %s is to send: %w", w.Batch, unread)
+	}
+	return batch, c, unread
+}
+
+// unreadFor is how long a batch is held whose contents could not be read.
+const unreadFor = 2 * time.Second
+
+// handBack holds all of a round whose contents could not be read, and returns why. Left to its lease, each of its
+// messages would count as unknown, though none was sent.
+func (d *Dispatcher) handBack(ctx context.Context, r *round, why error) error {
+	code := core.CodeStoreAway
+	if ctx.Err() != nil {
+		code = core.CodeStopped
+	}
+	r.holdBeyond(0, unreadFor, code)
+	if err := d.settle(ctx, r); err != nil {
+		return fmt.Errorf("%w; %w", why, err)
+	}
+	return why
 }
 
 // Of asking a store again that was away: how soon at first, and for how long.

@@ -1,10 +1,12 @@
 package dispatch_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,12 +30,16 @@ type bench struct {
 	returned int
 	believe  bool
 	away     map[string]int // how often the store is away before it does something
+	lost     int            // how many claims are kept and their answers lost
+	unread   error          // why the contents of a claimed round cannot be read
+	sending  bool           // a round is under way
+	log      *slog.Logger
 	deliver  func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
 }
 
 func newBench(n int) *bench {
 	now := time.Now()
-	b := &bench{granted: 1000, believe: true, away: map[string]int{}, round: &core.Round{Batch: core.Batch{ID: core.NewID(now), App: "a", Route: "r", Lane: providers.Normal, Fence: 3, DueAt: now, State: core.BatchSending},
+	b := &bench{granted: 1000, believe: true, away: map[string]int{}, log: slog.New(slog.DiscardHandler), round: &core.Round{Batch: core.Batch{ID: core.NewID(now), App: "a", Route: "r", Lane: providers.Normal, Fence: 3, DueAt: now, State: core.BatchSending},
 		Now: now, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}}
 	for _, id := range core.NewIDs(now, n) {
 		b.round.Deliveries = append(b.round.Deliveries, core.Delivery{ID: id, App: "a", Route: "r", Kind: "k", Address: "x", State: core.Pending, MaxUnknown: 3, ExpiresAt: now.Add(time.Hour)})
@@ -41,8 +47,16 @@ func newBench(n int) *bench {
 	return b
 }
 
+// Claim is as the real one: a batch is given out once, until it is settled.
 func (b *bench) Claim(context.Context, core.Wake, string, time.Duration) (*core.Round, error) {
-	return b.round, b.absent("claim")
+	if err := b.absent("claim"); err != nil || b.sending {
+		return nil, err
+	}
+	b.sending = true
+	if b.lost--; b.lost >= 0 {
+		return nil, errAway
+	}
+	return b.round, b.unread
 }
 
 // absent says that the store is away, as often as it is to be.
@@ -56,7 +70,7 @@ func (b *bench) absent(what string) error {
 func (b *bench) Settle(_ context.Context, s *core.Settlement) (bool, error) {
 	err := b.absent("settle")
 	if err == nil {
-		b.settled = s
+		b.settled, b.sending = s, false
 	}
 	return false, err
 }
@@ -90,12 +104,23 @@ func (b *bench) Deliver(ctx context.Context, batch []providers.Message, report f
 func (b *bench) Health(context.Context) providers.Health { return providers.Health{} }
 func (b *bench) Close(context.Context) error             { return nil }
 
+// dispatch is one pass.
+func (b *bench) dispatch(ctx context.Context) error {
+	d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: b.log, Worker: "w"})
+	return d.Deliver(ctx, core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal})
+}
+
 func (b *bench) run(t *testing.T) map[core.State]int {
 	t.Helper()
-	d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w"})
-	if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); err != nil {
+	if err := b.dispatch(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return b.states(t)
+}
+
+// states counts what the deliveries were settled as.
+func (b *bench) states(t *testing.T) map[core.State]int {
+	t.Helper()
 	if b.settled == nil || len(b.settled.Verdicts) != len(b.round.Deliveries) {
 		t.Fatalf("settled %+v, want one verdict for each of %d deliveries", b.settled, len(b.round.Deliveries))
 	}
@@ -248,13 +273,90 @@ func TestStoreAway(t *testing.T) {
 			t.Errorf("the store was asked seven times too often within %v", took)
 		}
 		b.away["settle"] = 100
-		d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w"})
 		began = time.Now()
-		if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); !errors.Is(err, core.ErrUnavailable) {
+		if err := b.dispatch(t.Context()); !errors.Is(err, core.ErrUnavailable) {
 			t.Errorf("a store that is away for good: %v", err)
 		}
 		if took := time.Since(began); took > core.LeaseSlack+time.Second {
 			t.Errorf("it was given up after %v", took)
+		}
+	})
+}
+
+// TestUnread: a round whose contents cannot be read is held and settled: nothing of it is sent or counts as
+// unknown. That the process is told to stop meanwhile changes nothing.
+func TestUnread(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		stopped bool
+		unread  error
+		code    string
+	}{
+		"the store is away":       {false, errAway, core.CodeStoreAway},
+		"the process is to stop":  {true, context.Canceled, core.CodeStopped},
+		"the read took too long":  {false, context.DeadlineExceeded, core.CodeStoreAway},
+		"whatever else was wrong": {false, errors.New("permission denied"), core.CodeStoreAway},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(3)
+				b.unread, b.away["settle"] = tc.unread, 2
+				b.deliver = func(context.Context, []providers.Message, func(providers.Result)) error { panic("called") }
+				b.round.Deliveries[2].ExpiresAt = time.Now().Add(time.Second)
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				if tc.stopped {
+					stop()
+				}
+				if err := b.dispatch(ctx); !errors.Is(err, tc.unread) {
+					t.Errorf("%v, want %v", err, tc.unread)
+				}
+				if got := b.states(t); got[core.Pending] != 2 || got[core.Expired] != 1 {
+					t.Errorf("%v", got)
+				}
+				for i := range b.settled.Verdicts {
+					d, a := &b.settled.Verdicts[i].Delivery, &b.settled.Results[i]
+					if d.Attempts+d.Unknowns > 0 || !a.None || d.State == core.Pending && d.Code != tc.code {
+						t.Errorf("%s with %d attempts, %d unknown: %+v", d.Code, d.Attempts, d.Unknowns, a)
+					}
+				}
+				if b.settled.Stay.Fence != 4 || b.settled.Stay.State != core.BatchQueued {
+					t.Errorf("the batch stays as %+v", b.settled.Stay)
+				}
+			})
+		})
+	}
+}
+
+// TestClaimLost: that a claim may have been kept and its answer lost is said, once a minute; a wake that is
+// stale is no matter.
+func TestClaimLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, tc := range map[string]struct {
+			change func(*bench)
+			want   int
+		}{
+			"stale": {func(b *bench) { b.sending = true }, 0},
+			"lost":  {func(b *bench) { b.lost = 1 }, 1},
+		} {
+			var said bytes.Buffer
+			b := newBench(1)
+			b.log = slog.New(slog.NewTextHandler(&said, nil))
+			tc.change(b)
+			d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: b.log, Worker: "w"})
+			for range 3 {
+				if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); err != nil || b.settled != nil {
+					t.Errorf("%s: %v, settled %+v", name, err, b.settled)
+				}
+				if tc.want > 0 { // once more
+					b.sending, b.lost = false, 1
+				}
+			}
+			if n := strings.Count(said.String(), "level=WARN"); n != tc.want || n > 0 && !strings.Contains(said.String(), b.round.ID.String()) {
+				t.Errorf("%s: %d lines, want %d:\n%s", name, n, tc.want, said.String())
+			}
 		}
 	})
 }

@@ -18,6 +18,8 @@ import (
 var (
 	errDown = errors.New("the store is down")
 	errAway = fmt.Errorf("%w: the connection broke", core.ErrUnavailable)
+	// errUnread is what comes with a round that has no contents.
+	errUnread = fmt.Errorf("read a page: %w", errAway)
 )
 
 // mishap is what goes wrong with one call of the store.
@@ -27,6 +29,7 @@ type mishap struct {
 	lost          bool          // an error, but it was committed
 	diesBefore    bool          // the worker dies: the call never returns
 	diesAfter     bool
+	unread        bool // committed, and the contents of what was claimed cannot be read
 }
 
 func (f mishap) String() string {
@@ -46,6 +49,7 @@ type memory struct {
 	cancelling map[core.ID]bool
 	paused     map[string]bool   // by route
 	quiet      map[core.ID]bool  // the batch's current round began while its route was paused
+	unread     map[core.ID]bool  // nobody has the contents of the batch's current round
 	fences     map[core.ID]int64 // the greatest that a batch has had
 	settled    []core.Settlement
 	late       int
@@ -60,7 +64,7 @@ type memory struct {
 
 func newMemory(violation func(string, ...any)) *memory {
 	return &memory{batches: map[core.ID]*core.Batch{}, deliveries: map[core.ID]*core.Delivery{}, claimed: map[core.ID][]core.ID{},
-		cancelling: map[core.ID]bool{}, paused: map[string]bool{}, quiet: map[core.ID]bool{}, fences: map[core.ID]int64{}, idle: make(chan struct{}), end: make(chan struct{}),
+		cancelling: map[core.ID]bool{}, paused: map[string]bool{}, quiet: map[core.ID]bool{}, unread: map[core.ID]bool{}, fences: map[core.ID]int64{}, idle: make(chan struct{}), end: make(chan struct{}),
 		violation: violation, note: func(string, ...any) {}, mishap: func(string, core.ID) mishap { return mishap{} }}
 }
 
@@ -100,6 +104,9 @@ func (m *memory) call(op string, batch core.ID, tx func(now time.Time)) error {
 	if f.lost {
 		m.note("%s %v: committed, and the reply was lost", op, batch)
 		return errAway
+	}
+	if f.unread {
+		return errUnread
 	}
 	return nil
 }
@@ -173,7 +180,14 @@ func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time
 		r = m.round(b, now)
 		m.note("claim %v with fence %d: %d deliveries, paused %t", b.ID, w.Fence, len(m.claimed[b.ID]), m.paused[b.Route])
 	})
-	if err != nil {
+	switch {
+	case r != nil && errors.Is(err, errUnread):
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.note("claim %v: its contents cannot be read", w.Batch)
+		m.unread[w.Batch], r.Contents = true, nil
+		return r, err
+	case err != nil && !errors.Is(err, errUnread):
 		return nil, err
 	}
 	return r, nil
@@ -182,7 +196,7 @@ func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time
 // round begins one for what is pending in a batch; without anything the batch is closed.
 func (m *memory) round(b *core.Batch, now time.Time) *core.Round {
 	ds := m.pending(b.ID)
-	m.claimed[b.ID], m.quiet[b.ID] = nil, m.paused[b.Route]
+	m.claimed[b.ID], m.quiet[b.ID], m.unread[b.ID] = nil, m.paused[b.Route], false
 	if len(ds) == 0 {
 		b.State = core.BatchDone
 		b.Fence++
@@ -243,6 +257,9 @@ func (m *memory) verdicts(s *core.Settlement) {
 		}
 		if i < len(s.Results) {
 			m.burnt(old, &v.Delivery, &s.Results[i])
+			if m.unread[s.Batch.ID] && !s.Results[i].None {
+				m.violation("delivery %s was settled as %s though its content could not be read", old.ID, s.Results[i].Outcome)
+			}
 		}
 		if v.Held && m.batches[v.Delivery.Batch].DueAt.Before(v.DueAt) {
 			m.violation("delivery %s is held till %s in a batch due at %s", old.ID, v.DueAt, m.batches[v.Delivery.Batch].DueAt)
@@ -425,6 +442,8 @@ func (m *memory) sending(msg *providers.Message) core.Batch {
 		m.violation("delivery %s was sent outside of a round on record: %+v", id, b)
 	case d.State != core.Pending:
 		m.violation("delivery %s was sent though it is %s", id, d.State)
+	case m.unread[b.ID]:
+		m.violation("delivery %s was sent without its content", id)
 	case m.quiet[b.ID]:
 		m.violation("delivery %s was sent in a round that began while its route was paused", id)
 	case now.Before(b.DueAt):

@@ -15,7 +15,8 @@ type Store interface {
 	// Claim makes the wake's batch the caller's for the lease and commits the round (batch, attempt,
 	// worker, start) before it returns. It returns nil when there is nothing to do: a newer fence, a
 	// batch that is done or in other hands, one due later than core.EarlyWake from now, or one whose
-	// deliveries were all cancelled (which it then closes).
+	// deliveries were all cancelled (which it then closes). A round together with an error is the caller's as
+	// well: its contents could not be read. To ask again gives nil, for it is in hand.
 	Claim(ctx context.Context, w core.Wake, worker string, lease time.Duration) (*core.Round, error)
 	// Settle writes all that a round came to in one transaction, conditional on the fence. stale says
 	// that somebody else holds the batch by now: nothing changed, and the results went to the timeline

@@ -167,6 +167,8 @@ func (w *world) storeMishap(op string, batch core.ID) (m mishap) {
 		m.diesAfter = true
 	case n < 10: // stopped in its tracks, beyond its lease
 		m.after = within(r, 30*time.Second)
+	case n < 12:
+		m.unread = op == "claim"
 	}
 	return m
 }

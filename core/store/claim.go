@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -20,9 +21,13 @@ type claim struct {
 
 // Claim makes the wake's batch the caller's for the lease; the round is committed when it returns. It
 // returns nil when there is nothing to do: a newer fence, a batch that is done or in other hands, one
-// due later than core.EarlyWake from now, or one with nothing pending, which it closes.
+// due later than core.EarlyWake from now, or one with nothing pending, which it closes. A round together with
+// an error is the caller's too, but some of its contents could not be read: it is to be settled, and nothing
+// of it sent. While the store is away they are asked for again, for as long as a lease without
+// core.LeaseSlack lasts, and at least for half of that slack.
 func (s *Store) Claim(ctx context.Context, w core.Wake, worker string, lease time.Duration) (*core.Round, error) {
 	c := &claim{wake: w, worker: worker, lease: lease}
+	began := time.Now()
 	if err := s.ride(ctx, &member{claim: c}); err != nil {
 		return nil, s.fail("claim a batch", err)
 	}
@@ -30,10 +35,34 @@ func (s *Store) Claim(ctx context.Context, w core.Wake, worker string, lease tim
 		return nil, nil
 	}
 	crash.At(crash.ClaimCommitted)
-	if err := s.fillContents(ctx, c.round); err != nil {
-		return nil, err
+	// What the slack is for remains: to hold and settle what cannot be read.
+	return c.round, s.readContents(ctx, c.round, max(lease-core.LeaseSlack-time.Since(began), core.LeaseSlack/2))
+}
+
+// How soon contents are asked for again while the store is away.
+const (
+	readFirst = 50 * time.Millisecond
+	readLast  = time.Second
+)
+
+// readContents fills in the contents of a round that is committed. Nobody else may claim it until its lease is
+// over, so a store that is away is asked again, for so long.
+func (s *Store) readContents(ctx context.Context, r *core.Round, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, long)
+	defer cancel()
+	for wait := readFirst; ; wait = min(2*wait, readLast) {
+		err := s.fillContents(ctx, r)
+		if !errors.Is(err, core.ErrUnavailable) || errors.Is(err, errClosed) {
+			return err
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
 	}
-	return c.round, nil
 }
 
 func (s *Store) fillContents(ctx context.Context, r *core.Round) error {

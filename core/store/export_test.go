@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -88,4 +89,19 @@ func EncodeContent(c core.Content) ([]byte, error) { return encodeContent(c) }
 func (s *Store) Setting(ctx context.Context, name string) (value string, err error) {
 	err = s.b.query(ctx, "SELECT current_setting($1)", func(r row) error { return r.Scan(&value) }, name)
 	return value, err
+}
+
+// OnPage has fn called before each page is read.
+func (s *Store) OnPage(fn func()) { s.b = watched{s.b, fn} }
+
+type watched struct {
+	backend
+	onPage func()
+}
+
+func (w watched) query(ctx context.Context, sql string, scan func(row) error, args ...any) error {
+	if strings.Contains(sql, "FROM pages") {
+		w.onPage()
+	}
+	return w.backend.query(ctx, sql, scan, args...)
 }
