@@ -82,7 +82,9 @@ type Round struct {
 	Now, LeaseEnd time.Time
 	Paused        bool       // the route is paused: hold everything
 	Deliveries    []Delivery // pending ones only
-	Contents      map[ContentRef]*Content
+	// Contents are what the deliveries point at. One is missing where its recipient was erased meanwhile, or it
+	// cannot be made sense of.
+	Contents map[ContentRef]*Content
 }
 
 // Settlement is what a round came to, to be written in one transaction.

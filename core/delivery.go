@@ -149,6 +149,7 @@ const (
 	CodeQuiet       = "quiet_hours"
 	CodeSuppressed  = "suppressed"
 	CodeStoreAway   = "store_unavailable" // what is to be sent could not be read
+	CodeNoContent   = "no_content"        // there is nothing to send any more
 )
 
 // Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part
@@ -215,6 +216,12 @@ func (d Delivery) Expire(at time.Time) Verdict {
 	if d.Code == "" {
 		d.Code = CodeExpired
 	}
+	return Verdict{Delivery: d}
+}
+
+// Fail says that d cannot be sent, by a code of our own, without an attempt.
+func (d Delivery) Fail(code string, at time.Time) Verdict {
+	d.State, d.UpdatedAt, d.Code, d.Reason = Failed, at, code, ""
 	return Verdict{Delivery: d}
 }
 

@@ -83,6 +83,7 @@ const (
 	StepHeld       = "held"       // kept for later without an attempt
 	StepExpired    = "expired"    // ran out of time
 	StepSuppressed = "suppressed" // not sent: the address is suppressed
+	StepFailed     = "failed"     // not sent: there is nothing to send; a receipt's is named so too
 	StepCancelled  = "cancelled"  // by request
 	StepLate       = "late"       // an answer that came after its round had been given up
 )

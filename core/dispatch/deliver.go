@@ -87,6 +87,7 @@ func (d *Dispatcher) Deliver(ctx context.Context, w core.Wake) error {
 	r.holdPaused()
 	r.holdQuiet()
 	r.expire()
+	r.dropEmpty()
 	calls := d.send(ctx, r, provider, limits)
 	returned := calls.wait()
 	r.answers, r.callErr = calls.answers, calls.err
@@ -316,6 +317,23 @@ func (r *round) suppress() {
 		}
 		r.add(d.Suppress(now), nil)
 		r.settlement.Results[len(r.settlement.Results)-1].Reason = d.Suppressed
+		return true
+	})
+}
+
+// dropEmpty takes out what there is nothing to send of. If its recipient was erased as the round began it is held
+// for the settlement, which makes it cancelled; what comes back without was not, and its content is lost.
+func (r *round) dropEmpty() {
+	now := r.clock.now()
+	r.sift(func(d *core.Delivery) bool {
+		switch {
+		case r.Contents[d.Content] != nil:
+			return false
+		case d.Code == core.CodeNoContent:
+			r.add(d.Fail(core.CodeNoContent, now), nil)
+		default:
+			r.add(d.Hold(core.CodeNoContent, now.Add(time.Second), now), nil)
+		}
 		return true
 	})
 }

@@ -22,10 +22,11 @@ const timeout = 10 * time.Second
 
 // bench is a Dispatcher's surroundings: one batch, one provider.
 type bench struct {
-	round   *core.Round
-	settled *core.Settlement
-	granted int
-	admit   time.Duration // that the gate takes
+	round    *core.Round
+	settled  *core.Settlement
+	granted  int
+	admit    time.Duration // that the gate takes
+	admitted int           // that the gate was asked for
 	// returned is how much of that was given back.
 	returned int
 	believe  bool
@@ -84,6 +85,7 @@ func (b *bench) Drained(context.Context, []core.RouteLane) ([]core.RouteLane, er
 
 func (b *bench) Admit(_ context.Context, _ string, _ core.Lane, n int) (int, time.Duration, string) {
 	<-time.After(b.admit)
+	b.admitted += n
 	return min(n, b.granted), time.Minute, core.CodeRate
 }
 
@@ -327,6 +329,38 @@ func TestUnread(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNoContent: what there is nothing to send of is never sent as an empty message. The first time it is held,
+// for the settlement cancels what was erased; what comes back so has failed. It burns nothing of the gate.
+func TestNoContent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(3)
+		b.deliver = func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+			for _, m := range batch {
+				if m.Title != "T" {
+					t.Errorf("an empty message was sent: %+v", m)
+				}
+			}
+			return all(providers.Accepted)(ctx, batch, report)
+		}
+		b.round.Deliveries[1].Content = core.ContentRef{Slot: 9}
+		if got := b.run(t); got[core.Sent] != 2 || got[core.Pending] != 1 || b.admitted != 2 {
+			t.Errorf("%v, and leave was asked for %d", got, b.admitted)
+		}
+		held := b.settled.Verdicts[0]
+		if d := held.Delivery; !held.Held || d.Code != core.CodeNoContent || d.Attempts+d.Unknowns > 0 || !b.settled.Results[0].None {
+			t.Errorf("%+v, %+v", held, b.settled.Results[0])
+		}
+		b.round.Deliveries, b.admitted = []core.Delivery{held.Delivery}, 0
+		if got := b.run(t); got[core.Failed] != 1 || b.admitted != 0 {
+			t.Errorf("%v, and leave was asked for %d", got, b.admitted)
+		}
+		if d := b.settled.Verdicts[0].Delivery; d.Code != core.CodeNoContent || d.Attempts+d.Unknowns > 0 || !b.settled.Results[0].None {
+			t.Errorf("%+v", d)
+		}
+	})
 }
 
 // TestClaimLost: that a claim may have been kept and its answer lost is said, once a minute; a wake that is

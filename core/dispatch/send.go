@@ -32,10 +32,7 @@ func (r *round) take(n int, unsubscribe func(core.Unsubscription) string) []prov
 	messages := make([]providers.Message, n)
 	for i := range now {
 		d := &now[i]
-		content := r.Contents[d.Content]
-		if content == nil {
-			content = &core.Content{}
-		}
+		content := r.Contents[d.Content] // dropEmpty left none without
 		messages[i] = d.Message(content, r.Lane)
 		if unsubscribe != nil && d.Channel == emailChannel && d.Recipient != "" && content.Category != "" {
 			messages[i].Unsubscribe = unsubscribe(core.Unsubscription{App: d.App, Recipient: d.Recipient, Category: content.Category, Channel: d.Channel})

@@ -65,20 +65,26 @@ func (s *Store) readContents(ctx context.Context, r *core.Round, long time.Durat
 	}
 }
 
+// fillContents leaves out what is gone or damaged: that costs those who share a batch with it nothing.
 func (s *Store) fillContents(ctx context.Context, r *core.Round) error {
 	r.Contents = make(map[core.ContentRef]*core.Content)
+	var damaged error
 	for i := range r.Deliveries {
 		ref := r.Deliveries[i].Content
 		if _, ok := r.Contents[ref]; ok {
 			continue
 		}
-		c, err := s.content(ctx, ref)
-		if err != nil {
+		switch c, err := s.content(ctx, ref); {
+		case errors.Is(err, errPage):
+			damaged = err
+		case err != nil:
 			return err
-		}
-		if c != nil {
+		case c != nil:
 			r.Contents[ref] = c
 		}
+	}
+	if damaged != nil {
+		s.log.Error("contents cannot be read from the database; their deliveries fail", "batch", r.ID.String(), "error", damaged)
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package store_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -55,10 +57,12 @@ func TestClaimReadsAgain(t *testing.T) {
 // settled; a caller that leaves gets it as well, and at once.
 func TestClaimUnread(t *testing.T) {
 	t.Parallel()
+	const limit = core.LeaseSlack + time.Second
 	for name, tc := range map[string]struct {
 		leaves bool
+		lease  time.Duration
 		want   error
-	}{"away": {false, core.ErrUnavailable}, "the caller leaves": {true, context.Canceled}} {
+	}{"away": {false, limit, core.ErrUnavailable}, "the caller leaves": {true, time.Minute, context.Canceled}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := coretest.StartPostgres(t, "")
@@ -75,14 +79,14 @@ func TestClaimUnread(t *testing.T) {
 			}))
 			var r *core.Round
 			began := time.Now()
-			err := within(t, 10*time.Second, "claim", func() (err error) {
-				r, err = s.Claim(ctx, w, "w", core.LeaseSlack+time.Second)
+			err := within(t, 2*limit, "claim", func() (err error) {
+				r, err = s.Claim(ctx, w, "w", tc.lease)
 				return err
 			})
 			if !errors.Is(err, tc.want) || r == nil || len(r.Deliveries) != 2 {
 				t.Fatalf("%+v, %v; want a round and %v", r, err, tc.want)
 			}
-			if took := time.Since(began); took > core.LeaseSlack || tc.leaves && took > 2*time.Second {
+			if took := time.Since(began); took > limit {
 				t.Errorf("it took %v", took)
 			}
 			link.Heal()
@@ -109,4 +113,101 @@ func TestClaimUnread(t *testing.T) {
 			}
 		})
 	}
+}
+
+// end settles a round, each delivery by a verdict.
+func end(t *testing.T, s *store.Store, r *core.Round, verdict func(core.Delivery) core.Verdict) {
+	t.Helper()
+	st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now.Add(time.Millisecond)}
+	for _, d := range r.Deliveries {
+		v := verdict(d)
+		st.Verdicts = append(st.Verdicts, v)
+		st.Results = append(st.Results, core.Attempt{Delivery: d.ID, None: true, Code: v.Delivery.Code, State: v.Delivery.State})
+	}
+	st.Split(st.At, true)
+	if stale, err := s.Settle(t.Context(), st); err != nil || stale {
+		t.Fatalf("settle: %v, stale: %t", err, stale)
+	}
+}
+
+// stored records something in a store and closes it: who opens it next has no page in memory.
+func stored(t *testing.T, url string, n int, recipient string) (all []*core.Acceptance) {
+	t.Helper()
+	s, err := store.Open(t.Context(), store.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.UpdateRecipient(t.Context(), "shop", recipient, func(*core.Recipient) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	for range n {
+		a := acceptance(s, 2)
+		for i := range a.Deliveries {
+			a.Deliveries[i].Recipient = recipient
+		}
+		if _, err := s.Record(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, a)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestClaimErased: a recipient who is erased between a claim's commit and the reading of its contents has none in
+// that round, and what is held in it is cancelled.
+func TestClaimErased(t *testing.T) {
+	t.Parallel()
+	bothStores(t, func(t *testing.T, url string) {
+		a := stored(t, url, 1, "u1")[0]
+		s := open(t, store.Options{URL: url})
+		s.OnPage(sync.OnceFunc(func() {
+			if err := s.DeleteRecipient(t.Context(), "shop", "u1"); err != nil {
+				t.Error(err)
+			}
+		}))
+		r, err := s.Claim(t.Context(), core.Wake{Batch: a.Deliveries[0].Batch, Fence: 1}, "w", time.Minute)
+		if err != nil || r == nil || len(r.Deliveries) != 2 || len(r.Contents) != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		end(t, s, r, func(d core.Delivery) core.Verdict { return d.Hold(core.CodeNoContent, r.Now, r.Now) })
+		if v, err := s.Notification(t.Context(), "shop", a.Notification.ID); err != nil || v.Counts.Cancelled != 2 {
+			t.Errorf("%+v, %v", v.Counts, err)
+		}
+	})
+}
+
+// TestClaimDamaged: a page that is damaged or gone costs those their contents who have theirs there, and the
+// timeline says that they failed for it.
+func TestClaimDamaged(t *testing.T) {
+	t.Parallel()
+	bothStores(t, func(t *testing.T, url string) {
+		damages := []string{"DELETE FROM pages WHERE id = $1", "UPDATE pages SET body = '{}' WHERE id = $1", "UPDATE pages SET body = '[]' WHERE id = $1",
+			"UPDATE pages SET body = '(nothing that zstd knows' WHERE id = $1"}
+		all := stored(t, url, len(damages), "u1")
+		db := raw(t, url)
+		for i, damage := range damages {
+			page := all[i].Deliveries[0].Content.Page
+			if _, err := db.ExecContext(t.Context(), damage, page[:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, store.Options{URL: url, Logger: slog.New(slog.DiscardHandler)})
+		for i, damage := range damages {
+			r, err := s.Claim(t.Context(), core.Wake{Batch: all[i].Deliveries[0].Batch, Fence: 1}, "w", time.Minute)
+			if err != nil || r == nil || len(r.Contents) != 0 {
+				t.Fatalf("%s: %+v, %v", damage, r, err)
+			}
+			end(t, s, r, func(d core.Delivery) core.Verdict { return d.Fail(core.CodeNoContent, r.Now) })
+			steps, err := s.Timeline(t.Context(), "shop", all[i].Notification.ID)
+			if err != nil || !slices.ContainsFunc(steps, func(x core.Step) bool { return x.What == core.StepFailed && x.Code == core.CodeNoContent }) {
+				t.Errorf("%s: %+v, %v", damage, steps, err)
+			}
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -164,6 +165,9 @@ func (c *pageCache) add(pages []*page) {
 	}
 }
 
+// errPage says that a page is not what was written.
+var errPage = errors.New("a page is damaged")
+
 // content finds what a delivery's reference points at; nil where it was erased.
 func (s *Store) content(ctx context.Context, ref core.ContentRef) (*core.Content, error) {
 	if ref.Page.IsZero() {
@@ -178,7 +182,7 @@ func (s *Store) content(ctx context.Context, ref core.ContentRef) (*core.Content
 		s.pages.add([]*page{p})
 	}
 	if ref.Slot < 0 || ref.Slot >= len(p.contents) {
-		return nil, fmt.Errorf("page %s has no content %d", ref.Page, ref.Slot)
+		return nil, fmt.Errorf("%w: %s has no content %d", errPage, ref.Page, ref.Slot)
 	}
 	return &p.contents[ref.Slot], nil
 }
@@ -191,11 +195,11 @@ func (s *Store) loadPage(ctx context.Context, id core.ID) (*page, error) {
 	}
 	text, err := unpack(body)
 	if err != nil {
-		return nil, fmt.Errorf("unpack page %s: %w", id, err)
+		return nil, fmt.Errorf("%w: unpack %s: %w", errPage, id, err)
 	}
 	p := &page{id: id, size: len(text)}
 	if err := json.Unmarshal(text, &p.contents); err != nil {
-		return nil, fmt.Errorf("decode page %s: %w", id, err)
+		return nil, fmt.Errorf("%w: decode %s: %w", errPage, id, err)
 	}
 	return p, nil
 }

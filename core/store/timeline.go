@@ -193,6 +193,8 @@ func (h *history) add(base core.Step, results []core.Attempt) bool {
 			step.What = core.StepExpired
 		case a.None && a.State == core.Suppressed:
 			step.What = core.StepSuppressed
+		case a.None && a.State == core.Failed:
+			step.What = core.StepFailed
 		case a.None:
 			step.What = core.StepHeld
 		default:
