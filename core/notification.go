@@ -187,6 +187,6 @@ type Recorded struct {
 	Replayed bool
 	Answer   []byte
 	// Wakes are those that the caller has to pass to the queue: of a batch shared by several
-	// acceptances exactly one of them gets the wake.
+	// acceptances exactly one of them gets the wake, one whose caller still waits for the answer.
 	Wakes []Wake
 }

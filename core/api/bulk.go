@@ -70,7 +70,8 @@ func (b *bulk) VisitSendBulkResponse(w http.ResponseWriter) error {
 		_ = control.SetWriteDeadline(time.Now().Add(streamIdle))
 		if err := out.Encode(<-line); err != nil {
 			cancel() // the client is gone; what was accepted is kept
-			for range answers {
+			for line := range answers {
+				<-line // what is being recorded is recorded, and woken, before the process may stop
 			}
 			return nil
 		}

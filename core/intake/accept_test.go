@@ -356,3 +356,50 @@ func TestGivenUp(t *testing.T) {
 		t.Errorf("%v, %d recorded", err, len(b.recorded))
 	}
 }
+
+// TestHangUp: a caller who hangs up while its request is recorded does not end that, and what is recorded is woken;
+// its deadline does, and there always is one. One who hangs up before is not recorded.
+func TestHangUp(t *testing.T) {
+	t.Parallel()
+	deadline := time.Now().Add(time.Hour)
+	for name, tc := range map[string]struct {
+		deadline, before bool // there is one; the caller hangs up before
+	}{
+		"while it is recorded":              {},
+		"while it is recorded, by a time":   {deadline: true},
+		"before":                            {before: true},
+		"before, though its time is not up": {before: true, deadline: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			ctx, hangUp := context.WithCancel(t.Context())
+			defer hangUp()
+			if tc.deadline {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithDeadline(ctx, deadline)
+				defer cancel()
+			}
+			if tc.before {
+				hangUp()
+			}
+			b.recording = func(ctx context.Context) {
+				hangUp()
+				end, ok := ctx.Deadline()
+				if !ok || tc.deadline && !end.Equal(deadline) || !tc.deadline && time.Until(end) > time.Minute {
+					t.Errorf("it is recorded until %v, %t", end, ok)
+				}
+			}
+			got, err := b.Accept(ctx, "a", &intake.Request{To: []intake.Target{at("email", "ann@example.com")}, Content: words()}, intake.Key{})
+			if tc.before {
+				if !errors.Is(err, context.Canceled) || len(b.recorded) > 0 {
+					t.Errorf("%+v, %v, %d recorded, of one who had hung up", got, err, len(b.recorded))
+				}
+				return
+			}
+			if err != nil || len(b.recorded) != 1 || len(b.woken) != 1 {
+				t.Errorf("%v, %d recorded, %d woken, of one who hung up meanwhile", err, len(b.recorded), len(b.woken))
+			}
+		})
+	}
+}

@@ -58,7 +58,8 @@ type bench struct {
 	sources    map[string][]templates.Source // by app/name, versions from 1 on
 	down       error                         // of the store
 	wakeErr    error
-	categories func() core.Categories // as they are now
+	recording  func(ctx context.Context) // while something is being recorded; nil: nothing happens then
+	categories func() core.Categories    // as they are now
 }
 
 func newBench(t *testing.T) *bench {
@@ -127,6 +128,12 @@ func (b *bench) Record(ctx context.Context, a *core.Acceptance) (core.Recorded, 
 			return core.Recorded{Replayed: err == nil, Answer: answer}, err
 		}
 		b.keys[a.Notification.App+"/"+a.Key] = a
+	}
+	if b.recording != nil {
+		b.recording(ctx)
+		if err := ctx.Err(); err != nil {
+			return core.Recorded{}, err
+		}
 	}
 	b.recorded = append(b.recorded, a)
 	return core.Recorded{Wakes: []core.Wake{{Batch: core.NewID(b.now), Fence: 1}}}, nil

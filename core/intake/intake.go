@@ -76,8 +76,21 @@ func (in *Intake) steady() *Intake {
 // relay wakes whatever this does not.
 const wakeTimeout = 500 * time.Millisecond
 
+// recordTimeout bounds recording where the caller's context has no deadline.
+const recordTimeout = 30 * time.Second
+
+// lasting is ctx for what does not end by the caller's hanging up, with the same deadline, or recordTimeout.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		end = time.Now().Add(recordTimeout)
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), end)
+}
+
 // Accept takes a request whole or not at all: it checks it, resolves whom it reaches, renders what they
-// get, records all of that durably, and wakes the workers. The error is *Invalid for what the caller
+// get, records all of that durably, and wakes the workers. Once it records, it no longer ends by ctx being
+// cancelled, but by its deadline alone, at most 30 s later where there is none. The error is *Invalid for what the caller
 // can mend, core.ErrKeyReused for a key used with another body, or the store's.
 func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key) (*Accepted, error) {
 	p, err := in.plan(ctx, app, req, in.store.Now())
@@ -89,7 +102,13 @@ func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key)
 		return nil, err
 	}
 	crash.At(crash.AcceptPlanned)
-	recorded, err := in.store.Record(ctx, acceptance)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("record notification: %w", err)
+	}
+	// A caller who hangs up now is no reason to leave its batch, which may be others' as well, without its wake.
+	record, cancel := lasting(ctx)
+	defer cancel()
+	recorded, err := in.store.Record(record, acceptance)
 	if err != nil {
 		return nil, fmt.Errorf("record notification: %w", err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -20,7 +21,12 @@ type member struct {
 	ctx  context.Context
 	err  error
 	done chan struct{}
+	// decided says that it is settled whether the caller hears of the commit: it left before, or it waits for done.
+	decided atomic.Bool
 }
+
+// decide settles whether the caller hears of the commit, and reports whether nobody had before.
+func (m *member) decide() bool { return m.decided.CompareAndSwap(false, true) }
 
 func (m *member) weight() int {
 	switch {
@@ -55,6 +61,10 @@ func (s *Store) ride(ctx context.Context, m *member) error {
 	case <-m.done:
 		return m.err
 	case <-m.ctx.Done():
+		if !m.decide() {
+			<-m.done // it is committed, and its wakes are for this caller alone to pass on
+			return m.err
+		}
 		if ctx.Err() == nil {
 			return errLate
 		}
@@ -91,6 +101,9 @@ func (s *Store) commit(group []*member) {
 	// A group outlives any one member's context.
 	ctx := context.Background()
 	err := s.b.update(ctx, func(t tx) error { return s.apply(ctx, t, live) })
+	if err == nil {
+		handOver(live)
+	}
 	for _, m := range live {
 		switch {
 		case err == nil:
@@ -106,6 +119,26 @@ func (s *Store) commit(group []*member) {
 			s.pages.add(m.record.pages)
 		}
 		close(m.done)
+	}
+}
+
+// handOver passes the wakes of acceptances whose callers left during the commit to another of the group: the batches
+// may be of others who did not leave. One that was not recorded passes none on. Where everybody left, the relay
+// finds the batches, seconds later; the same where members are tried alone, for those share no batch.
+func handOver(group []*member) {
+	var left []core.Wake
+	var heir *recording
+	for _, m := range group {
+		switch r := m.record; {
+		case r == nil:
+		case !m.decide():
+			left = append(left, r.out.Wakes...)
+		case heir == nil && r.err == nil && !r.out.Replayed:
+			heir = r
+		}
+	}
+	if heir != nil {
+		heir.out.Wakes = append(heir.out.Wakes, left...)
 	}
 }
 

@@ -57,6 +57,13 @@ func (l Line) Gather() (n int, waited time.Duration, done func()) {
 // Close closes the line and says how many waited.
 func (l Line) Close() int { return len(l.l.close()) }
 
+// Waiting is how many wait for a group.
+func (s *Store) Waiting() int {
+	s.line.mu.Lock()
+	defer s.line.mu.Unlock()
+	return len(s.line.waiting)
+}
+
 // AskClock asks PostgreSQL for its time, as is done every few seconds.
 func (s *Store) AskClock(ctx context.Context) error { return s.b.(*postgresDB).setClock(ctx) }
 
