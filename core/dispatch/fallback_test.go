@@ -31,8 +31,10 @@ type stage struct {
 	wakes  sync.WaitGroup
 	script map[string]providers.Outcome // by route; Accepted where nothing is said
 
-	mu  sync.Mutex
-	log []string
+	mu     sync.Mutex
+	log    []string
+	forget int            // how many settlements are kept without an answer
+	told   map[string]int // what the dispatcher said of settlements, by route
 }
 
 // play runs a test on a stage. The virtual clock begins at midnight UTC on 2000-01-01.
@@ -41,7 +43,7 @@ func play(t *testing.T, act func(*stage)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		g := &stage{t: t, ctx: ctx, began: time.Now(), script: map[string]providers.Outcome{}}
+		g := &stage{t: t, ctx: ctx, began: time.Now(), script: map[string]providers.Outcome{}, told: map[string]int{}}
 		s, err := store.Open(ctx, store.Options{URL: "sqlite:" + filepath.Join(dir, "a.db"), Room: func(core.Wake) int { return 10 }})
 		if err != nil {
 			t.Fatal(err)
@@ -49,7 +51,7 @@ func play(t *testing.T, act func(*stage)) {
 		g.s = s
 		var relay *dispatch.Relay
 		quiet := slog.New(slog.DiscardHandler)
-		g.d = dispatch.New(dispatch.Options{Store: s, Queue: g, Gate: g, Routes: g, Logger: quiet, Worker: "w", Nudge: func() { relay.Nudge() }})
+		g.d = dispatch.New(dispatch.Options{Store: forgetful{s, g}, Queue: g, Gate: g, Routes: g, Observer: g, Logger: quiet, Worker: "w", Nudge: func() { relay.Nudge() }})
 		relay = dispatch.NewRelay(dispatch.RelayOptions{Overdue: s, Dispatcher: g.d, Routes: []string{"in_app", "push", "email"}, Logger: quiet})
 		g.wakes.Go(func() { relay.Run(ctx) })
 		act(g)

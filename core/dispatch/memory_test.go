@@ -211,6 +211,12 @@ func (m *memory) round(b *core.Batch, now time.Time) *core.Round {
 func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err error) {
 	err = m.call("settle", s.Batch.ID, func(time.Time) {
 		b := m.batches[s.Batch.ID]
+		if slices.ContainsFunc(m.settled, func(x core.Settlement) bool {
+			return x.Batch.ID == s.Batch.ID && x.Batch.Fence == s.Batch.Fence && x.At.Equal(s.At)
+		}) {
+			m.note("settle %v with fence %d: it was kept before", b.ID, s.Batch.Fence)
+			return
+		}
 		if stale = b.Fence != s.Batch.Fence || b.State != core.BatchSending; stale {
 			m.note("settle %v with fence %d: stale, it is at %d", b.ID, s.Batch.Fence, b.Fence)
 			m.late += len(s.Results)

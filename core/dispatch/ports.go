@@ -20,7 +20,7 @@ type Store interface {
 	Claim(ctx context.Context, w core.Wake, worker string, lease time.Duration) (*core.Round, error)
 	// Settle writes all that a round came to in one transaction, conditional on the fence. stale says
 	// that somebody else holds the batch by now: nothing changed, and the results went to the timeline
-	// marked late.
+	// marked late. It is false for a settlement that was kept before though its answer was lost.
 	Settle(ctx context.Context, s *core.Settlement) (stale bool, err error)
 }
 

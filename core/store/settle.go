@@ -23,7 +23,8 @@ type settling struct {
 }
 
 // Settle writes all that a round came to in one transaction, conditional on the fence. stale says that
-// somebody else holds the batch by now: nothing changed but that the results were kept, marked late.
+// somebody else holds the batch by now: nothing changed but that the results were kept, marked late. It is false for a
+// settlement that was kept before though its answer was lost, whoever holds the batch: nothing changed, it is known.
 // A delivery that is held although its cancellation was asked for meanwhile becomes cancelled.
 func (s *Store) Settle(ctx context.Context, st *core.Settlement) (stale bool, err error) {
 	m := &settling{s: st}
@@ -65,7 +66,7 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 			current = append(current, m.s)
 			continue
 		}
-		if err := keepLate(ctx, t, m.s); err != nil {
+		if m.stale, err = keepLate(ctx, t, m.s); err != nil {
 			return err
 		}
 	}
@@ -289,20 +290,21 @@ func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
 	return nil
 }
 
-func keepLate(ctx context.Context, t tx, s *core.Settlement) error {
+// keepLate keeps the results of a settlement that has lost its batch, and reports whether they are late. A settlement
+// that was kept although its answer was lost comes twice. The second is not late, it is known.
+func keepLate(ctx context.Context, t tx, s *core.Settlement) (late bool, err error) {
 	results, err := encodeResults(s.Results)
 	if err != nil || results == nil {
-		return err
+		return true, err
 	}
 	id := core.NewID(s.At)
-	// A settlement that was kept although its answer was lost comes twice. The second is not late, it is known.
-	_, err = t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
+	n, err := t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE batch_id = $2 AND fence = $3 AND finished_at = $5 AND results = $6)`,
 		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results)
 	if err != nil {
-		return fmt.Errorf("keep late results: %w", err)
+		return false, fmt.Errorf("keep late results: %w", err)
 	}
-	return nil
+	return n > 0, nil
 }
 
 type goneAt struct {
