@@ -240,15 +240,12 @@ func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err 
 }
 
 // SettleAll settles one after the other: a seed has to repeat itself.
-func (m *memory) SettleAll(ctx context.Context, all []*core.Settlement) ([]bool, error) {
-	stale := make([]bool, len(all))
+func (m *memory) SettleAll(ctx context.Context, all []*core.Settlement) (stale []bool, errs []error) {
+	stale, errs = make([]bool, len(all)), make([]error, len(all))
 	for i, s := range all {
-		var err error
-		if stale[i], err = m.Settle(ctx, s); err != nil {
-			return stale, err
-		}
+		stale[i], errs[i] = m.Settle(ctx, s)
 	}
-	return stale, nil
+	return stale, errs
 }
 
 // verdicts writes them: one for each delivery of the round, and none for one that is terminal.

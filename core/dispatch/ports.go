@@ -41,9 +41,9 @@ type Overdue interface {
 	// Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
 	// returns them as rounds to be settled with unknown outcomes.
 	Lapsed(ctx context.Context, worker string, limit int, lease time.Duration) ([]*core.Round, error)
-	// SettleAll is Settle for the rounds of one call of Lapsed; it says of each whether it was stale. An
-	// error may leave some settled.
-	SettleAll(ctx context.Context, all []*core.Settlement) (stale []bool, err error)
+	// SettleAll is Settle for the rounds of one call of Lapsed; it says of each whether it was stale, and its
+	// error, nil where there is none.
+	SettleAll(ctx context.Context, all []*core.Settlement) (stale []bool, errs []error)
 	// Stray closes batches that are overdue on routes not in the configuration any more by moving
 	// their alarm clock on, and returns how many there are, for the log.
 	Stray(ctx context.Context, routes []string, until time.Duration) (int, error)

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -249,18 +250,16 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 	if len(rounds) > 0 {
 		crash.At(crash.RelayLapsed)
 	}
-	if err := r.giveUp(ctx, rounds); err != nil {
-		return false, err
+	settled, err := r.giveUp(ctx, rounds)
+	if settled > 0 {
+		r.d.observer.Repaired("lapsed", settled)
 	}
-	if len(rounds) > 0 {
-		r.d.observer.Repaired("lapsed", len(rounds))
-	}
-	return len(rounds) == lapsedPage, nil
+	return err == nil && len(rounds) == lapsedPage, err
 }
 
 // giveUp settles rounds whose workers were lost, all in one call: one after the other they might outlast
-// their lease.
-func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) error {
+// their lease. It says how many that are, also where there is an error: one that fails is not the others' concern.
+func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) (settled int, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLease)
 	defer cancel()
 	rounds := make([]*round, len(lapsed))
@@ -274,16 +273,42 @@ func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) error {
 		rounds[i].judge(true)
 		wakes[i], settlements[i] = r.d.split(rounds[i]), &rounds[i].settlement
 	}
-	stale, err := r.store.SettleAll(ctx, settlements)
-	if err != nil {
-		return fmt.Errorf("settle lapsed rounds: %w", err)
-	}
+	stale, errs := r.store.SettleAll(ctx, settlements)
+	var unsettled, unwoken failures
 	for i := range rounds {
-		if err := r.d.settled(ctx, rounds[i], stale[i], wakes[i]); err != nil {
-			return err
+		if errs[i] != nil {
+			unsettled.add(errs[i])
+			continue
 		}
+		settled++
+		unwoken.add(r.d.settled(ctx, rounds[i], stale[i], wakes[i]))
 	}
-	return nil
+	return settled, errors.Join(unsettled.err("settle lapsed rounds"), unwoken.err("wake what lapsed rounds hold"))
+}
+
+// failures are what went wrong with many things of which each is tried. They mostly fail alike, so that the first
+// speaks for all.
+type failures struct {
+	n     int
+	first error
+}
+
+// add counts an error; nil is none.
+func (f *failures) add(err error) {
+	if err == nil {
+		return
+	}
+	if f.n++; f.n == 1 {
+		f.first = err
+	}
+}
+
+// err says how often what was attempted failed, and how first; nil if it did not.
+func (f *failures) err(attempted string) error {
+	if f.n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s, %d failed: %w", attempted, f.n, f.first)
 }
 
 // refill fills the window of a route and lane with what is due, in turns between apps. An app that has

@@ -215,6 +215,93 @@ func TestRelayUnclaimed(t *testing.T) {
 	})
 }
 
+// lapsing is a store of which one route's settlements fail, and a queue that fails for another's wakes. It notes what
+// the relay does about lapsed rounds.
+type lapsing struct {
+	*window
+	away, full string // these routes
+	tried      []string
+	told       []string
+	repaired   int
+	nudged     int
+}
+
+func (l *lapsing) Room(core.Wake) int { return 10 }
+
+func (l *lapsing) Wake(_ context.Context, wakes ...core.Wake) error {
+	for _, w := range wakes {
+		l.tried = append(l.tried, w.Route)
+		if w.Route == l.full {
+			return errDown
+		}
+	}
+	return nil
+}
+
+func (l *lapsing) SettleAll(ctx context.Context, all []*core.Settlement) ([]bool, []error) {
+	l.mishap = func(op string, batch core.ID) mishap {
+		return mishap{refused: op == "settle" && l.batches[batch].Route == l.away}
+	}
+	stale, errs := l.memory.SettleAll(ctx, all)
+	for i := range all {
+		if errs[i] == nil {
+			all[i].Advanced = 1
+		}
+	}
+	return stale, errs
+}
+
+func (l *lapsing) Settled(route string, _ core.Lane, _ *core.Settlement, _ time.Duration) {
+	l.told = append(l.told, route)
+}
+func (l *lapsing) Stale(string)                           {}
+func (l *lapsing) Repaired(_ string, n int)               { l.repaired += n }
+func (l *lapsing) Received(string, providers.Event, bool) {}
+
+// TestRelayGivesUpAll tells that of the lapsed rounds one that cannot be settled, and one whose wake fails, concern
+// themselves alone: the others are told of, and what they hold is woken.
+func TestRelayGivesUpAll(t *testing.T) {
+	t.Parallel()
+	all := []string{"r0", "r1", "r2", "r3"}
+	for name, tc := range map[string]struct {
+		away, full  string
+		tried, told []string
+	}{
+		"all is well":                 {tried: all, told: all},
+		"the first wake fails":        {full: "r0", tried: all, told: all},
+		"the first cannot be settled": {away: "r0", tried: all[1:], told: all[1:]},
+		"both":                        {away: "r0", full: "r1", tried: all[1:], told: all[1:]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+				l := &lapsing{window: &window{memory: m, room: map[string]int{}, behind: map[string]bool{}, woken: map[string]int{}}, away: tc.away, full: tc.full}
+				now := time.Now()
+				for i, route := range all {
+					b := core.Batch{ID: core.NewID(now), Route: route, Lane: "normal", State: core.BatchSending, Fence: 1, DueAt: now, RunAt: now.Add(time.Duration(i-10) * time.Millisecond)}
+					l.put([]core.Delivery{{ID: core.NewID(now), Batch: b.ID, Route: route, State: core.Pending, MaxUnknown: 9, ExpiresAt: now.Add(time.Hour)}}, b)
+				}
+				d := dispatch.New(dispatch.Options{Store: l, Queue: l, Routes: elsewhere{core.DefaultPolicy}, Observer: l, Logger: slog.New(slog.DiscardHandler), Nudge: func() { l.nudged++ }})
+				relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: l, Dispatcher: d, Routes: all, Logger: slog.New(slog.DiscardHandler)})
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() { relay.Run(ctx); close(ended) }()
+				synctest.Wait() // for one look
+				cancel()
+				<-ended
+				if diff := cmp.Diff([][]string{tc.tried, tc.told}, [][]string{l.tried, l.told}); diff != "" {
+					t.Error("tried to wake, and told: " + diff)
+				}
+				if n := len(tc.told); l.repaired != n || l.nudged != n {
+					t.Errorf("%d are repaired, %d fallbacks go on, want %d", l.repaired, l.nudged, n)
+				}
+				close(m.end)
+			})
+		})
+	}
+}
+
 // elsewhere are the routes of a process that delivers nothing itself.
 type elsewhere struct{ policy core.Policy }
 

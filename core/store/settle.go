@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -35,15 +34,15 @@ func (s *Store) Settle(ctx context.Context, st *core.Settlement) (stale bool, er
 }
 
 // SettleAll settles many rounds side by side, so that they share a commit, and says of each whether it was
-// stale. An error may leave some settled: what is left lapses again.
-func (s *Store) SettleAll(ctx context.Context, all []*core.Settlement) ([]bool, error) {
-	stale, errs := make([]bool, len(all)), make([]error, len(all))
+// stale, and what went wrong, nil where nothing did: what was not settled lapses again.
+func (s *Store) SettleAll(ctx context.Context, all []*core.Settlement) (stale []bool, errs []error) {
+	stale, errs = make([]bool, len(all)), make([]error, len(all))
 	var wg sync.WaitGroup
 	for i := range all {
 		wg.Go(func() { stale[i], errs[i] = s.Settle(ctx, all[i]) })
 	}
 	wg.Wait()
-	return stale, errors.Join(errs...)
+	return stale, errs
 }
 
 func settleAll(ctx context.Context, t tx, all []*settling) error {
