@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -198,23 +197,21 @@ func (s *Store) Campaigns(ctx context.Context, f core.CampaignFilter) (out []cor
 // one that was paused and is not any more has what its pause held made due. An id that names no campaign
 // of the app is core.ErrNotFound.
 func (s *Store) UpdateCampaign(ctx context.Context, app string, id core.ID, change func(*core.Campaign) error) (*core.Campaign, error) {
-	var c *core.Campaign
-	var refused error
-	err := s.write(ctx, "change a campaign", func(t tx) (err error) {
-		refused = nil
-		if c, err = lockCampaign(ctx, t, id); err != nil {
-			return err
+	c, err := writeFor(ctx, s, "change a campaign", func(t tx) (*core.Campaign, error) {
+		c, err := lockCampaign(ctx, t, id)
+		if err != nil {
+			return nil, err
 		}
 		if c == nil || c.App != app {
-			return core.ErrNotFound
+			return nil, core.ErrNotFound
 		}
 		was := c.State
-		if refused = change(c); refused != nil {
-			return refused
+		if err := change(c); err != nil {
+			return nil, refusal{err}
 		}
 		c.Fence++ // whoever expands it finds out at its next step
 		if err := writeCampaign(ctx, t, c); err != nil {
-			return err
+			return nil, err
 		}
 		switch now := micros(s.Now()); {
 		case c.State == core.CampaignCancelled && was != core.CampaignCancelled:
@@ -224,12 +221,9 @@ func (s *Store) UpdateCampaign(ctx context.Context, app string, id core.ID, chan
 				AND b.state < 4 AND b.state < 3 AND b.due_at > $2
 				AND EXISTS (SELECT 1 FROM deliveries d WHERE d.batch_id = b.id AND d.state = 1 AND d.code = $3) ORDER BY b.id`+t.forUpdate()+`)`, c.ID[:], now, core.CodePaused)
 		}
-		return err
+		return c, err
 	})
-	if refused != nil && errors.Is(err, refused) {
-		return nil, refused
-	}
-	return c, err
+	return c, refused(err)
 }
 
 const campaignPending = "d.batch_id IN (SELECT b2.id FROM batches b2 WHERE b2.campaign = $1 AND b2.campaign IS NOT NULL AND b2.state < 4)"
@@ -237,22 +231,21 @@ const campaignPending = "d.batch_id IN (SELECT b2.id FROM batches b2 WHERE b2.ca
 // Occur keeps an occurrence of a campaign with a cron, and how that goes on, conditional on its fence.
 // occurrence may be nil. stale says that somebody else works on it by now.
 func (s *Store) Occur(ctx context.Context, c, occurrence *core.Campaign) (stale bool, err error) {
-	err = s.write(ctx, "keep a campaign's occurrence", func(t tx) error {
+	return writeFor(ctx, s, "keep a campaign's occurrence", func(t tx) (stale bool, err error) {
 		now, err := lockCampaign(ctx, t, c.ID)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if stale = now == nil || now.Fence != c.Fence || now.State != core.CampaignScheduled; stale {
-			return nil
+		if now == nil || now.Fence != c.Fence || now.State != core.CampaignScheduled {
+			return true, nil
 		}
 		if occurrence != nil {
 			if err := insertCampaign(ctx, t, occurrence); err != nil {
-				return err
+				return false, err
 			}
 		}
-		return writeCampaign(ctx, t, c)
+		return false, writeCampaign(ctx, t, c)
 	})
-	return stale, err
 }
 
 // DueCampaigns takes up to limit campaigns whose run_at is behind them, puts that off by until under a new
@@ -264,9 +257,8 @@ func (s *Store) DueCampaigns(ctx context.Context, limit int, until time.Duration
 	if err != nil || !due {
 		return nil, err
 	}
-	var wakes []core.CampaignWake
-	err = s.write(ctx, "take due campaigns", func(t tx) error {
-		wakes = nil
+	return writeFor(ctx, s, "take due campaigns", func(t tx) ([]core.CampaignWake, error) {
+		var wakes []core.CampaignWake
 		var sets [][]any
 		now := s.Now()
 		err := t.query(ctx, "SELECT id, fence FROM campaigns WHERE run_at > 0 AND run_at <= $1 ORDER BY run_at LIMIT $2"+t.skipLocked(), func(r row) error {
@@ -278,50 +270,38 @@ func (s *Store) DueCampaigns(ctx context.Context, limit int, until time.Duration
 			return err
 		}, micros(now), int64(limit))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		err = t.write(ctx, "UPDATE campaigns SET fence = $2, run_at = $3 WHERE id = $1", sets)
-		return err
+		return wakes, t.write(ctx, "UPDATE campaigns SET fence = $2, run_at = $3 WHERE id = $1", sets)
 	})
-	return wakes, err
 }
 
 // TakeCampaign makes a campaign the caller's for the lease, under a new fence. It returns nil where there is
 // nothing to do: a newer fence, or no time set.
 func (s *Store) TakeCampaign(ctx context.Context, w core.CampaignWake, lease time.Duration) (*core.Campaign, error) {
-	var c *core.Campaign
-	err := s.write(ctx, "take a campaign", func(t tx) (err error) {
-		if c, err = lockCampaign(ctx, t, w.Campaign); err != nil || c == nil {
-			return err
-		}
-		if c.Fence != w.Fence || c.RunAt.IsZero() {
-			c = nil
-			return nil
+	return writeFor(ctx, s, "take a campaign", func(t tx) (*core.Campaign, error) {
+		c, err := lockCampaign(ctx, t, w.Campaign)
+		if err != nil || c == nil || c.Fence != w.Fence || c.RunAt.IsZero() {
+			return nil, err
 		}
 		c.Fence++
 		c.RunAt = s.Now().Add(lease)
 		_, err = t.exec(ctx, "UPDATE campaigns SET fence = $2, run_at = $3 WHERE id = $1", c.ID[:], c.Fence, micros(c.RunAt))
-		return err
+		return c, err
 	})
-	return c, err
 }
 
 // KeepCampaign lets change alter a campaign that the caller took, conditional on its fence. It returns the
 // campaign as it is then, nil if somebody else has it by now.
 func (s *Store) KeepCampaign(ctx context.Context, id core.ID, fence int64, change func(*core.Campaign)) (*core.Campaign, error) {
-	var c *core.Campaign
-	err := s.write(ctx, "keep how far a campaign is", func(t tx) (err error) {
-		if c, err = lockCampaign(ctx, t, id); err != nil || c == nil {
-			return err
-		}
-		if c.Fence != fence {
-			c = nil
-			return nil
+	return writeFor(ctx, s, "keep how far a campaign is", func(t tx) (*core.Campaign, error) {
+		c, err := lockCampaign(ctx, t, id)
+		if err != nil || c == nil || c.Fence != fence {
+			return nil, err
 		}
 		change(c)
-		return writeCampaign(ctx, t, c)
+		return c, writeCampaign(ctx, t, c)
 	})
-	return c, err
 }
 
 // VoidCampaigns makes due whatever campaigns run: nobody works on any. It is for a process that has the store

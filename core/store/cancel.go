@@ -13,26 +13,22 @@ import (
 // on the wire finishes, and if they are held after it they become cancelled; they count too. The error
 // is core.ErrNotFound if the app has no such notification.
 func (s *Store) Cancel(ctx context.Context, app string, notification core.ID) (int, error) {
-	var n int
-	err := s.write(ctx, "cancel a notification", func(t tx) error {
-		n = 0
+	return writeFor(ctx, s, "cancel a notification", func(t tx) (int, error) {
 		now := micros(s.Now())
 		found, err := t.exec(ctx, "UPDATE notifications SET cancelled_at = CASE WHEN cancelled_at = 0 THEN $3 ELSE cancelled_at END WHERE id = $1 AND app = $2",
 			notification[:], app, now)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if found == 0 {
-			return core.ErrNotFound
+			return 0, core.ErrNotFound
 		}
 		// Its topics are resolved no further.
 		if _, err := t.exec(ctx, "UPDATE campaigns SET state = 6, run_at = 0, fence = fence + 1 WHERE target = $1 AND target IS NOT NULL AND state < 5", notification[:]); err != nil {
-			return err
+			return 0, err
 		}
-		n, err = cancelWhere(ctx, t, now, "d.notification_id = $1", notification[:])
-		return err
+		return cancelWhere(ctx, t, now, "d.notification_id = $1", notification[:])
 	})
-	return n, err
 }
 
 // cancelWhere cancels the pending deliveries that a condition on d selects, and returns how many those are.

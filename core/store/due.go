@@ -34,13 +34,11 @@ func (s *Store) Overdue(ctx context.Context) (due, unclaimed bool, err error) {
 // than that ago, and returns how many: the queue is known to have none of these wakes. What somebody is just
 // about to claim is left alone.
 func (s *Store) Unclaimed(ctx context.Context, on core.RouteLane, longer time.Duration) (int, error) {
-	var n int64
-	err := s.write(ctx, "make batches due whose wakes were lost", func(t tx) (err error) {
+	n, err := writeFor(ctx, s, "make batches due whose wakes were lost", func(t tx) (int64, error) {
 		now := s.Now()
-		n, err = t.exec(ctx, `UPDATE batches SET run_at = $1 WHERE id IN (SELECT id FROM batches
+		return t.exec(ctx, `UPDATE batches SET run_at = $1 WHERE id IN (SELECT id FROM batches
 			WHERE state = 2 AND state < 4 AND run_at > $1 AND run_at <= $2 AND route = $3 AND lane = $4 ORDER BY run_at LIMIT $5`+t.skipLocked()+`)`,
 			micros(now), micros(now.Add(core.DispatchTimeout-longer)), on.Route, laneNumbers[on.Lane], int64(lostPage))
-		return err
 	})
 	return int(n), err
 }
@@ -238,12 +236,10 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 // Requeue makes every batch whose wake was handed to the queue due by its due time, or now if that is
 // over, rather than at the end of its dispatch timeout: the queue lost its wakes. It returns how many.
 func (s *Store) Requeue(ctx context.Context) (int, error) {
-	var n int64
-	err := s.write(ctx, "make queued batches due", func(t tx) (err error) {
+	n, err := writeFor(ctx, s, "make queued batches due", func(t tx) (int64, error) {
 		now := micros(s.Now())
-		n, err = t.exec(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $1 THEN due_at ELSE $1 END
+		return t.exec(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $1 THEN due_at ELSE $1 END
 			WHERE state = 2 AND state < 4 AND run_at > $1`, now)
-		return err
 	})
 	return int(n), err
 }
@@ -285,10 +281,8 @@ func (s *Store) Stray(ctx context.Context, routes []string, until time.Duration)
 		}
 		known = " AND route NOT IN (" + strings.Join(marks, ", ") + ")"
 	}
-	var n int64
-	err := s.write(ctx, "look for strays", func(t tx) (err error) {
-		n, err = t.exec(ctx, "UPDATE batches SET run_at = $2 WHERE state IN (1, 2) AND state < 4 AND run_at <= $1"+known, args...)
-		return err
+	n, err := writeFor(ctx, s, "look for strays", func(t tx) (int64, error) {
+		return t.exec(ctx, "UPDATE batches SET run_at = $2 WHERE state IN (1, 2) AND state < 4 AND run_at <= $1"+known, args...)
 	})
 	return int(n), err
 }

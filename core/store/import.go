@@ -17,7 +17,7 @@ func (s *Store) ImportRecipients(ctx context.Context, app string, all []core.Imp
 	for i := range all {
 		last[all[i].ID] = i
 	}
-	err = s.write(ctx, "import recipients", func(t tx) error {
+	return writeFor(ctx, s, "import recipients", func(t tx) (created int, err error) {
 		im := &importing{app: app, now: micros(s.Now())}
 		for i := range all {
 			if last[all[i].ID] == i {
@@ -25,16 +25,15 @@ func (s *Store) ImportRecipients(ctx context.Context, app string, all []core.Imp
 			}
 		}
 		if created, err = im.write(ctx, t); err != nil {
-			return err
+			return 0, err
 		}
 		for _, x := range im.chose {
 			if err := s.ruleOut(ctx, t, x, rules); err != nil {
-				return err
+				return 0, err
 			}
 		}
-		return nil
+		return created, nil
 	})
-	return created, err
 }
 
 type importing struct {

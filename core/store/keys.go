@@ -49,23 +49,22 @@ func scanTemplate(r row) (v core.TemplateVersion, err error) {
 // PutTemplate keeps a template's source as its next version and returns the version. A source equal to
 // the latest one's gives that one's back.
 func (s *Store) PutTemplate(ctx context.Context, app, name string, source json.RawMessage) (version int, err error) {
-	put := func() error {
-		return s.write(ctx, "keep a template", func(t tx) error {
-			version = 0
+	put := func() (int, error) {
+		return writeFor(ctx, s, "keep a template", func(t tx) (version int, err error) {
 			var last []byte
-			err := t.query(ctx, "SELECT version, source FROM templates WHERE app = $1 AND name = $2 ORDER BY version DESC LIMIT 1",
+			err = t.query(ctx, "SELECT version, source FROM templates WHERE app = $1 AND name = $2 ORDER BY version DESC LIMIT 1",
 				func(r row) error { return r.Scan(&version, &last) }, app, name)
 			if err != nil || version > 0 && bytes.Equal(last, source) {
-				return err
+				return version, err
 			}
 			version++
 			_, err = t.exec(ctx, "INSERT INTO templates (app, name, version, source, created_at) VALUES ($1, $2, $3, $4, $5)",
 				app, name, int64(version), []byte(source), micros(s.Now()))
-			return err
+			return version, err
 		})
 	}
 	for range 3 { // two writers of one name may ask for the same version: the second asks again
-		if err = put(); err == nil {
+		if version, err = put(); err == nil {
 			return version, nil
 		}
 	}

@@ -11,59 +11,42 @@ import (
 // false if somebody does. holder is for people: a process that starts again under the same name does
 // not get its old lease back.
 func (s *Store) Acquire(ctx context.Context, name, holder string, ttl time.Duration) (_ core.Lease, ok bool, _ error) {
-	// A new one for each try: a caller that goes away may be outlived by its transaction.
 	type answer struct {
 		lease core.Lease
 		ok    bool
 	}
-	got := make(chan answer, 1)
-	err := s.write(ctx, "take a lease", func(t tx) error {
+	got, err := writeFor(ctx, s, "take a lease", func(t tx) (a answer, err error) {
 		now := s.Now()
-		a := answer{lease: core.Lease{Name: clean(name), Holder: clean(holder), Until: now.Add(ttl)}}
+		a.lease = core.Lease{Name: clean(name), Holder: clean(holder), Until: now.Add(ttl)}
 		// A fence is at least the time, so that it does not begin anew when the row was removed.
-		err := t.query(ctx, `INSERT INTO leases AS l (name, holder, fence, expires_at) VALUES ($1, $2, $3, $4)
+		err = t.query(ctx, `INSERT INTO leases AS l (name, holder, fence, expires_at) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at,
 				fence = CASE WHEN l.fence >= excluded.fence THEN l.fence + 1 ELSE excluded.fence END
 			WHERE l.expires_at <= $3 RETURNING fence`, func(r row) error {
 			a.ok = true
 			return r.Scan(&a.lease.Fence)
 		}, a.lease.Name, a.lease.Holder, micros(now), micros(a.lease.Until))
-		latest(got, a)
-		return err
+		return a, err
 	})
-	if err != nil {
+	if err != nil || !got.ok {
 		return core.Lease{}, false, err
 	}
-	if a := <-got; a.ok {
-		return a.lease, true, nil
-	}
-	return core.Lease{}, false, nil
-}
-
-// latest puts a value into a channel of one place, in the place of what is there.
-func latest[T any](c chan T, v T) {
-	select {
-	case <-c:
-	default:
-	}
-	c <- v
+	return got.lease, true, nil
 }
 
 // Renew extends a lease to a time from now, also one whose time is over that nobody took since. The
 // error is core.ErrLeaseLost if somebody did.
 func (s *Store) Renew(ctx context.Context, l core.Lease, ttl time.Duration) (core.Lease, error) {
-	end := make(chan time.Time, 1)
-	err := s.write(ctx, "renew a lease", func(t tx) error {
+	end, err := writeFor(ctx, s, "renew a lease", func(t tx) (time.Time, error) {
 		until := s.Now().Add(ttl)
 		n, err := t.exec(ctx, "UPDATE leases SET expires_at = $3 WHERE name = $1 AND fence = $2", l.Name, l.Fence, micros(until))
 		if err == nil && n == 0 {
 			err = core.ErrLeaseLost
 		}
-		latest(end, until)
-		return err
+		return until, err
 	})
 	if err == nil {
-		l.Until = <-end
+		l.Until = end
 	}
 	return l, err
 }

@@ -176,3 +176,81 @@ func TestLeavingRaces(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswersOfOneWhoLeft: what a transaction still writes to after its caller went away is not what the caller reads. The
+// race detector says so.
+func TestAnswersOfOneWhoLeft(t *testing.T) {
+	t.Parallel()
+	const id = "someone"
+	for name, do := range map[string]func(ctx context.Context, h *held, known *core.Acceptance) error{
+		"Cancel": func(ctx context.Context, h *held, known *core.Acceptance) error {
+			_, err := h.Cancel(ctx, "shop", known.Notification.ID)
+			return err
+		},
+		"Requeue": func(ctx context.Context, h *held, _ *core.Acceptance) error { _, err := h.Requeue(ctx); return err },
+		"Unclaimed": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.Unclaimed(ctx, core.RouteLane{Route: "other", Lane: "normal"}, time.Nanosecond)
+			return err
+		},
+		"Stray": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.Stray(ctx, nil, time.Minute)
+			return err
+		},
+		"Acquire": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, _, err := h.Acquire(ctx, "n", "h", time.Minute)
+			return err
+		},
+		"PutRecipient": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.PutRecipient(ctx, &core.Recipient{App: "shop", ID: id})
+			return err
+		},
+		"UpdateRecipient": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.UpdateRecipient(ctx, "shop", id, func(*core.Recipient) error { return nil })
+			return err
+		},
+		"ImportRecipients": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.ImportRecipients(ctx, "shop", []core.Import{{Recipient: core.Recipient{App: "shop", ID: id}}}, &core.Rules{})
+			return err
+		},
+		"PutTopicRecipient": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.PutTopicRecipient(ctx, "shop", "t", id)
+			return err
+		},
+		"Secret": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.Secret(ctx, "s", []byte("offer"))
+			return err
+		},
+		"PutTemplate": func(ctx context.Context, h *held, _ *core.Acceptance) error {
+			_, err := h.PutTemplate(ctx, "shop", "t", []byte("{}"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHeld(t)
+			known := acceptance(h.Store, 1)
+			known.Deliveries[0].Route = "other"
+			if _, err := h.Record(t.Context(), known); err != nil {
+				t.Fatal(err)
+			}
+			h.busy()
+			answer := h.record(t.Context(), acceptance(h.Store, 1))
+			h.joined(1)
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			left := make(chan error, 1)
+			go func() { left <- do(ctx, h, known) }()
+			h.joined(2)
+			h.goOn <- struct{}{}
+			h.entered("mail")
+			leave()
+			h.goOn <- struct{}{} // not after it has left: that would be an order that nobody else gives it
+			if r := <-answer; r.err != nil {
+				t.Error(r.err)
+			}
+			if err := <-left; err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -117,12 +117,11 @@ func (s *Store) ruleOut(ctx context.Context, t tx, rec *core.Recipient, rules *c
 // Secret returns the secret of a name that all processes of this store share; the first to ask for it
 // keeps what it offers.
 func (s *Store) Secret(ctx context.Context, name string, offer []byte) ([]byte, error) {
-	var kept []byte
-	err := s.write(ctx, "keep a secret", func(t tx) error {
+	return writeFor(ctx, s, "keep a secret", func(t tx) (kept []byte, err error) {
 		if _, err := t.exec(ctx, "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, offer); err != nil {
-			return err
+			return nil, err
 		}
-		return t.query(ctx, "SELECT value FROM secrets WHERE name = $1", func(r row) error { return r.Scan(&kept) }, name)
+		err = t.query(ctx, "SELECT value FROM secrets WHERE name = $1", func(r row) error { return r.Scan(&kept) }, name)
+		return kept, err
 	})
-	return kept, err
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -132,15 +131,13 @@ func (s *Store) ListRecipients(ctx context.Context, app string, p core.Page) (ou
 // PutRecipient keeps a recipient as given, replacing what was there but its preferences, which are the
 // person's own; its endpoints count as registered now. It sets CreatedAt, UpdatedAt and the endpoints' RegisteredAt.
 func (s *Store) PutRecipient(ctx context.Context, x *core.Recipient) (created bool, err error) {
-	err = s.write(ctx, "keep a recipient", func(t tx) error {
+	return writeFor(ctx, s, "keep a recipient", func(t tx) (bool, error) {
 		now := s.Now()
 		for i := range x.Endpoints {
 			x.Endpoints[i].RegisteredAt = now
 		}
-		created, err = putRecipient(ctx, t, now, x)
-		return err
+		return putRecipient(ctx, t, now, x)
 	})
-	return created, err
 }
 
 // UpdateRecipient lets change alter a recipient, a new one if it does not exist yet, in one transaction.
@@ -148,32 +145,30 @@ func (s *Store) PutRecipient(ctx context.Context, x *core.Recipient) (created bo
 // a zero RegisteredAt counts as registered now. An error of change is returned as it is, and nothing is
 // kept; change may be called more than once and must touch nothing but its argument.
 func (s *Store) UpdateRecipient(ctx context.Context, app, id string, change func(*core.Recipient) error) (created bool, err error) {
-	var refused error
-	err = s.write(ctx, "change a recipient", func(t tx) error {
-		refused = nil
+	created, err = writeFor(ctx, s, "change a recipient", func(t tx) (bool, error) {
 		now := s.Now()
 		// The row first, whether it is there or not, so that two changes follow one another.
 		fresh, err := t.exec(ctx, ensureRecipientSQL, app, id, micros(now))
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := t.query(ctx, "SELECT 1 FROM recipients WHERE app = $1 AND id = $2"+t.forUpdate(), func(row) error { return nil }, app, id); err != nil {
-			return err
+			return false, err
 		}
 		found, err := recipientsByID(ctx, t, app, []string{id})
 		if err != nil {
-			return err
+			return false, err
 		}
 		x := found[id]
 		if x == nil {
-			return core.ErrNotFound // erased in between
+			return false, core.ErrNotFound // erased in between
 		}
 		before := make(map[core.Endpoint]bool, len(x.Endpoints))
 		for _, e := range x.Endpoints {
 			before[e] = true
 		}
-		if refused = change(x); refused != nil {
-			return refused
+		if err := change(x); err != nil {
+			return false, refusal{err}
 		}
 		x.App, x.ID = app, id
 		for i := range x.Endpoints {
@@ -181,14 +176,10 @@ func (s *Store) UpdateRecipient(ctx context.Context, app, id string, change func
 				x.Endpoints[i].RegisteredAt = now
 			}
 		}
-		created = fresh > 0
 		_, err = putRecipient(ctx, t, now, x)
-		return err
+		return fresh > 0, err
 	})
-	if refused != nil && errors.Is(err, refused) {
-		return false, refused
-	}
-	return created, err
+	return created, refused(err)
 }
 
 func putRecipient(ctx context.Context, t tx, now time.Time, x *core.Recipient) (created bool, err error) {

@@ -172,6 +172,40 @@ func (s *Store) write(ctx context.Context, what string, fn func(tx) error) error
 	return s.fail(what, s.ride(ctx, &member{run: fn, guard: true}))
 }
 
+// writeFor is write for what has an answer: that of fn's last run, and none with an error. A caller that goes away may be
+// outlived by its transaction, so what it returns is never what fn still writes to.
+func writeFor[T any](ctx context.Context, s *Store, what string, fn func(tx) (T, error)) (T, error) {
+	answers := make(chan T, 1)
+	err := s.write(ctx, what, func(t tx) error {
+		v, err := fn(t)
+		select {
+		case <-answers: // of a run before
+		default:
+		}
+		answers <- v
+		return err
+	})
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return <-answers, nil
+}
+
+// refusal is a caller's own error, which ends a transaction and is returned as it is.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
+// refused takes the caller's own error out of what a transaction ended with.
+func refused(err error) error {
+	var r refusal
+	if errors.As(err, &r) {
+		return r.error
+	}
+	return err
+}
+
 func (s *Store) read(ctx context.Context, what, q string, scan func(row) error, args ...any) error {
 	return s.fail(what, s.b.query(ctx, q, scan, args...))
 }

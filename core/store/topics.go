@@ -10,26 +10,23 @@ import (
 // PutTopicRecipient puts a recipient into a topic, creating the recipient if needed. One who is in it
 // already stays as of then; added says that this one was not.
 func (s *Store) PutTopicRecipient(ctx context.Context, app, topic, recipient string) (added bool, err error) {
-	err = s.write(ctx, "put a recipient into a topic", func(t tx) error {
-		added = false
+	return writeFor(ctx, s, "put a recipient into a topic", func(t tx) (added bool, err error) {
 		now := micros(s.Now())
 		if _, err := t.exec(ctx, ensureRecipientSQL, app, recipient, now); err != nil {
-			return err
+			return false, err
 		}
 		// The row is locked, so that nobody who is being erased is left in a topic.
 		found := false
-		err := t.query(ctx, "SELECT 1 FROM recipients WHERE app = $1 AND id = $2"+t.forUpdate(), func(row) error { found = true; return nil }, app, recipient)
+		err = t.query(ctx, "SELECT 1 FROM recipients WHERE app = $1 AND id = $2"+t.forUpdate(), func(row) error { found = true; return nil }, app, recipient)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !found {
-			return core.ErrNotFound // erased in between
+			return false, core.ErrNotFound // erased in between
 		}
 		n, err := t.exec(ctx, putTopicSQL, app, topic, recipient, now)
-		added = n > 0
-		return err
+		return n > 0, err
 	})
-	return added, err
 }
 
 const putTopicSQL = `INSERT INTO topic_recipients (app, topic, recipient, created_at) VALUES ($1, $2, $3, $4)
