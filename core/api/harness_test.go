@@ -75,7 +75,7 @@ func (k keptTemplates) PutTemplate(ctx context.Context, app, name string, source
 type oneRoute struct{ s *store.Store }
 
 func (oneRoute) Reload(context.Context) (api.Reloaded, error) {
-	return api.Reloaded{Added: []string{}, Changed: []string{"email"}, Removed: []string{}, Faults: []api.RouteFault{}}, nil
+	return api.Reloaded{Added: []string{}, Changed: []string{"email"}, Removed: []string{}, Faults: []api.RouteFault{}, Restart: []string{}}, nil
 }
 
 func (o oneRoute) RouteStates(ctx context.Context) ([]api.RouteState, error) {

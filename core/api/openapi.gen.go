@@ -578,6 +578,9 @@ type Reloaded struct {
 	Changed []string     `json:"changed"`
 	Faults  []RouteFault `json:"faults"`
 	Removed []string     `json:"removed"`
+
+	// Restart other settings that are not as at the start: their names, such as retention.finished; they stay as they were until a restart
+	Restart []string `json:"restart"`
 }
 
 // Rendered defines model for Rendered.

@@ -53,7 +53,7 @@ func (a *App) readFrom(source func() (config.Config, error)) {
 // categories to what they say: a route's provider is exchanged while the route is in use, and no message is lost by it;
 // a request is decided by the categories before or by those after, never by some of each. What is wrong with the
 // settings is an error, and changes nothing; a route that cannot be had as it is written now goes on as it was and is
-// told of. Settings other than routes, channels, plugins and categories need a restart: which have changed is logged.
+// told of. Settings other than routes, channels, plugins and categories need a restart: which have changed is logged and told.
 func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
@@ -75,7 +75,7 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 	out, err := a.apply(ctx, &c)
 	if err == nil {
 		fresh.Routes = c.Routes // those to the sandbox are in no file
-		a.tellRestart(&c, &fresh)
+		out.Restart = append(out.Restart, a.tellRestart(&c, &fresh)...)
 		if a.catalog != nil {
 			a.readTemplates(a.intake.Routing())
 		}
@@ -86,11 +86,14 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 	return out, err
 }
 
-// tellRestart logs which settings changed that only a restart applies: what they are called, not what they are.
-func (a *App) tellRestart(now, fresh *config.Config) {
-	if names := config.Changed(*now, *fresh); len(names) > 0 {
+// tellRestart logs, and returns, which settings changed that only a restart applies: what they are called, not what they
+// are.
+func (a *App) tellRestart(now, fresh *config.Config) []string {
+	names := config.Changed(*now, *fresh)
+	if len(names) > 0 {
 		a.log.Warn("settings have changed that take a restart; they stay as they were", "settings", names)
 	}
+	return names
 }
 
 // apply brings the routes to a configuration, and makes it the current one. The caller holds reloading.
@@ -104,7 +107,7 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 			return api.Reloaded{}, &config.Error{Faults: []string{err.Error()}}
 		}
 	}
-	out := api.Reloaded{Added: []string{}, Changed: []string{}, Removed: []string{}, Faults: []api.RouteFault{}}
+	out := api.Reloaded{Added: []string{}, Changed: []string{}, Removed: []string{}, Faults: []api.RouteFault{}, Restart: []string{}}
 	have := a.routes.all()
 	var gone []*route
 	for _, name := range slices.Sorted(maps.Keys(want)) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
@@ -96,5 +98,10 @@ func TestHangupCategories(t *testing.T) {
 		t.Errorf("a file with mistakes was looked at for more, or changed the routes: %v\n%s", c.routes(), p.said())
 	}
 	hangup(now, now+"\nlog_level: debug\nretention: {finished: 48h}", `settings="[log_level retention.finished]"`)
+	var done struct{ Restart []string }
+	c.must(http.MethodPost, "/v1/routes/reload", nil, &done, http.StatusOK)
+	if diff := cmp.Diff([]string{"log_level", "retention.finished"}, done.Restart); diff != "" {
+		t.Error("what takes a restart: ", diff)
+	}
 	expect("as at the start again, and other settings changed", "skip", true)
 }
