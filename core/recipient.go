@@ -1,6 +1,7 @@
 package core
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"time"
 )
@@ -57,6 +58,16 @@ type Principal struct {
 	App    string
 	Scopes []string // send, read, admin; admin includes the others
 }
+
+// APIKey is what is kept of an API key, which is never the key itself.
+type APIKey struct {
+	Hash [32]byte // its SHA-256
+	Principal
+	CreatedAt time.Time // when it was first kept
+}
+
+// ID names the key to operators: 12 hexadecimal digits, with which nobody can do anything.
+func (k APIKey) ID() string { return hex.EncodeToString(k.Hash[:6]) }
 
 // Can reports whether the principal has a scope.
 func (p Principal) Can(scope string) bool {

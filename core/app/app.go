@@ -305,12 +305,19 @@ func (a *App) openQueue(ctx context.Context) error {
 	return nil
 }
 
-func (a *App) openStore(ctx context.Context) error {
-	url := a.cfg.Store.Reveal()
-	if a.cfg.IsSQLite() {
-		url = "sqlite:" + filepath.Join(a.cfg.Data, "carillon.db")
+// sqlitePath is where the store of a configuration is that says sqlite.
+func sqlitePath(cfg *config.Config) string { return filepath.Join(cfg.Data, "carillon.db") }
+
+// storeURL is a configuration's store as store.Open wants it.
+func storeURL(cfg *config.Config) string {
+	if cfg.IsSQLite() {
+		return "sqlite:" + sqlitePath(cfg)
 	}
-	s, err := store.Open(ctx, store.Options{URL: url, MaxBatch: a.routes.maxBatch, Room: a.queue.Room, Logger: a.log,
+	return cfg.Store.Reveal()
+}
+
+func (a *App) openStore(ctx context.Context) error {
+	s, err := store.Open(ctx, store.Options{URL: storeURL(&a.cfg), MaxBatch: a.routes.maxBatch, Room: a.queue.Room, Logger: a.log,
 		KeyLife: a.cfg.Retention.Idempotency, VoidQueued: a.cfg.Queue.Reveal() == config.QueueEmbedded})
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
@@ -437,7 +444,7 @@ func (a *App) serve(ctx context.Context, l net.Listener) error {
 		o.Unsubscribe = a.unsubscribeLink
 	}
 	a.intake = intake.New(o)
-	mux, err := a.edges(catalog)
+	mux, err := a.edges(ctx, catalog)
 	if err != nil {
 		return err
 	}

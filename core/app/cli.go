@@ -101,7 +101,7 @@ func command(role Role, out, errOut io.Writer) *cobra.Command {
 	}
 	root.AddCommand(providerCommandOf())
 	if role == Orchestrator {
-		root.AddCommand(configCommand(&file, out), sandboxCommand(out), pluginCommand(&file, out), templatesCommand(&file, out))
+		root.AddCommand(configCommand(&file, out), sandboxCommand(out), pluginCommand(&file, out), templatesCommand(&file, out), keysCommand(&file, out))
 	}
 	return root
 }
@@ -276,7 +276,7 @@ func (a *App) shownKey() string {
 	if a.cfg.APIKey != "" {
 		return "(as configured)"
 	}
-	return a.key + "    (kept in " + filepath.Join(a.cfg.Data, "api-key") + ")"
+	return a.key + "    (kept in " + filepath.Join(a.cfg.Data, madeKeyFile) + ")"
 }
 
 // tryLine is a command that sends one notification.

@@ -11,8 +11,8 @@ import (
 )
 
 // console makes the web console. It shares the API's authenticator, and so its count of wrong keys.
-func (a *App) console(t *tokens, auth *api.Authenticator) (*console.Console, error) {
-	secret, err := a.secret("console-secret")
+func (a *App) console(ctx context.Context, t *tokens, auth *api.Authenticator) (*console.Console, error) {
+	secret, err := a.consoleSecret(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +32,19 @@ func (a *App) console(t *tokens, auth *api.Authenticator) (*console.Console, err
 		return nil, fmt.Errorf("make the console: %w", err)
 	}
 	return c, nil
+}
+
+// consoleSecret seals the sessions: one for all orchestrators of a PostgreSQL, for a load balancer may send each
+// request to another one. A SQLite store has one process, and the secret stays in a file, apart from the keys' hashes.
+func (a *App) consoleSecret(ctx context.Context) ([]byte, error) {
+	if a.cfg.IsSQLite() {
+		return a.secret("console-secret")
+	}
+	secret, err := a.shared(ctx, "console")
+	if err != nil {
+		return nil, fmt.Errorf("keep the secret of the console's sessions: %w", err)
+	}
+	return secret, nil
 }
 
 // exampleTo are addresses that the sandbox takes, by their kinds.

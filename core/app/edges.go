@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,30 +26,6 @@ import (
 	"github.com/carillon-notify/carillon/providers/websocket"
 	"github.com/carillon-notify/carillon/templates"
 )
-
-// defaultApp is the app of the first key.
-const defaultApp = "default"
-
-// keyPrefix marks an API key, so that one is known when it is seen where it should not be.
-const keyPrefix = "car_"
-
-// firstKey makes sure that somebody can use the API: the configured key, the one made at an earlier
-// start, or a new one.
-func (a *App) firstKey(ctx context.Context) error {
-	a.key = a.cfg.APIKey.Reveal()
-	if a.key == "" {
-		key, err := a.keep("api-key", func() string { return keyPrefix + rand.Text() + rand.Text() })
-		if err != nil {
-			return fmt.Errorf("keep the first API key: %w", err)
-		}
-		a.key = key
-	}
-	err := a.store.PutKey(ctx, sha256.Sum256([]byte(a.key)), core.Principal{App: defaultApp, Scopes: []string{"send", "read", "admin"}})
-	if err != nil {
-		return fmt.Errorf("record the first API key: %w", err)
-	}
-	return nil
-}
 
 // keep reads a small secret from the data directory, made at the first start (mode 0600).
 func (a *App) keep(name string, make func() string) (string, error) {
@@ -79,6 +54,13 @@ func (a *App) secret(name string) ([]byte, error) {
 		return nil, fmt.Errorf("keep the secret of %s: %w", name, err)
 	}
 	return []byte(text), nil
+}
+
+// shared is a secret that all processes of the store share, made by the first that asks for it.
+func (a *App) shared(ctx context.Context, name string) ([]byte, error) {
+	offer := make([]byte, 32)
+	rand.Read(offer)
+	return a.store.Secret(ctx, name, offer)
 }
 
 // secretsOf completes the routes whose settings follow from the process: the key of WebSocket tokens,
@@ -290,7 +272,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 }
 
 // edges puts the REST API and the console on one handler.
-func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
+func (a *App) edges(ctx context.Context, catalog *templates.Catalog) (http.Handler, error) {
 	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
 		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
 	t, err := a.tokens()
@@ -309,7 +291,7 @@ func (a *App) edges(catalog *templates.Catalog) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
 	}
-	pages, err := a.console(t, o.Auth)
+	pages, err := a.console(ctx, t, o.Auth)
 	if err != nil {
 		return nil, err
 	}
@@ -358,9 +340,7 @@ func (a addresses) Channels() []string { return a.in.Routing().Channels() }
 
 // openUnsubscriber makes what signs the links of mails, with a key that all processes of the store share.
 func (a *App) openUnsubscriber(ctx context.Context) error {
-	key := make([]byte, 32)
-	rand.Read(key)
-	key, err := a.store.Secret(ctx, "unsubscribe", key)
+	key, err := a.shared(ctx, "unsubscribe")
 	if err != nil {
 		return fmt.Errorf("keep the key of unsubscribe links: %w", err)
 	}

@@ -22,7 +22,7 @@ func (a *App) Forgetful() (http.Handler, error) {
 	kept := a.intake
 	defer func() { a.intake = kept }()
 	a.intake = intake.New(intake.Options{Store: forgetful{a.store}, Queue: a.queue, Templates: a.catalog, Routing: kept.Routing(), Usable: a.usable, Logger: a.log})
-	return a.edges(a.catalog)
+	return a.edges(context.Background(), a.catalog)
 }
 
 // Listen is how a start takes its port.

@@ -256,7 +256,7 @@ func (t *templateFiles) server() (*client.Client, error) {
 	}
 	key := cfg.APIKey.Reveal()
 	if key == "" {
-		text, err := os.ReadFile(filepath.Join(cfg.Data, "api-key"))
+		text, err := os.ReadFile(filepath.Join(cfg.Data, madeKeyFile))
 		if err != nil {
 			return nil, errors.New("no key: set CARILLON_API_KEY to one with the scope admin")
 		}

@@ -37,6 +37,36 @@ func (s *Store) Principal(ctx context.Context, hash [32]byte) (core.Principal, e
 	return p, nil
 }
 
+// Keys lists all API keys, the oldest first.
+func (s *Store) Keys(ctx context.Context) (out []core.APIKey, err error) {
+	err = s.read(ctx, "list the API keys", "SELECT hash, app, scopes, created_at FROM api_keys ORDER BY created_at, hash", func(r row) error {
+		var k core.APIKey
+		var hash []byte
+		var scopes string
+		if err := r.Scan(&hash, &k.App, &scopes, stamp{&k.CreatedAt}); err != nil {
+			return err
+		}
+		copy(k.Hash[:], hash)
+		k.Scopes = strings.Fields(scopes)
+		out = append(out, k)
+		return nil
+	})
+	return out, err
+}
+
+// DeleteKey withdraws the API key with a hash; core.ErrNotFound if there is none.
+func (s *Store) DeleteKey(ctx context.Context, hash [32]byte) error {
+	var n int64
+	err := s.write(ctx, "withdraw an API key", func(t tx) (err error) {
+		n, err = t.exec(ctx, "DELETE FROM api_keys WHERE hash = $1", hash[:])
+		return err
+	})
+	if err == nil && n == 0 {
+		err = core.ErrNotFound
+	}
+	return err
+}
+
 const templateColumns = "app, name, version, source, created_at"
 
 func scanTemplate(r row) (v core.TemplateVersion, err error) {

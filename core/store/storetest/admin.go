@@ -329,6 +329,7 @@ func templatesAndKeys(t *testing.T, s *store.Store) {
 	if _, err := s.Principal(t.Context(), [32]byte{2}); !errors.Is(err, core.ErrNotFound) {
 		t.Error(err)
 	}
+	keys(t, s)
 	if err := s.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
