@@ -46,11 +46,11 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 	if _, err := t.exec(ctx, "UPDATE suppressions SET recipient = '' WHERE app = $1 AND recipient = $2 AND recipient <> ''", app, id); err != nil {
 		return err
 	}
-	if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2", app, id); err != nil {
+	if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2 AND d.recipient <> ''", app, id); err != nil {
 		return err
 	}
 	shown := map[core.ID]int{}
-	err := t.query(ctx, "SELECT page_id, count(*) FROM deliveries WHERE app = $1 AND recipient = $2 AND page_id IS NOT NULL GROUP BY page_id", func(r row) error {
+	err := t.query(ctx, "SELECT page_id, count(*) FROM deliveries WHERE app = $1 AND recipient = $2 AND recipient <> '' AND page_id IS NOT NULL GROUP BY page_id", func(r row) error {
 		var page core.ID
 		var n int
 		err := r.Scan(key{&page}, &n)
@@ -64,7 +64,7 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 		return err
 	}
 	_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', service_id = '', page_id = NULL, slot = 0, quiet = ''
-		WHERE app = $1 AND recipient = $2`, app, id)
+		WHERE app = $1 AND recipient = $2 AND recipient <> ''`, app, id)
 	return err
 }
 

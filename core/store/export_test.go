@@ -99,16 +99,98 @@ func (s *Store) Setting(ctx context.Context, name string) (value string, err err
 }
 
 // OnPage has fn called before each page is read.
-func (s *Store) OnPage(fn func()) { s.b = watched{s.b, fn} }
+func (s *Store) OnPage(fn func()) {
+	s.Watch(func(sql string) {
+		if strings.Contains(sql, "SELECT body FROM pages") {
+			fn()
+		}
+	})
+}
+
+// Watch has seen told of each statement, but for those that add rows, from now on. It may be called from many
+// goroutines. Nothing may use the store yet.
+func (s *Store) Watch(seen func(sql string)) { s.b = watched{s.b, seen} }
+
+// Plan is how SQLite would find the rows of a statement, a line for each of its steps.
+func (s *Store) Plan(ctx context.Context, sql string) (steps []string, err error) {
+	err = s.b.query(ctx, "EXPLAIN QUERY PLAN "+sql, func(r row) error {
+		var id, parent, unused int64
+		steps = append(steps, "")
+		return r.Scan(&id, &parent, &unused, &steps[len(steps)-1])
+	}, make([]any, 99)...) // of which it takes as many as it has parameters
+	return steps, err
+}
 
 type watched struct {
 	backend
-	onPage func()
+	seen func(sql string)
 }
 
-func (w watched) query(ctx context.Context, sql string, scan func(row) error, args ...any) error {
-	if strings.Contains(sql, "FROM pages") {
-		w.onPage()
-	}
-	return w.backend.query(ctx, sql, scan, args...)
+func (w watched) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	w.seen(q)
+	return w.backend.query(ctx, q, scan, args...)
 }
+
+func (w watched) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
+	w.seen(q)
+	return w.backend.queryMany(ctx, q, sets, scan)
+}
+
+func (w watched) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
+	w.seen(withIDs(q))
+	return w.backend.queryIDs(ctx, q, ids, scan, args...)
+}
+
+func (w watched) update(ctx context.Context, fn func(tx) error) error {
+	return w.backend.update(ctx, func(t tx) error { return fn(watchedTx{t, w.seen}) })
+}
+
+type watchedTx struct {
+	tx
+	seen func(sql string)
+}
+
+func (w watchedTx) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	w.seen(q)
+	return w.tx.query(ctx, q, scan, args...)
+}
+
+func (w watchedTx) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {
+	w.seen(q)
+	return w.tx.queryMany(ctx, q, sets, scan)
+}
+
+func (w watchedTx) queryIDs(ctx context.Context, q string, ids [][]byte, scan func(row) error, args ...any) error {
+	w.seen(withIDs(q))
+	return w.tx.queryIDs(ctx, q, ids, scan, args...)
+}
+
+func (w watchedTx) exec(ctx context.Context, q string, args ...any) (int64, error) {
+	w.seen(q)
+	return w.tx.exec(ctx, q, args...)
+}
+
+func (w watchedTx) execMany(ctx context.Context, q string, sets [][]any) ([]int64, error) {
+	w.seen(q)
+	return w.tx.execMany(ctx, q, sets)
+}
+
+func (w watchedTx) write(ctx context.Context, q string, sets [][]any) error {
+	w.seen(q)
+	return w.tx.write(ctx, q, sets)
+}
+
+func (w watchedTx) execIDs(ctx context.Context, q string, ids [][]byte, args ...any) error {
+	w.seen(withIDs(q))
+	return w.tx.execIDs(ctx, q, ids, args...)
+}
+
+func (w watchedTx) writeIDs(ctx context.Context, q string, sets [][]any) error {
+	if len(sets) > 0 {
+		w.seen(byID(q, len(sets[0])))
+	}
+	return w.tx.writeIDs(ctx, q, sets)
+}
+
+// withIDs is a statement on two ids.
+func withIDs(q string) string { return strings.ReplaceAll(q, "{ids}", "IN ($98, $99)") }

@@ -117,7 +117,7 @@ func (s *Store) Notifications(ctx context.Context, f core.NotificationFilter) (o
 	where := ""
 	args := []any{f.App, nil, int64(limit + 1), micros(f.Since)}
 	if f.Recipient != "" {
-		where = " AND id IN (SELECT notification_id FROM deliveries WHERE app = $1 AND recipient = $5)"
+		where = " AND id IN (SELECT notification_id FROM deliveries WHERE app = $1 AND recipient = $5 AND recipient <> '')"
 		args = append(args, f.Recipient)
 	}
 	if !f.Campaign.IsZero() {

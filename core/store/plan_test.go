@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -91,9 +92,9 @@ func fill(exec func(q string)) {
 		SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), 'app' || n % 7, 'mail', 1, 4, 3, n, n FROM generate_series(1, 30000) n`)
 	exec(`INSERT INTO deliveries (id, notification_id, batch_id, app, channel, kind, route, recipient, address, name, page_id, slot, state, attempts,
 			unknowns, max_unknown, code, reason, provider_id, created_at, updated_at, expires_at)
-		SELECT id, id, id, app, 'email', 'email', 'mail', '', 'a', '', id, 0, 2, 1, 0, 3, '', '', '', due_at, due_at, due_at FROM batches
+		SELECT id, id, id, app, 'email', 'email', 'mail', 'u' || due_at, 'a', '', id, 0, 2, 1, 0, 3, '', '', 'p' || due_at, due_at, due_at, due_at FROM batches
 		WHERE due_at <= 30000`)
-	exec("INSERT INTO pages (id, body, refs) SELECT id, '', 1 FROM batches WHERE due_at <= 30000")
+	exec("INSERT INTO pages (id, body, refs) SELECT id, '[{}]', 1 FROM batches WHERE due_at <= 30000")
 	exec(`INSERT INTO suppressions (app, hash, kind, channel, recipient, code, since)
 		SELECT CASE n % 2 WHEN 0 THEN 'shop' ELSE 'app' END, decode(md5(n::text), 'hex'), 'email', 'email', '', '5.1.1', 1 FROM generate_series(1, 30000) n`)
 }
@@ -125,11 +126,32 @@ func lookups(t *testing.T, s *store.Store, as []*core.Acceptance) {
 	must(s.Timeline(t.Context(), "shop", as[0].Notification.ID))
 	must(s.Cancel(t.Context(), "shop", as[1].Notification.ID))
 	must(s.Receipt(t.Context(), "mail", providers.Receipt{ID: as[2].Deliveries[0].ID.String(), Event: providers.EventDelivered}))
+	if found, err := s.Receipt(t.Context(), "mail", providers.Receipt{ProviderID: "p15000", Event: providers.EventDelivered}); err != nil || !found {
+		t.Errorf("a receipt by the service's id: %v, %v", found, err)
+	}
+	must(s.Receipt(t.Context(), "mail", providers.Receipt{ProviderID: as[3].Deliveries[0].ID.String(), Event: providers.EventDelivered}))
+	forget(t, s)
 	must(nil, s.PutPreferences(t.Context(), "shop", "u1", core.Preferences{"*": {"*": false}}, &core.Rules{}))
 	l, _, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
 	must(nil, err)
 	must(s.Sweep(t.Context(), l, time.Hour, core.ID{}))
 	must(s.Sweep(t.Context(), l, -time.Minute, core.ID{}))
+}
+
+// forget lists what went to a recipient, and erases it.
+func forget(t *testing.T, s *store.Store) {
+	t.Helper()
+	const app, id = "app6", "u15000"
+	_, perr := s.PutRecipient(t.Context(), &core.Recipient{App: app, ID: id})
+	_, _, nerr := s.Notifications(t.Context(), core.NotificationFilter{App: app, Recipient: id})
+	_, _, ierr := s.Inbox(t.Context(), app, id, core.Page{}, false)
+	messages, _, merr := s.MessagesTo(t.Context(), app, id, "")
+	if err := errors.Join(perr, nerr, ierr, merr, s.DeleteRecipient(t.Context(), app, id)); err != nil || len(messages) != 1 {
+		t.Fatalf("%d messages to the recipient: %v", len(messages), err)
+	}
+	if messages, _, err := s.MessagesTo(t.Context(), app, id, ""); err != nil || len(messages) != 0 {
+		t.Errorf("after it was erased: %d messages, %v", len(messages), err)
+	}
 }
 
 // expectIndexes looks at what PostgreSQL counted.
@@ -166,7 +188,7 @@ func expectIndexes(t *testing.T, url string) {
 		<-tick.C
 	}
 	used := figures(indexes)
-	for _, name := range []string{"batches_due", "batches_alarm", "batches_parent", "batches_pkey", "deliveries_batch", "deliveries_notification", "deliveries_pkey", "suppressions_pkey"} {
+	for _, name := range []string{"batches_due", "batches_alarm", "batches_parent", "batches_pkey", "deliveries_batch", "deliveries_notification", "deliveries_pkey", "deliveries_provider", "deliveries_recipient", "suppressions_pkey"} {
 		if used[name] == 0 {
 			t.Errorf("index %s was not used", name)
 		}

@@ -13,7 +13,8 @@ import (
 // its state where core.State.OnReceipt says so. found is false if there is no such delivery, or its app
 // or address is not the receipt's. It rides in a group commit.
 func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt) (found bool, err error) {
-	where, args := "route = $1 AND provider_id = $2", []any{route, clean(rc.ProviderID)}
+	// SQLite takes an index of the ids that are not empty only where the statement says that this one is not.
+	where, args := "route = $1 AND provider_id = $2 AND provider_id <> ''", []any{route, clean(rc.ProviderID)}
 	id, err := core.ParseID(cmp.Or(rc.ID, rc.ProviderID))
 	switch {
 	case rc.ID != "" && err != nil, rc.ID == "" && rc.ProviderID == "":
@@ -21,7 +22,7 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	case rc.ID != "":
 		where, args = "id = $1 AND route = $2", []any{id[:], route}
 	case err == nil: // a service that goes by our ids
-		where, args = "route = $1 AND (provider_id = $2 OR id = $3)", append(args, id[:])
+		where, args = "route = $1 AND (provider_id = $2 AND provider_id <> '' OR id = $3)", append(args, id[:])
 	}
 	err = s.ride(ctx, &member{run: func(t tx) error {
 		h, err := findHit(ctx, t, where, args...)

@@ -48,7 +48,13 @@ func sqliteURL(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir
 
 func TestSQLite(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) *store.Store { return open(t, store.Options{URL: sqliteURL(t)}) })
+	ran := statements{seen: map[string]bool{}}
+	t.Cleanup(func() { ran.useIndexes(t) }) // when all parts are done
+	storetest.Run(t, func(t *testing.T) *store.Store {
+		s := open(t, store.Options{URL: sqliteURL(t)})
+		ran.watch(s)
+		return s
+	})
 }
 
 func TestPostgres(t *testing.T) {
