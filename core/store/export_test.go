@@ -194,3 +194,8 @@ func (w watchedTx) writeIDs(ctx context.Context, q string, sets [][]any) error {
 
 // withIDs is a statement on two ids.
 func withIDs(q string) string { return strings.ReplaceAll(q, "{ids}", "IN ($98, $99)") }
+
+// Sleep is a read that takes so many seconds.
+func (s *Store) Sleep(ctx context.Context, seconds int) error {
+	return s.read(ctx, "sleep", "SELECT 1 FROM pg_sleep($1)", func(row) error { return nil }, seconds)
+}

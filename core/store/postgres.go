@@ -22,6 +22,7 @@ import (
 
 const (
 	pgWriters  = 3
+	pgSpare    = 1                // connection for who asks how the server is, and for administrative writes
 	clockEvery = 10 * time.Second // how often the database is asked for its time
 	pgTries    = 3                // of a transaction that is a deadlock's victim
 
@@ -40,6 +41,7 @@ const drift = 1000
 
 type postgresDB struct {
 	pool   *pgxpool.Pool
+	turns  chan struct{} // held by whoever reads, for as long
 	anchor atomic.Pointer[anchor]
 	life   context.Context // ends with cutOff, and everything under way with it
 	cutOff context.CancelFunc
@@ -55,7 +57,7 @@ func openPostgres(ctx context.Context, o *Options) (*postgresDB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
-	b := &postgresDB{pool: pool, done: make(chan struct{})}
+	b := &postgresDB{pool: pool, turns: make(chan struct{}, max(1, int(cfg.MaxConns)-pgWriters-pgSpare)), done: make(chan struct{})}
 	b.life, b.cutOff = context.WithCancel(context.Background())
 	if err := b.migrate(ctx, o); err != nil {
 		b.closePool()
@@ -103,7 +105,9 @@ func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 func (b *postgresDB) setClock(ctx context.Context) error {
 	var us int64
 	before := time.Now()
-	err := b.query(ctx, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", func(r row) error { return r.Scan(&us) })
+	err := b.ask(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").Scan(&us)
+	})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 const (
 	pgTxTimeout = 15 * time.Second // of one transaction, or of one read
 	pgConnect   = 5 * time.Second  // to make a connection, where the URL has no connect_timeout
-	pgAcquire   = 5 * time.Second  // for a read to have a connection that answers
+	pgAcquire   = 5 * time.Second  // for a read to have its turn and a connection that answers
 	pgUndo      = time.Second      // to roll back, or to say goodbye
 	pgClose     = 2 * time.Second  // until the connections are left to end by themselves
 	pgLeast     = 2                // connections: one holds the migrations' lock while another migrates
@@ -92,12 +92,33 @@ func (b *postgresDB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, err
 }
 
-// read runs fn on a connection, outside of a transaction.
-func (b *postgresDB) read(ctx context.Context, fn func(context.Context, *pgx.Conn) error) (err error) {
+// read runs fn on a connection, outside of a transaction. Readers leave some of the connections to others: slow lists
+// would take all of them, and nothing be accepted or settled meanwhile.
+func (b *postgresDB) read(ctx context.Context, fn func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := b.bound(ctx)
 	defer cancel()
 	soon, cancelSoon := context.WithTimeout(ctx, pgAcquire)
 	defer cancelSoon()
+	select {
+	case b.turns <- struct{}{}:
+		defer func() { <-b.turns }()
+	case <-soon.Done():
+		return b.cut(fmt.Errorf("wait for other reads: %w", soon.Err()))
+	}
+	return b.on(ctx, soon, fn)
+}
+
+// ask is read for what the store asks of the server itself, and seldom: it does not wait for the readers.
+func (b *postgresDB) ask(ctx context.Context, fn func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := b.bound(ctx)
+	defer cancel()
+	soon, cancelSoon := context.WithTimeout(ctx, pgAcquire)
+	defer cancelSoon()
+	return b.on(ctx, soon, fn)
+}
+
+// on runs fn on a connection that it has before soon ends.
+func (b *postgresDB) on(ctx, soon context.Context, fn func(context.Context, *pgx.Conn) error) error {
 	conn, err := b.acquire(soon)
 	if err != nil {
 		return b.cut(err)
@@ -120,9 +141,11 @@ func leave(conn *pgxpool.Conn, err error) {
 	_ = conn.Conn().Close(ctx) // Release drops it
 }
 
-// ping asks whether the server answers and takes writes.
+// ping asks whether the server answers and takes writes. It takes no reader's turn: where those are all held by slow
+// lists, messages are accepted and delivered all the same, and /readyz would have the process taken out of service,
+// which brings its readers to the others. A server that hangs does not answer on this connection either.
 func (b *postgresDB) ping(ctx context.Context) error {
-	return b.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	return b.ask(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var on string
 		if err := conn.QueryRow(ctx, "SHOW transaction_read_only").Scan(&on); err != nil {
 			return err

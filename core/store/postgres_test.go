@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -118,5 +119,64 @@ func TestPgBouncer(t *testing.T) {
 		if got, err := s.Setting(t.Context(), name); err != nil || got != want {
 			t.Errorf("%s is %q (%v), not %q", name, got, err, want)
 		}
+	}
+}
+
+// TestReadersLeaveRoom: slow reads, however many, keep nothing from being accepted, nor the server from being asked
+// how it is; and who waits for them hears within a bound.
+func TestReadersLeaveRoom(t *testing.T) {
+	t.Parallel()
+	url := coretest.Postgres(t)
+	s, err := store.Open(t.Context(), store.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	record(t, s, acceptance(s, 1))
+	const slow, turns = 32, 12 // of 16 connections
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, slow)
+	for range slow {
+		go func() { ended <- s.Sleep(ctx, 12) }()
+	}
+	db := raw(t, url)
+	asleep := func() int {
+		return count(t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep%' AND application_name = 'carillon' AND state = 'active'")
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); asleep() < turns; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d reads have begun", asleep(), turns)
+		}
+	}
+	for range 8 { // as many as there are committers, and the spare connection, at least
+		if err := within(t, time.Second, "record", func() error { _, err := s.Record(t.Context(), acceptance(s, 1)); return err }); err != nil {
+			t.Error(err)
+		}
+		if err := within(t, time.Second, "ping", func() error { return s.Ping(t.Context()) }); err != nil {
+			t.Error(err)
+		}
+		if err := within(t, time.Second, "ask the time", func() error { return s.AskClock(t.Context()) }); err != nil {
+			t.Error(err)
+		}
+	}
+	for range slow - turns {
+		if err := within(t, 8*time.Second, "a read without a turn", func() error { return <-ended }); !errors.Is(err, core.ErrUnavailable) {
+			t.Errorf("a read without a turn: %v", err)
+		}
+	}
+	if n := asleep(); n != turns {
+		t.Errorf("%d reads at once, not %d", n, turns)
+	}
+	cancel()
+	for range turns {
+		if err := within(t, 5*time.Second, "a read that is given up", func() error { return <-ended }); !errors.Is(err, context.Canceled) {
+			t.Errorf("a read that is given up: %v", err)
+		}
+	}
+	if err := within(t, 5*time.Second, "a read after them", func() error { return s.Sleep(t.Context(), 0) }); err != nil {
+		t.Errorf("a read after them: %v", err)
 	}
 }
