@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -151,4 +152,29 @@ func laneOf(n int64) core.Lane {
 		return core.Lanes[1]
 	}
 	return core.Lanes[n]
+}
+
+// sqlTexts are those of statements by their shape, each made once, mostly. It is safe for concurrent use.
+type sqlTexts[Shape comparable] struct {
+	mu   sync.Mutex
+	made map[Shape]string
+}
+
+// maxTexts is how many are kept. Beyond them all are made anew, which costs less than to know which are in use.
+const maxTexts = 200
+
+// of is the text of a shape.
+func (t *sqlTexts[Shape]) of(s Shape, text func(Shape) string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	q, ok := t.made[s]
+	if ok {
+		return q
+	}
+	if t.made == nil || len(t.made) >= maxTexts {
+		t.made = map[Shape]string{}
+	}
+	q = text(s)
+	t.made[s] = q
+	return q
 }

@@ -199,3 +199,36 @@ func withIDs(q string) string { return strings.ReplaceAll(q, "{ids}", "IN ($98, 
 func (s *Store) Sleep(ctx context.Context, seconds int) error {
 	return s.read(ctx, "sleep", "SELECT 1 FROM pg_sleep($1)", func(row) error { return nil }, seconds)
 }
+
+// Kept is how many statements the store keeps prepared itself, and the most texts of INSERTs that are kept for it.
+func (s *Store) Kept() (prepared, texts int) {
+	b, lite := s.b.(*sqliteDB)
+	if !lite {
+		pgInserts.mu.Lock()
+		defer pgInserts.mu.Unlock()
+		return 0, len(pgInserts.made)
+	}
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
+	return len(b.writing.stmts), len(b.writing.inserts.made)
+}
+
+// MostKept bounds both.
+const MostKept = max(maxStmts, maxTexts)
+
+// EachName calls fn for each name that Names has, while they are being read.
+func (t Tx) EachName(ctx context.Context, fn func(name string) error) error {
+	return t.t.query(ctx, "SELECT name FROM routes ORDER BY name", func(r row) error {
+		var name string
+		if err := r.Scan(&name); err != nil {
+			return err
+		}
+		return fn(name)
+	})
+}
+
+// Run runs a statement.
+func (t Tx) Run(ctx context.Context, sql string) error {
+	_, err := t.t.exec(ctx, sql)
+	return err
+}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -203,7 +202,7 @@ func (t *pgTx) insert(_ context.Context, table, columns string, rows [][]any) er
 		return nil
 	}
 	if len(rows) == 1 {
-		t.later("insert into "+table, pgInsertSQL(pgShape{table: table, columns: columns}), rows[0]...)
+		t.later("insert into "+table, pgInserts.of(pgShape{table: table, columns: columns}, pgInsertSQL), rows[0]...)
 		return nil
 	}
 	s := pgShape{table: table, columns: columns, many: true, common: inCommon(rows)}
@@ -220,7 +219,7 @@ func (t *pgTx) insert(_ context.Context, table, columns string, rows [][]any) er
 		}
 	}
 	s.kinds = string(kinds)
-	t.later("insert into "+table, pgInsertSQL(s), args...)
+	t.later("insert into "+table, pgInserts.of(s, pgInsertSQL), args...)
 	return nil
 }
 
@@ -263,17 +262,14 @@ type pgShape struct {
 	kinds          string // of the arrays, by column
 }
 
-// pgInserts are the statements that were made, by pgShape.
-var pgInserts sync.Map
+// pgInserts are the statements that were made.
+var pgInserts sqlTexts[pgShape]
 
 // pgArrays are the types of arrays, by the kinds of pgColumn.
 var pgArrays = map[byte]string{'n': "bigint[]", 't': "text[]", 'b': "bytea[]"}
 
-// pgInsertSQL is the statement of a shape, made once.
+// pgInsertSQL is the statement of a shape.
 func pgInsertSQL(s pgShape) string {
-	if q, ok := pgInserts.Load(s); ok {
-		return q.(string)
-	}
 	var values, arrays, names []string
 	for at := range strings.Count(s.columns, ",") + 1 {
 		param := fmt.Sprintf("$%d", at+1)
@@ -291,7 +287,6 @@ func pgInsertSQL(s pgShape) string {
 	} else {
 		q += "VALUES (" + strings.Join(values, ", ") + ")"
 	}
-	pgInserts.Store(s, q)
 	return q
 }
 

@@ -18,7 +18,8 @@ import (
 type sqliteConn struct {
 	c       driver.ConnPrepareContext
 	stmts   map[string]*sqliteStmt
-	inserts map[insertShape]string
+	asked   int64 // how often for a statement
+	inserts sqlTexts[insertShape]
 	args    []driver.NamedValue // of the statement under way, used again
 	values  []any               // likewise, before they are bound
 }
@@ -33,10 +34,15 @@ type sqliteStmt struct {
 	order []int       // which argument each parameter is
 	rows  sqliteRow   // of the answer, used again
 	open  driver.Rows // an answer being read
+	asked int64       // the connection's count when it was asked for last
 }
 
+// maxStmts is how many statements stay prepared. The store has some 200 in all, most of them seldom asked; but what rows
+// have in common makes hundreds of each large INSERT, of 50 KB each.
+const maxStmts = 200
+
 func newSQLiteConn(driverConn any) *sqliteConn {
-	return &sqliteConn{c: driverConn.(driver.ConnPrepareContext), stmts: map[string]*sqliteStmt{}, inserts: map[insertShape]string{}}
+	return &sqliteConn{c: driverConn.(driver.ConnPrepareContext), stmts: map[string]*sqliteStmt{}}
 }
 
 func (c *sqliteConn) close() error {
@@ -67,17 +73,21 @@ func (c *sqliteConn) transaction(ctx context.Context, fn func(tx) error) error {
 	return err
 }
 
-// stmt prepares a statement once. Its parameters $1, $2... become unnamed ones.
+// stmt prepares a statement, where it is not prepared. Its parameters $1, $2... become unnamed ones. It is to be
+// run before the next one is asked for, which may close it.
 func (c *sqliteConn) stmt(q string) (*sqliteStmt, error) {
+	c.asked++
 	if s := c.stmts[q]; s != nil {
+		s.asked = c.asked
 		return s, nil
 	}
+	c.makeRoom()
 	text, order := unnamed(q)
 	ds, err := c.c.PrepareContext(context.Background(), text)
 	if err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
-	s := &sqliteStmt{close: ds.Close, order: order}
+	s := &sqliteStmt{close: ds.Close, order: order, asked: c.asked}
 	var ok bool
 	if s.s, ok = ds.(interface {
 		driver.StmtExecContext
@@ -89,32 +99,59 @@ func (c *sqliteConn) stmt(q string) (*sqliteStmt, error) {
 	return s, nil
 }
 
+// makeRoom closes the statement that was not asked for the longest, if there are too many. To look through all of
+// them costs much less than to prepare the next one.
+func (c *sqliteConn) makeRoom() {
+	if len(c.stmts) < maxStmts {
+		return
+	}
+	var oldest *sqliteStmt
+	var of string
+	for q, s := range c.stmts {
+		if s.open == nil && (oldest == nil || s.asked < oldest.asked) {
+			oldest, of = s, q
+		}
+	}
+	if oldest == nil {
+		return // all are being read
+	}
+	delete(c.stmts, of)
+	_ = oldest.close() // it can only say again what its last run said
+}
+
 // unnamed turns the parameters of a statement into unnamed ones, but for those that occur more than once,
 // and says which argument each is.
 func unnamed(q string) (string, []int) {
-	type mark struct{ text, param string }
-	var marks []mark
-	times := map[string]int{}
-	for {
-		text, rest, found := strings.Cut(q, "$")
-		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
-		marks = append(marks, mark{text, rest[:digits]})
-		times[rest[:digits]]++
-		if q = rest[digits:]; !found {
-			break
+	type mark struct {
+		text  string
+		param int // 0: none
+	}
+	marks := make([]mark, 0, strings.Count(q, "$")+1)
+	times := make([]int, cap(marks)) // by parameter
+	length := len(q)
+	for found := true; found; {
+		var m mark
+		m.text, q, found = strings.Cut(q, "$")
+		for q != "" && q[0] >= '0' && q[0] <= '9' && found {
+			m.param, q = 10*m.param+int(q[0]-'0'), q[1:]
 		}
+		for m.param >= len(times) {
+			times = append(times, 0)
+		}
+		times[m.param]++
+		marks = append(marks, m)
 	}
 	var out strings.Builder
+	out.Grow(length)
 	var order []int
-	numbers := map[string]int{}
+	numbers := make([]int, len(times))
 	for _, m := range marks {
 		out.WriteString(m.text)
-		if m.param == "" {
+		if m.param == 0 {
 			continue
 		}
 		if numbers[m.param] == 0 {
-			n, _ := strconv.Atoi(m.param) // digits
-			order = append(order, n-1)
+			order = append(order, m.param-1)
 			numbers[m.param] = len(order) // the number that SQLite gives to an unnamed one here
 		}
 		out.WriteByte('?')

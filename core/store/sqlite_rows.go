@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -33,11 +34,7 @@ func (t sqliteTx) insert(ctx context.Context, table, columns string, rows [][]an
 	return chunked(len(rows), func(from, to int) error {
 		part := rows[from:to]
 		common := inCommon(part)
-		q := t.c.inserts[insertShape{table, columns, len(part), common}]
-		if q == "" {
-			q = insertSQL(table, columns, len(part), common)
-			t.c.inserts[insertShape{table, columns, len(part), common}] = q
-		}
+		q := t.c.inserts.of(insertShape{table, columns, len(part), common}, insertSQL)
 		args := t.c.values[:0]
 		for i, row := range part {
 			for at, v := range row {
@@ -91,23 +88,25 @@ func sameValue(a, b any) bool {
 
 // insertSQL is the statement of a shape. The arguments are those of the first row, and of each other
 // row those that are not in common.
-func insertSQL(table, columns string, rows int, common uint64) string {
+func insertSQL(s insertShape) string {
 	var q strings.Builder
-	q.WriteString("INSERT INTO " + table + " (" + columns + ") VALUES ")
-	n := strings.Count(columns, ",") + 1
+	q.WriteString("INSERT INTO " + s.table + " (" + s.columns + ") VALUES ")
+	n := strings.Count(s.columns, ",") + 1
 	next := n
-	for i := range rows {
+	for i := range s.rows {
 		sep := "("
 		if i > 0 {
 			sep = ", ("
 		}
 		for at := range n {
 			param := at + 1
-			if i > 0 && common&(1<<at) == 0 {
+			if i > 0 && s.common&(1<<at) == 0 {
 				next++
 				param = next
 			}
-			fmt.Fprintf(&q, "%s$%d", sep, param)
+			q.WriteString(sep)
+			q.WriteByte('$')
+			q.WriteString(strconv.Itoa(param))
 			sep = ", "
 		}
 		q.WriteByte(')')

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -74,5 +75,94 @@ func TestWritesInOrder(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestShapesAreBounded: INSERTs come in as many shapes as there are sets of columns that rows have in common. Neither
+// database keeps them all; and SQLite closes none that is being read.
+func TestShapesAreBounded(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]func() string{
+		"SQLite": func() string { return "sqlite:" + filepath.Join(t.TempDir(), "s.db") }, "PostgreSQL": func() string { return coretest.Postgres(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			where := url()
+			s := open(t, store.Options{URL: where})
+			const shapes, rows = 256, 4
+			fill := func(tx store.Tx, shape int) error {
+				var all [][]any
+				for i := range rows {
+					one := []any{"", fmt.Sprintf("%d.%d", shape, i), []byte{0}, "", "", int64(0), int64(0), []byte{0}, ""}
+					for bit, at := range []int{0, 2, 3, 4, 5, 6, 7, 8} {
+						if shape&(1<<bit) == 0 {
+							continue
+						}
+						switch one[at].(type) {
+						case string:
+							one[at] = fmt.Sprint("text ", i)
+						case int64:
+							one[at] = int64(i)
+						case []byte:
+							one[at] = []byte{byte(i)}
+						}
+					}
+					all = append(all, one)
+				}
+				return tx.Insert(t.Context(), "recipients", "app, id, attributes, locale, timezone, created_at, updated_at, preferences, quiet_hours", all)
+			}
+			for pass := range 2 {
+				err := s.Update(t.Context(), func(tx store.Tx) error {
+					for shape := range shapes {
+						if err := fill(tx, pass*shapes+shape); err != nil {
+							return fmt.Errorf("shape %d: %w", shape, err)
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := count(t, raw(t, where), "SELECT count(*) FROM recipients"); n != 2*shapes*rows {
+				t.Errorf("%d rows, not %d", n, 2*shapes*rows)
+			}
+			if prepared, texts := s.Kept(); prepared > store.MostKept || texts > store.MostKept || texts == 0 {
+				t.Errorf("%d statements and %d texts are kept", prepared, texts)
+			}
+		})
+	}
+}
+
+// TestOpenStatementStays: a statement whose rows are being read is not closed to make room for others.
+func TestOpenStatementStays(t *testing.T) {
+	t.Parallel()
+	s := open(t, store.Options{URL: sqliteURL(t)})
+	want := []string{"a", "b", "c"}
+	var got []string
+	err := s.Update(t.Context(), func(tx store.Tx) error {
+		for _, n := range want {
+			if err := tx.Insert(t.Context(), "routes", "name, paused_at", [][]any{{n, int64(1)}}); err != nil {
+				return err
+			}
+		}
+		return tx.EachName(t.Context(), func(name string) error {
+			got = append(got, name)
+			for i := range store.MostKept + 10 {
+				if err := tx.Run(t.Context(), fmt.Sprintf("UPDATE routes SET paused_at = %d WHERE name = '%s'", i, name)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if prepared, _ := s.Kept(); prepared > store.MostKept {
+		t.Errorf("%d statements are kept", prepared)
 	}
 }
