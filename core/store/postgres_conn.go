@@ -142,8 +142,9 @@ func leave(conn *pgxpool.Conn, err error) {
 }
 
 // ping asks whether the server answers and takes writes. It takes no reader's turn: where those are all held by slow
-// lists, messages are accepted and delivered all the same, and /readyz would have the process taken out of service,
-// which brings its readers to the others. A server that hangs does not answer on this connection either.
+// lists, the server is well and the committers work, while what else is read is slow or a 503 for some seconds. To have
+// /readyz take the process out of service for that would bring its readers to the others, and then take those out.
+// A server that hangs does not answer on this connection either.
 func (b *postgresDB) ping(ctx context.Context) error {
 	return b.ask(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var on string
