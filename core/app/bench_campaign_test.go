@@ -38,7 +38,7 @@ func BenchmarkCampaign(b *testing.B) {
 
 func benchCampaign(b *testing.B, w *world, p *process, profile func() func(), channel, data string) {
 	c := newCaller(b, p.base)
-	n := map[string]int{"push": 40_000, "email": 10_000}[channel] // some seconds
+	n := map[string]int{"push": 80_000, "email": 10_000}[channel] // some seconds
 	raw := rawAPNs(b, w)
 	if channel == "email" {
 		raw = rawMails(b, w, func(i int) rawMail {
