@@ -19,7 +19,7 @@ type Audience struct {
 	Until time.Time
 	// Zones selects those in some time zones besides, "" for those who have none; nil selects all.
 	Zones []string
-	// Since selects those changed after it besides; zero selects all.
+	// Since selects those whose time zone changed after it besides; zero selects all.
 	Since time.Time
 	// Bare reads them without endpoints.
 	Bare bool

@@ -21,6 +21,7 @@ type Recipient struct {
 	QuietHours  *QuietHours // nil: none
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
+	MovedAt     time.Time // when Timezone last changed, zero for never
 }
 
 // Endpoint is one address of a recipient.

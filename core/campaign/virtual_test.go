@@ -433,3 +433,34 @@ func TestMoving(t *testing.T) {
 		}
 	})
 }
+
+// TestLeftOutStaysOut: whom `missed: skip` left out, and who changes without moving, does not get the campaign at its end.
+func TestLeftOutStaysOut(t *testing.T) {
+	t.Parallel()
+	warm(t)
+	synctest.Test(t, func(t *testing.T) {
+		sleepTo(time.Date(2000, 1, 3, 20, 0, 0, 0, time.UTC))
+		r := newRig(t)
+		defer r.stop()
+		r.put("tokyo", "Asia/Tokyo") // where 18:00 was at 09:00 UTC
+		r.put("la", "America/Los_Angeles")
+		r.put("moves", "Asia/Tokyo")
+		time.Sleep(time.Second)
+		now := time.Now()
+		c := &core.Campaign{ID: core.NewID(now), App: "a", State: core.CampaignScheduled, CreatedAt: now, Fence: 1, RunAt: now,
+			CampaignSpec: core.CampaignSpec{Name: "x", Audience: core.CampaignAudience{All: true}, LocalTime: "18:00", Date: "2000-01-03", Missed: "skip", StartAt: now,
+				Request: []byte(`{"Content":{"Title":"Good evening"},"Channels":["email"],"Priority":"bulk"}`)},
+			CampaignLive: core.CampaignLive{NextAt: now.Add(-15 * time.Hour)}}
+		if _, err := r.store.CreateCampaign(t.Context(), c, "", [32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		r.put("tokyo", "Asia/Tokyo") // changed, by its updated_at
+		r.put("moves", "America/Los_Angeles")
+		time.Sleep(20 * time.Hour)
+		got := r.made()
+		if len(got) != 2 || len(got["la"]) != 1 || len(got["moves"]) != 1 {
+			t.Errorf("it was made for %v, not for la and moves once each", got)
+		}
+	})
+}

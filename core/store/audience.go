@@ -64,7 +64,7 @@ type audienceQuery struct {
 func besides(a *core.Audience, n int, of string) (where string, args []any) {
 	if !a.Since.IsZero() {
 		args = append(args, micros(a.Since))
-		where += fmt.Sprintf(" AND %supdated_at > $%d", of, n+len(args))
+		where += fmt.Sprintf(" AND %smoved_at > $%d", of, n+len(args))
 	}
 	if a.Zones != nil {
 		marks := make([]string, len(a.Zones))
@@ -87,7 +87,7 @@ func joined(also string) string {
 
 // meant holds a recipient against an audience's further conditions.
 func meant(a *core.Audience, x *core.Recipient) bool {
-	return (a.Since.IsZero() || x.UpdatedAt.After(a.Since)) && (a.Zones == nil || slices.Contains(a.Zones, x.Timezone))
+	return (a.Since.IsZero() || x.MovedAt.After(a.Since)) && (a.Zones == nil || slices.Contains(a.Zones, x.Timezone))
 }
 
 func ranged(ctx context.Context, q querier, aq audienceQuery) (page core.AudiencePage, err error) {

@@ -62,7 +62,7 @@ func (im *importing) write(ctx context.Context, t tx) (created int, err error) {
 	err = t.queryMany(ctx, `INSERT INTO recipients (app, id, attributes, locale, timezone, created_at, updated_at, quiet_hours, preferences)
 		VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
 		ON CONFLICT (app, id) DO UPDATE SET attributes = excluded.attributes, locale = excluded.locale, timezone = excluded.timezone,
-		updated_at = excluded.updated_at, quiet_hours = excluded.quiet_hours, preferences = COALESCE(excluded.preferences, recipients.preferences)
+		updated_at = excluded.updated_at, quiet_hours = excluded.quiet_hours, preferences = COALESCE(excluded.preferences, recipients.preferences), `+moved+`
 		RETURNING created_at`, sets, func(i int, r row) error {
 		var at int64
 		err := r.Scan(&at)

@@ -9,13 +9,16 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
-const recipientColumns = "app, id, attributes, locale, timezone, created_at, updated_at, preferences, quiet_hours"
+const recipientColumns = "app, id, attributes, locale, timezone, created_at, updated_at, preferences, quiet_hours, moved_at"
+
+// moved is what an INSERT sets where the recipient is there already.
+const moved = "moved_at = CASE WHEN recipients.timezone = excluded.timezone THEN recipients.moved_at ELSE excluded.updated_at END"
 
 func scanRecipient(r row) (*core.Recipient, error) {
 	x := &core.Recipient{}
 	var attributes, preferences []byte
 	var quiet string
-	err := r.Scan(&x.App, &x.ID, &attributes, &x.Locale, &x.Timezone, stamp{&x.CreatedAt}, stamp{&x.UpdatedAt}, &preferences, &quiet)
+	err := r.Scan(&x.App, &x.ID, &attributes, &x.Locale, &x.Timezone, stamp{&x.CreatedAt}, stamp{&x.UpdatedAt}, &preferences, &quiet, stamp{&x.MovedAt})
 	x.Attributes = attributes
 	if err == nil && len(preferences) > 0 {
 		err = json.Unmarshal(preferences, &x.Preferences)
@@ -198,7 +201,7 @@ func putRecipient(ctx context.Context, t tx, now time.Time, x *core.Recipient) (
 	}
 	_, err = t.exec(ctx, `INSERT INTO recipients (app, id, attributes, locale, timezone, created_at, updated_at, quiet_hours) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (app, id) DO UPDATE SET attributes = excluded.attributes, locale = excluded.locale, timezone = excluded.timezone,
-		updated_at = excluded.updated_at, quiet_hours = excluded.quiet_hours`,
+		updated_at = excluded.updated_at, quiet_hours = excluded.quiet_hours, `+moved,
 		x.App, x.ID, raw(x.Attributes), x.Locale, x.Timezone, micros(x.CreatedAt), micros(now), quiet)
 	if err != nil {
 		return false, fmt.Errorf("write the recipient: %w", err)

@@ -375,7 +375,7 @@ func campaignOccur(t *testing.T, s *store.Store) {
 	}
 }
 
-// audienceParts reads audiences by time zone and by when somebody changed; all, topic and list are read in people.go.
+// audienceParts reads audiences by time zone and by when somebody moved; all, topic and list are read in people.go.
 func audienceParts(t *testing.T, s *store.Store) {
 	zones := []string{"Europe/Berlin", "Asia/Tokyo", ""}
 	for i := range 12 {
@@ -389,7 +389,16 @@ func audienceParts(t *testing.T, s *store.Store) {
 	}
 	bound := s.Now()
 	until(t, "the clock to go on", func() bool { return s.Now().After(bound) })
-	if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: "r05a", Timezone: "Asia/Tokyo"}); err != nil {
+	// r05a comes and moves; r04 and r07 change, and stay where they are.
+	for _, x := range []core.Recipient{{ID: "r05a"}, {ID: "r05a", Timezone: "Asia/Tokyo"}, {ID: "r04", Timezone: "Asia/Tokyo", Locale: "ja"}} {
+		if x.App = "shop"; x.ID == "r04" {
+			x.Endpoints = []core.Endpoint{{Kind: "email", Address: "4@example.com"}}
+		}
+		if _, err := s.PutRecipient(t.Context(), &x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.PutPreferences(t.Context(), "shop", "r07", core.Preferences{"*": {"*": true}}, &core.Rules{}); err != nil {
 		t.Fatal(err)
 	}
 	join(t, s, "vip", "r05a")
@@ -400,13 +409,13 @@ func audienceParts(t *testing.T, s *store.Store) {
 		size  int
 		zones []string
 	}{
-		"all":             {core.Audience{Zones: []string{"", "Asia/Tokyo"}}, []string{"r01", "r02", "r04", "r05", "r07", "r08", "r10", "r11"}, 12, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
-		"a topic":         {core.Audience{Topic: "vip", Zones: []string{"Asia/Tokyo"}}, []string{"r07", "r10"}, 6, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
-		"a list":          {core.Audience{Recipients: listed, Zones: []string{"Asia/Tokyo"}}, []string{"r01", "r04", "r07"}, 8, []string{"Asia/Tokyo"}},
-		"changed":         {core.Audience{Since: bound, Until: s.Now()}, []string{"r05a"}, 13, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
-		"changed, topic":  {core.Audience{Topic: "vip", Since: bound, Until: s.Now()}, []string{"r05a"}, 7, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
-		"changed, a list": {core.Audience{Recipients: listed, Since: bound, Until: s.Now()}, []string{"r05a"}, 8, []string{"Asia/Tokyo"}},
-		"no zone":         {core.Audience{Zones: []string{"Mars"}}, nil, 12, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"all":           {core.Audience{Zones: []string{"", "Asia/Tokyo"}}, []string{"r01", "r02", "r04", "r05", "r07", "r08", "r10", "r11"}, 12, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"a topic":       {core.Audience{Topic: "vip", Zones: []string{"Asia/Tokyo"}}, []string{"r07", "r10"}, 6, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"a list":        {core.Audience{Recipients: listed, Zones: []string{"Asia/Tokyo"}}, []string{"r01", "r04", "r07"}, 8, []string{"Asia/Tokyo"}},
+		"moved":         {core.Audience{Since: bound, Until: s.Now()}, []string{"r05a"}, 13, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"moved, topic":  {core.Audience{Topic: "vip", Since: bound, Until: s.Now()}, []string{"r05a"}, 7, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
+		"moved, a list": {core.Audience{Recipients: listed, Since: bound, Until: s.Now()}, []string{"r05a"}, 8, []string{"Asia/Tokyo"}},
+		"no zone":       {core.Audience{Zones: []string{"Mars"}}, nil, 12, []string{"", "Asia/Tokyo", "Europe/Berlin"}},
 	} {
 		if c.a.App = "shop"; c.a.Until.IsZero() {
 			c.a.Until = bound

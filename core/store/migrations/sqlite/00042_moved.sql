@@ -1,0 +1,4 @@
+-- +goose Up
+-- When a person's time zone last changed: a campaign by local time looks at its end for who moved, and not for everybody of
+-- whom anything changed. 0: never, or by a version before this one.
+ALTER TABLE recipients ADD COLUMN moved_at INTEGER NOT NULL DEFAULT 0;
