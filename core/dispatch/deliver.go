@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -109,12 +110,16 @@ func (d *Dispatcher) send(ctx context.Context, r *round, provider providers.Prov
 	defer cancel()
 	call, cancelCalls := r.clock.until(ctx, settleMargin)
 	c := newCalls(provider, limits.Timeout, cancelCalls)
-	for r.waiting() > 0 {
+	for looked := r.clock.based; r.waiting() > 0; {
 		granted, wait, code := d.gate.Admit(admit, r.Route, r.Lane, r.waiting())
 		if code != "" || granted == 0 {
 			r.holdBeyond(granted, wait, code)
 		}
 		granted = min(granted, r.waiting())
+		if time.Since(looked) > lookAgain {
+			looked = time.Now()
+			d.dropCancelled(call, r)
+		}
 		r.expire()             // the gate may have taken its time
 		if call.Err() != nil { // or claim and gate took what the call was to have
 			r.holdBeyond(0, 0, core.CodeStopped)
@@ -127,6 +132,31 @@ func (d *Dispatcher) send(ctx context.Context, r *round, provider providers.Prov
 		}
 	}
 	return c
+}
+
+// lookAgain is how long after the claim, or the last look, a round looks again for what was cancelled meanwhile. Who
+// cancels is told that no new attempt begins.
+const lookAgain = 100 * time.Millisecond
+
+// dropCancelled takes out what is to be cancelled. Where the store does not say it is sent, as what was cancelled in the
+// moment before its call.
+func (d *Dispatcher) dropCancelled(ctx context.Context, r *round) {
+	ids, err := d.store.Cancelling(ctx, r.ID)
+	if err != nil {
+		d.log.Debug("what was cancelled meanwhile is not known", "batch", r.ID, "error", err)
+		return
+	}
+	if len(ids) == 0 {
+		return
+	}
+	now := r.clock.now()
+	r.sift(func(d *core.Delivery) bool {
+		if !slices.Contains(ids, d.ID) {
+			return false
+		}
+		r.add(d.Hold(core.CodeRate, now, now), nil)
+		return true
+	})
 }
 
 // claim takes the batch. It asks again for a while where the store is away: a wake that is given up costs

@@ -28,14 +28,15 @@ type bench struct {
 	admit    time.Duration // that the gate takes
 	admitted int           // that the gate was asked for
 	// returned is how much of that was given back.
-	returned int
-	believe  bool
-	away     map[string]int // how often the store is away before it does something
-	lost     int            // how many claims are kept and their answers lost
-	unread   error          // why the contents of a claimed round cannot be read
-	sending  bool           // a round is under way
-	log      *slog.Logger
-	deliver  func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
+	returned   int
+	believe    bool
+	cancelling []core.ID
+	away       map[string]int // how often the store is away before it does something
+	lost       int            // how many claims are kept and their answers lost
+	unread     error          // why the contents of a claimed round cannot be read
+	sending    bool           // a round is under way
+	log        *slog.Logger
+	deliver    func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
 }
 
 func newBench(n int) *bench {
@@ -75,6 +76,8 @@ func (b *bench) Settle(_ context.Context, s *core.Settlement) (bool, error) {
 	}
 	return false, err
 }
+
+func (b *bench) Cancelling(context.Context, core.ID) ([]core.ID, error) { return b.cancelling, nil }
 
 func (b *bench) Wake(context.Context, ...core.Wake) error { return nil }
 func (b *bench) Room(core.Wake) int                       { return 10 }

@@ -208,6 +208,17 @@ func (m *memory) round(b *core.Batch, now time.Time) *core.Round {
 	return &core.Round{Batch: *b, Now: now, LeaseEnd: b.RunAt, Paused: m.quiet[b.ID], Deliveries: ds, Contents: map[core.ContentRef]*core.Content{{}: {Title: "T"}}}
 }
 
+func (m *memory) Cancelling(_ context.Context, batch core.ID) (ids []core.ID, err error) {
+	err = m.call("cancelling", batch, func(time.Time) {
+		for _, id := range m.claimed[batch] {
+			if m.cancelling[id] {
+				ids = append(ids, id)
+			}
+		}
+	})
+	return ids, err
+}
+
 func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err error) {
 	err = m.call("settle", s.Batch.ID, func(time.Time) {
 		b := m.batches[s.Batch.ID]

@@ -10,7 +10,7 @@ import (
 	"github.com/carillon-notify/carillon/providers"
 )
 
-// Store is what a round needs of the store. Both calls ride in group commits.
+// Store is what a round needs of the store. Claim and Settle ride in group commits.
 type Store interface {
 	// Claim makes the wake's batch the caller's for the lease and commits the round (batch, attempt,
 	// worker, start) before it returns. It returns nil when there is nothing to do: a newer fence, a
@@ -22,6 +22,8 @@ type Store interface {
 	// that somebody else holds the batch by now: nothing changed, and the results went to the timeline
 	// marked late. It is false for a settlement that was kept before though its answer was lost.
 	Settle(ctx context.Context, s *core.Settlement) (stale bool, err error)
+	// Cancelling returns those deliveries of a batch in a round that are to be cancelled: settled as held they are.
+	Cancelling(ctx context.Context, batch core.ID) ([]core.ID, error)
 }
 
 // Overdue is what the relay needs of the store.

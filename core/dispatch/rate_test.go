@@ -68,3 +68,34 @@ func TestRateOfRoute(t *testing.T) {
 		}
 	})
 }
+
+// TestCancelledWhileWaiting: what is cancelled while its round waits for the route's rate is not sent any more.
+func TestCancelledWhileWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(30)
+		b.deliver = all(providers.Accepted)
+		g := gate.New(map[string]gate.Config{"r": {Rate: 10}})
+		d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: g, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w"})
+		time.AfterFunc(950*time.Millisecond, func() { // ten are sent
+			for i := range b.round.Deliveries[10:] {
+				b.cancelling = append(b.cancelling, b.round.Deliveries[10+i].ID)
+			}
+		})
+		if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); err != nil {
+			t.Fatal(err)
+		}
+		sent, held := 0, 0
+		for _, v := range b.settled.Verdicts {
+			switch {
+			case v.Held:
+				held++
+			case v.Delivery.State == core.Sent:
+				sent++
+			}
+		}
+		if sent != 10 || held != 20 {
+			t.Errorf("%d are sent and %d held, not 10 and 20", sent, held)
+		}
+	})
+}

@@ -10,7 +10,8 @@ import (
 
 // Cancel cancels what is still pending of a notification and returns how many deliveries that were.
 // After it returned no new attempt begins for it. Deliveries in a round under way are marked: their call
-// on the wire finishes, and if they are held after it they become cancelled; they count too. The error
+// on the wire finishes, and if they are held after it, or before as they wait for their route's rate, they become
+// cancelled; they count too. The error
 // is core.ErrNotFound if the app has no such notification.
 func (s *Store) Cancel(ctx context.Context, app string, notification core.ID) (int, error) {
 	return writeFor(ctx, s, "cancel a notification", func(t tx) (int, error) {
@@ -29,6 +30,18 @@ func (s *Store) Cancel(ctx context.Context, app string, notification core.ID) (i
 		}
 		return cancelWhere(ctx, t, now, "d.notification_id = $1", notification[:])
 	})
+}
+
+// Cancelling returns the deliveries of a batch in a round that Cancel or another marked: settled as held they become
+// cancelled.
+func (s *Store) Cancelling(ctx context.Context, batch core.ID) (ids []core.ID, err error) {
+	err = s.read(ctx, "read what is to be cancelled", "SELECT id FROM deliveries WHERE batch_id = $1 AND state = 1 AND cancel_requested = 1", func(r row) error {
+		var id core.ID
+		err := r.Scan(key{&id})
+		ids = append(ids, id)
+		return err
+	}, batch[:])
+	return ids, err
 }
 
 // cancelWhere cancels the pending deliveries that a condition on d selects, and returns how many those are.

@@ -318,8 +318,14 @@ func cancel(t *testing.T, s *store.Store) {
 func cancelSending(t *testing.T, s *store.Store) {
 	a := record(t, s, ask{n: 2})
 	r := claim(t, s, wakeOf(a))
+	if ids, err := s.Cancelling(t.Context(), r.ID); err != nil || len(ids) != 0 {
+		t.Errorf("before the cancel %v are to be cancelled (%v)", ids, err)
+	}
 	if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != 2 || err != nil {
 		t.Fatalf("%d %v", n, err)
+	}
+	if ids, err := s.Cancelling(t.Context(), r.ID); err != nil || len(ids) != 2 {
+		t.Errorf("%v are to be cancelled (%v), not both", ids, err)
 	}
 	if c := counts(t, s, a); c.Pending != 2 {
 		t.Errorf("the call on the wire was not left alone: %+v", c)
