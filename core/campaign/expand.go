@@ -46,6 +46,9 @@ func (t *turn) expand(ctx context.Context) (time.Time, error) {
 		}
 		return leg.At, nil
 	}
+	if c.Missed == missedSkip && len(c.Legs) > 0 && !leg.Moved && c.Cursor == "" && c.NextAt.Equal(leg.At) {
+		return now, t.enter(ctx, leg, now)
+	}
 	if err := t.recount(ctx, now); err != nil {
 		return time.Time{}, err
 	}
@@ -66,6 +69,23 @@ func (t *turn) expand(ctx context.Context) (time.Time, error) {
 	t.waits = 0
 	t.most = min(pageSize, max(minPage, t.flow.people(room, c.Totals.EachPerson())))
 	return now, t.page(ctx, min(t.most, allowed))
+}
+
+// enter begins a leg that was waited for, or leaves it out if its time was missed while nothing ran. NextAt says
+// which legs are waited for: one that was begun, or that came due behind another, goes however late the rate or a
+// backlog makes it. Who is of a leg that is left out is skipped in the end, as those are whom legs leaves out.
+func (t *turn) enter(ctx context.Context, leg core.Leg, now time.Time) error {
+	late := now.Sub(leg.At) > core.MissedAfter
+	if late {
+		t.Logger.Warn("a local time of a campaign was missed and is left out", "campaign", t.c.ID.String(), "at", leg.At)
+	}
+	return t.keep(ctx, func(c *core.Campaign) {
+		c.NextAt = time.Time{}
+		if late {
+			c.Leg++
+			c.NextAt = legOf(c, c.Leg).At // it was missed too, if it is late by then
+		}
+	})
 }
 
 // leg is the part of the audience that is being expanded.
@@ -285,6 +305,7 @@ func unreachable(a *core.Acceptance, people []*core.Recipient) int {
 // write makes a page durable and wakes its batches.
 func (t *turn) write(ctx context.Context, p *core.CampaignPage) error {
 	p.Campaign, p.Fence, p.RunAt = t.c.ID, t.c.Fence, t.Campaigns.Now().Add(Lease)
+	t.renewed()
 	crash.At(crash.ExpandPlanned)
 	c, recorded, err := t.Pages.Expand(ctx, p)
 	if err != nil {

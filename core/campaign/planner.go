@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -105,6 +106,7 @@ type turn struct {
 	ahead   *ahead        // the next page; nil: none is prepared
 	flow    *flow         // how quickly workers take what it makes
 	most    int           // how many recipients a page may have by that
+	renewed func() bool   // ends the renewal of the lease, and says whether that was lost
 }
 
 // Turn is one planner's time with a campaign: it takes it, makes steps while one is due within a moment, and
@@ -125,9 +127,15 @@ func (p *Planner) Turn(ctx context.Context, w core.CampaignWake) error {
 			t.ahead.end()
 		}
 	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for {
+		t.hold(ctx, cancel)
 		at, err := t.step(ctx)
-		if err != nil {
+		switch lost := t.renewed(); {
+		case lost:
+			return nil // whatever the step came to
+		case err != nil:
 			return err
 		}
 		now := t.Campaigns.Now()
@@ -177,8 +185,45 @@ func (t *turn) step(ctx context.Context) (next time.Time, err error) {
 	}
 }
 
+// hold keeps the campaign with this planner while a step reads, however long that takes. The step's own write ends it
+// by t.renewed, so that nothing is written behind it. Once the campaign is in other hands, lost is called.
+func (t *turn) hold(ctx context.Context, lost func()) {
+	id, fence := t.c.ID, t.c.Fence
+	stop, ended, gone := make(chan struct{}), make(chan struct{}), false
+	go func() {
+		defer close(ended)
+		every := time.NewTicker(Lease / 4)
+		defer every.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-ctx.Done():
+				return
+			case <-every.C:
+			}
+			c, err := t.Campaigns.KeepCampaign(ctx, id, fence, func(c *core.Campaign) { c.RunAt = t.Campaigns.Now().Add(Lease) })
+			switch {
+			case err != nil: // there are more tries before the lease is over, and then the fence tells
+				t.Logger.Debug("a campaign's lease could not be renewed", "campaign", id.String(), "error", err)
+			case c == nil:
+				gone = true
+				lost()
+				return
+			}
+		}
+	}()
+	end := sync.OnceFunc(func() { close(stop) })
+	t.renewed = func() bool {
+		end()
+		<-ended
+		return gone
+	}
+}
+
 // keep writes a change of the campaign; afterwards t.c is what is written.
 func (t *turn) keep(ctx context.Context, change func(*core.Campaign)) error {
+	t.renewed()
 	c, err := t.Campaigns.KeepCampaign(ctx, t.c.ID, t.c.Fence, change)
 	if err != nil {
 		return fmt.Errorf("keep campaign %s: %w", t.c.ID, err)
@@ -254,6 +299,7 @@ func (t *turn) occur(ctx context.Context) (time.Time, error) {
 	if next.IsZero() {
 		c.State, c.EndedAt = core.CampaignCompleted, now
 	}
+	t.renewed()
 	stale, err := t.Campaigns.Occur(ctx, &c, child)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("keep an occurrence of campaign %s: %w", c.ID, err)
@@ -352,6 +398,9 @@ func (t *turn) start(ctx context.Context) (time.Time, error) {
 	}
 	err := t.keep(ctx, func(c *core.Campaign) {
 		c.State, c.Bound, c.PacedTo, c.Legs = core.CampaignRunning, now, now, plan
+		if len(plan) > 0 {
+			c.NextAt = time.Time{} // no leg is waited for yet
+		}
 		c.Sample(now)
 	})
 	return now, err
@@ -375,7 +424,7 @@ func (t *turn) count(ctx context.Context) (time.Time, error) {
 		if err := t.compile(); err != nil {
 			return time.Time{}, err
 		}
-		for renewed, cursor := t.Campaigns.Now(), ""; ; {
+		for cursor := ""; ; {
 			page, err := t.Audiences.AudiencePage(ctx, who, cursor, countPage)
 			if err != nil {
 				return time.Time{}, fmt.Errorf("count the audience of campaign %s: %w", c.ID, err)
@@ -387,12 +436,6 @@ func (t *turn) count(ctx context.Context) (time.Time, error) {
 			}
 			if cursor = page.Next; cursor == "" {
 				break
-			}
-			if now := t.Campaigns.Now(); now.Sub(renewed) > Lease/4 {
-				renewed = now
-				if err := t.keep(ctx, func(c *core.Campaign) { c.RunAt = now.Add(Lease) }); err != nil || t.lost {
-					return time.Time{}, err
-				}
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,10 +87,57 @@ type rig struct {
 	t     *testing.T
 	store *store.Store
 	m     *campaign.Manager
+	loop  *loop
 	stop  func()
 }
 
 func newRig(t *testing.T) *rig {
+	t.Helper()
+	return newSlowRig(t, &slow{})
+}
+
+// slow is audiences each of whose reads takes a while.
+type slow struct {
+	*store.Store
+	zones, size, page time.Duration
+	reads             atomic.Int64
+}
+
+func (s *slow) AudienceZones(ctx context.Context, a core.Audience) ([]string, error) {
+	if err := s.wait(ctx, s.zones); err != nil {
+		return nil, err
+	}
+	return s.Store.AudienceZones(ctx, a)
+}
+
+func (s *slow) AudienceSize(ctx context.Context, a core.Audience) (int, error) {
+	if err := s.wait(ctx, s.size); err != nil {
+		return 0, err
+	}
+	return s.Store.AudienceSize(ctx, a)
+}
+
+func (s *slow) AudiencePage(ctx context.Context, a core.Audience, cursor string, limit int) (core.AudiencePage, error) {
+	if err := s.wait(ctx, s.page); err != nil {
+		return core.AudiencePage{}, err
+	}
+	return s.Store.AudiencePage(ctx, a, cursor, limit)
+}
+
+func (s *slow) wait(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	s.reads.Add(1)
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func newSlowRig(t *testing.T, audiences *slow) *rig {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	s, err := store.Open(t.Context(), store.Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "c.db"), Logger: quiet,
@@ -108,13 +156,14 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	audiences.Store = s
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &loop{store: s, ctx: ctx, t: t, turns: make(chan struct{}, campaign.Turns)}
 	in := intake.New(intake.Options{Store: s, Queue: l, Templates: templates.New(nil, nil), Routing: routing, Logger: quiet})
-	l.planner = campaign.NewPlanner(campaign.Options{Campaigns: s, Pages: s, Audiences: s, Renderer: in, Queue: l, Logger: quiet,
+	l.planner = campaign.NewPlanner(campaign.Options{Campaigns: s, Pages: s, Audiences: audiences, Renderer: in, Queue: l, Logger: quiet,
 		Poll: 20 * time.Second}) // days go by here
 	l.wg.Go(func() { l.planner.Run(ctx) })
-	return &rig{t: t, store: s, m: &campaign.Manager{Keeper: s, Pages: s, Audiences: s, Checker: in, Queue: l}, stop: func() {
+	return &rig{t: t, store: s, loop: l, m: &campaign.Manager{Keeper: s, Pages: s, Audiences: s, Checker: in, Queue: l}, stop: func() {
 		cancel()
 		l.wg.Wait()
 		if err := s.Close(); err != nil {
