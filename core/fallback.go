@@ -51,8 +51,9 @@ type Climb struct {
 	due  time.Time // of the step to come
 }
 
-// NewClimb begins at the notification's own time.
-func NewClimb(n *Notification) Climb { return Climb{n: n, due: n.SendAt} }
+// NewClimb begins at the notification's own time, or when it was made if that is later: a page of a topic can be
+// made long after, and its first channel has its time as well.
+func NewClimb(n *Notification) Climb { return Climb{n: n, due: later(n.SendAt, n.CreatedAt)} }
 
 // DueAt is when the step to come is due, if nothing else holds it. With ModeAll that is always the
 // notification's own time.

@@ -177,3 +177,30 @@ func TestClimb(t *testing.T) {
 		t.Errorf("due %v, behind its end %v", d.DueAt, n.ExpiresAt)
 	}
 }
+
+// What is made after its time, as a late page of a topic is, gives its first channel its time all the same.
+func TestClimbLate(t *testing.T) {
+	t.Parallel()
+	made := time.Date(2026, 11, 27, 12, 2, 0, 0, time.UTC)
+	rules := core.Rules{}
+	for name, tc := range map[string]struct {
+		sendAt time.Time
+		want   []time.Time
+	}{
+		"two minutes late": {made.Add(-2 * time.Minute), []time.Time{made, made.Add(30 * time.Second), made.Add(time.Minute)}},
+		"on time":          {made, []time.Time{made, made.Add(30 * time.Second), made.Add(time.Minute)}},
+		"for later":        {made.Add(time.Hour), []time.Time{made.Add(time.Hour), made.Add(time.Hour + 30*time.Second), made.Add(time.Hour + time.Minute)}},
+	} {
+		n := &core.Notification{Mode: core.ModeFallback, FallbackAfter: 30 * time.Second, CreatedAt: made, SendAt: tc.sendAt, ExpiresAt: made.Add(2 * time.Hour), Priority: providers.Normal}
+		climb := core.NewClimb(n)
+		var got []time.Time
+		for _, channel := range []string{"in_app", "push", "email"} {
+			got = append(got, climb.DueAt())
+			choice := rules.Decide(&core.Recipient{}, n, channel, climb.DueAt())
+			climb.Next(&choice)
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
