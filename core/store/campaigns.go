@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -194,7 +195,8 @@ func (s *Store) Campaigns(ctx context.Context, f core.CampaignFilter) (out []cor
 // UpdateCampaign lets change alter a campaign of an app in one transaction, and returns what it is then.
 // An error of change is returned as it is, and nothing is kept; change may be called more than once and
 // must touch nothing but its argument. A campaign that is over by then has what is pending of it cancelled;
-// one that was paused and is not any more has what its pause held made due. An id that names no campaign
+// one that was paused and is not any more has what its pause held made due. One that change leaves as it was
+// stays with whoever expands it. An id that names no campaign
 // of the app is core.ErrNotFound.
 func (s *Store) UpdateCampaign(ctx context.Context, app string, id core.ID, change func(*core.Campaign) error) (*core.Campaign, error) {
 	c, err := writeFor(ctx, s, "change a campaign", func(t tx) (*core.Campaign, error) {
@@ -206,8 +208,12 @@ func (s *Store) UpdateCampaign(ctx context.Context, app string, id core.ID, chan
 			return nil, core.ErrNotFound
 		}
 		was := c.State
+		before := *c
 		if err := change(c); err != nil {
 			return nil, refusal{err}
+		}
+		if reflect.DeepEqual(&before, c) {
+			return c, nil // as it was: whoever expands it goes on
 		}
 		c.Fence++ // whoever expands it finds out at its next step
 		if err := writeCampaign(ctx, t, c); err != nil {
@@ -309,7 +315,7 @@ func (s *Store) KeepCampaign(ctx context.Context, id core.ID, fence int64, chang
 func (s *Store) VoidCampaigns(ctx context.Context) error {
 	return s.write(ctx, "void the last process's campaigns", func(t tx) error {
 		now := micros(s.Now())
-		_, err := t.exec(ctx, "UPDATE campaigns SET run_at = $1 WHERE run_at > $1 AND state = 3", now)
+		_, err := t.exec(ctx, "UPDATE campaigns SET run_at = $1 WHERE run_at > 0 AND run_at > $1 AND state = 3", now)
 		return err
 	})
 }

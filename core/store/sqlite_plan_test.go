@@ -28,7 +28,7 @@ func (x *statements) watch(s *store.Store) {
 var scan = regexp.MustCompile(`^SCAN (\w+)`)
 
 // large are the tables that grow with every message, by the names that statements give them.
-var large = regexp.MustCompile(`\b(?:FROM|JOIN|UPDATE|INTO) (deliveries|notifications|batches|pages|rounds|late_rounds|receipts|idempotency|campaign_pages)(?: (?:AS )?([a-z]+)\b)?`)
+var large = regexp.MustCompile(`\b(?:FROM|JOIN|UPDATE|INTO) (deliveries|notifications|batches|pages|rounds|late_rounds|receipts|idempotency|campaign_pages|campaigns)(?: (?:AS )?([a-z]+)\b)?`)
 
 // useIndexes fails where SQLite would read all of a large table for one of the statements. It concludes nothing of a
 // parameter: a partial index whose condition is x <> ” serves x = ? only where the statement says that x <> ” as well.

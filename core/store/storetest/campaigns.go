@@ -20,6 +20,7 @@ var campaignTests = []test{
 	{"a campaign in other hands is left alone", campaignFence},
 	{"a campaign's idempotency key", campaignKey},
 	{"cancelling a campaign", campaignCancel},
+	{"a change of a campaign that is none", campaignUnchanged},
 	{"pausing a campaign", campaignPause},
 	{"what a campaign has under way", campaignBusy},
 	{"a campaign's counts follow receipts and erasures", campaignRecount},
@@ -220,6 +221,24 @@ func campaignKey(t *testing.T, s *store.Store) {
 	}
 	if all, _, err := s.Campaigns(t.Context(), core.CampaignFilter{App: "shop"}); len(all) != 1 || err != nil {
 		t.Errorf("%d campaigns: %v", len(all), err)
+	}
+}
+
+// What changes nothing leaves the campaign to whoever expands it; what changes anything takes it away.
+func campaignUnchanged(t *testing.T, s *store.Store) {
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	got, err := s.UpdateCampaign(t.Context(), "shop", c.ID, func(*core.Campaign) error { return nil })
+	if err != nil || got.Fence != c.Fence || got.State != c.State {
+		t.Fatalf("nothing changed: %+v %v", got, err)
+	}
+	if c = expand(t, s, pageOf(s, c, "a", "b")); c == nil {
+		t.Fatal("who expands it lost it by a change that was none")
+	}
+	if got, err = s.UpdateCampaign(t.Context(), "shop", c.ID, func(c *core.Campaign) error { c.Rate = "9/s"; return nil }); err != nil || got.Fence == c.Fence {
+		t.Errorf("another rate: %+v %v", got, err)
+	}
+	if expand(t, s, pageOf(s, c, "c", "d")) != nil {
+		t.Error("it was expanded by the rate of before")
 	}
 }
 
