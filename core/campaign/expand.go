@@ -182,9 +182,10 @@ func (a *ahead) take(c *core.Campaign) (*core.CampaignPage, error) {
 	return a.page, a.err
 }
 
-// lookAhead begins to prepare the page after p, unless the rate or memory speaks against it.
+// lookAhead begins to prepare the page after p, unless the rate or memory speaks against it. The next leg waits until
+// p is written: whom p reaches may be in that leg too, and is left out of it by what is kept.
 func (t *turn) lookAhead(ctx context.Context, c core.Campaign, p *core.CampaignPage) {
-	if c.Leg, c.Cursor = p.Leg, p.Cursor; p.Expanded || c.PerSecond > 0 || legOf(&c, c.Leg).At.After(t.Campaigns.Now()) {
+	if c.Cursor = p.Cursor; p.Leg != c.Leg || c.PerSecond > 0 {
 		return
 	}
 	select {

@@ -139,6 +139,12 @@ func (s *slow) wait(ctx context.Context, d time.Duration) error {
 
 func newSlowRig(t *testing.T, audiences *slow) *rig {
 	t.Helper()
+	return newRigWith(t, func(s *store.Store, o *campaign.Options) { audiences.Store, o.Audiences = s, audiences })
+}
+
+// newRigWith is a rig whose planner has other options.
+func newRigWith(t *testing.T, change func(*store.Store, *campaign.Options)) *rig {
+	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	s, err := store.Open(t.Context(), store.Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "c.db"), Logger: quiet,
 		Room: func(core.Wake) int { return 1000 }})
@@ -156,12 +162,13 @@ func newSlowRig(t *testing.T, audiences *slow) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	audiences.Store = s
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &loop{store: s, ctx: ctx, t: t, turns: make(chan struct{}, campaign.Turns)}
 	in := intake.New(intake.Options{Store: s, Queue: l, Templates: templates.New(nil, nil), Routing: routing, Logger: quiet})
-	l.planner = campaign.NewPlanner(campaign.Options{Campaigns: s, Pages: s, Audiences: audiences, Renderer: in, Queue: l, Logger: quiet,
-		Poll: 20 * time.Second}) // days go by here
+	o := campaign.Options{Campaigns: s, Pages: s, Audiences: s, Renderer: in, Queue: l, Logger: quiet,
+		Poll: 20 * time.Second} // days go by here
+	change(s, &o)
+	l.planner = campaign.NewPlanner(o)
 	l.wg.Go(func() { l.planner.Run(ctx) })
 	return &rig{t: t, store: s, loop: l, m: &campaign.Manager{Keeper: s, Pages: s, Audiences: s, Checker: in, Queue: l}, stop: func() {
 		cancel()
