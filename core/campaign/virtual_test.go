@@ -36,9 +36,11 @@ type loop struct {
 func (l *loop) Wake(_ context.Context, wakes ...core.Wake) error {
 	for _, w := range wakes {
 		r, err := l.store.Claim(context.WithoutCancel(l.ctx), w, "w", time.Minute)
-		if err != nil || r == nil {
-			l.t.Errorf("claim: %+v %v", r, err)
-			continue
+		if err != nil {
+			l.t.Errorf("claim: %v", err)
+		}
+		if r == nil {
+			continue // cancelled with its campaign as the test ends
 		}
 		s := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
 		for _, d := range r.Deliveries {
