@@ -21,6 +21,7 @@ var campaignTests = []test{
 	{"a campaign's idempotency key", campaignKey},
 	{"cancelling a campaign", campaignCancel},
 	{"a change of a campaign that is none", campaignUnchanged},
+	{"a start while a campaign runs", campaignVoid},
 	{"pausing a campaign", campaignPause},
 	{"what a campaign has under way", campaignBusy},
 	{"a campaign's counts follow receipts and erasures", campaignRecount},
@@ -239,6 +240,21 @@ func campaignUnchanged(t *testing.T, s *store.Store) {
 	}
 	if expand(t, s, pageOf(s, c, "c", "d")) != nil {
 		t.Error("it was expanded by the rate of before")
+	}
+}
+
+// A process that has the store to itself does not wait out the lease of the one before.
+func campaignVoid(t *testing.T, s *store.Store) {
+	c := take(t, s, core.CampaignWake{Campaign: newCampaign(t, s).ID, Fence: 1})
+	if wakes, err := s.DueCampaigns(t.Context(), 10, time.Minute); err != nil || len(wakes) != 0 {
+		t.Fatalf("due while it is taken: %+v %v", wakes, err)
+	}
+	if err := s.VoidCampaigns(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wakes, err := s.DueCampaigns(t.Context(), 10, time.Minute)
+	if err != nil || len(wakes) != 1 || wakes[0].Campaign != c.ID || wakes[0].Fence <= c.Fence {
+		t.Errorf("due after the start: %+v %v", wakes, err)
 	}
 }
 
