@@ -30,11 +30,11 @@ type bench struct {
 	// returned is how much of that was given back.
 	returned   int
 	believe    bool
-	cancelling []core.ID
-	away       map[string]int // how often the store is away before it does something
-	lost       int            // how many claims are kept and their answers lost
-	unread     error          // why the contents of a claimed round cannot be read
-	sending    bool           // a round is under way
+	cancelling func() []core.ID // nil: nothing
+	away       map[string]int   // how often the store is away before it does something
+	lost       int              // how many claims are kept and their answers lost
+	unread     error            // why the contents of a claimed round cannot be read
+	sending    bool             // a round is under way
 	log        *slog.Logger
 	deliver    func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error
 }
@@ -77,7 +77,12 @@ func (b *bench) Settle(_ context.Context, s *core.Settlement) (bool, error) {
 	return false, err
 }
 
-func (b *bench) Cancelling(context.Context, core.ID) ([]core.ID, error) { return b.cancelling, nil }
+func (b *bench) Cancelling(context.Context, core.ID) ([]core.ID, error) {
+	if b.cancelling == nil {
+		return nil, nil
+	}
+	return b.cancelling(), nil
+}
 
 func (b *bench) Wake(context.Context, ...core.Wake) error { return nil }
 func (b *bench) Room(core.Wake) int                       { return 10 }

@@ -77,11 +77,17 @@ func TestCancelledWhileWaiting(t *testing.T) {
 		b.deliver = all(providers.Accepted)
 		g := gate.New(map[string]gate.Config{"r": {Rate: 10}})
 		d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: g, Routes: b, Logger: slog.New(slog.DiscardHandler), Worker: "w"})
-		time.AfterFunc(950*time.Millisecond, func() { // ten are sent
-			for i := range b.round.Deliveries[10:] {
-				b.cancelling = append(b.cancelling, b.round.Deliveries[10+i].ID)
+		began := time.Now()
+		var late []core.ID
+		for i := range b.round.Deliveries[10:] {
+			late = append(late, b.round.Deliveries[10+i].ID)
+		}
+		b.cancelling = func() []core.ID {
+			if time.Since(began) < 950*time.Millisecond { // ten are sent
+				return nil
 			}
-		})
+			return late
+		}
 		if err := d.Deliver(t.Context(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal}); err != nil {
 			t.Fatal(err)
 		}
