@@ -381,7 +381,8 @@ func (r *round) expire() {
 }
 
 // holdBeyond holds all but the first n for a while. Of a round that waited for its route's rate and sent some, the rest
-// is due at once: it goes on where it stopped, or the route would stand still until then.
+// is due at once: it goes on where it stopped, or the route would stand still until then. Where the service asked for a wait meanwhile,
+// that is what the next round is held for, which sends nothing.
 func (r *round) holdBeyond(n int, wait time.Duration, code string) {
 	n = min(max(n, 0), len(r.todo))
 	if wait = max(wait, time.Second); code == core.CodeRate && len(r.sent) > 0 {

@@ -194,7 +194,8 @@ func (s *Store) Campaigns(ctx context.Context, f core.CampaignFilter) (out []cor
 
 // UpdateCampaign lets change alter a campaign of an app in one transaction, and returns what it is then.
 // An error of change is returned as it is, and nothing is kept; change may be called more than once and
-// must touch nothing but its argument. A campaign that is over by then has what is pending of it cancelled;
+// must touch nothing but its argument, whose slices and maps it replaces rather than alters: what it was is compared
+// with what it is. A campaign that is over by then has what is pending of it cancelled;
 // one that was paused and is not any more has what its pause held made due. One that change leaves as it was
 // stays with whoever expands it. An id that names no campaign
 // of the app is core.ErrNotFound.

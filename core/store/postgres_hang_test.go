@@ -32,13 +32,7 @@ func within(t *testing.T, limit time.Duration, what string, fn func() error) err
 // it is used again as soon as it answers, and Close does not wait for it.
 func TestPostgresHangs(t *testing.T) {
 	t.Parallel()
-	server := coretest.StartPostgres(t, "")
-	link := coretest.StartProxy(t, "unix:"+server.Socket())
-	s, err := store.Open(t.Context(), store.Options{URL: server.DSN(link.Addr)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
+	_, link, s := overProxy(t)
 	record := func() error {
 		_, err := s.Record(context.Background(), acceptance(s, 1)) // as one who waits for as long as it takes
 		return err

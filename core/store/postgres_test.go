@@ -12,10 +12,9 @@ import (
 	"github.com/carillon-notify/carillon/providers"
 )
 
-// TestPostgresClock: the time is not taken from an answer that was long on its way. Deliveries would be
-// due, and leases over, by as much too early or too late.
-func TestPostgresClock(t *testing.T) {
-	t.Parallel()
+// overProxy opens a store on a server of this test alone, with a proxy in between.
+func overProxy(t *testing.T) (*coretest.PostgresServer, *coretest.Proxy, *store.Store) {
+	t.Helper()
 	server := coretest.StartPostgres(t, "")
 	link := coretest.StartProxy(t, "unix:"+server.Socket())
 	s, err := store.Open(t.Context(), store.Options{URL: server.DSN(link.Addr)})
@@ -23,6 +22,14 @@ func TestPostgresClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
+	return server, link, s
+}
+
+// TestPostgresClock: the time is not taken from an answer that was long on its way. Deliveries would be
+// due, and leases over, by as much too early or too late.
+func TestPostgresClock(t *testing.T) {
+	t.Parallel()
+	_, link, s := overProxy(t)
 	link.Mute()
 	asked := make(chan error, 1)
 	go func() { asked <- s.AskClock(t.Context()) }()
@@ -40,13 +47,7 @@ func TestPostgresClock(t *testing.T) {
 // TestPostgresAway: a server that cannot be reached, or takes nobody in, is away: clients come again.
 func TestPostgresAway(t *testing.T) {
 	t.Parallel()
-	server := coretest.StartPostgres(t, "")
-	link := coretest.StartProxy(t, "unix:"+server.Socket())
-	s, err := store.Open(t.Context(), store.Options{URL: server.DSN(link.Addr)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
+	server, link, s := overProxy(t)
 	for name, gone := range map[string]func(){"cut": link.Cut, "killed": func() { server.Kill(); link.Heal() }} {
 		gone()
 		if _, err := s.Requeue(t.Context()); !errors.Is(err, core.ErrUnavailable) {
