@@ -42,6 +42,10 @@ type Notification struct {
 	CancelledAt   time.Time // zero unless cancelled
 	// Resolving: it has topics whose recipients do not all have their deliveries yet.
 	Resolving bool
+	// Unresolved is why its topics were resolved no further, and UnresolvedAt since when; "" and zero where they were
+	// resolved, or that was asked for.
+	Unresolved   string
+	UnresolvedAt time.Time
 }
 
 // UnknownPolicy says what to do after an attempt whose outcome nobody knows.
@@ -148,7 +152,7 @@ func StatusOf(n *Notification, c Counts, begun bool, now time.Time) Status {
 		return StatusProcessing
 	case c.Pending == 0 && c.Cancelled > 0 && c.Cancelled == c.Total():
 		return StatusCancelled
-	case c.Pending == 0 && c.Total() == 0 && !n.CancelledAt.IsZero():
+	case c.Total() == 0 && (!n.CancelledAt.IsZero() || !n.UnresolvedAt.IsZero()):
 		return StatusCancelled
 	case c.Pending == 0:
 		return StatusCompleted

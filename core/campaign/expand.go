@@ -39,6 +39,9 @@ func (t *turn) expand(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	c, now := t.c, t.Campaigns.Now()
+	if ends := t.request.ExpiresAt; !c.Target.IsZero() && !ends.IsZero() && !now.Before(ends) {
+		return now, t.unresolved(ctx, "it expired before its topics were resolved")
+	}
 	leg := t.leg()
 	if leg.At.After(now) {
 		if !c.NextAt.Equal(leg.At) {
@@ -135,6 +138,9 @@ func (t *turn) page(ctx context.Context, limit int) error {
 	}
 	var bad *intake.Invalid
 	if errors.As(err, &bad) {
+		if !c.Target.IsZero() {
+			return t.unresolved(ctx, "its content cannot be used: "+bad.Error())
+		}
 		t.Logger.Error("a campaign is paused: its content cannot be used", "campaign", c.ID.String(), "error", bad)
 		return t.keep(ctx, func(c *core.Campaign) {
 			c.State, c.Was, c.Reason = core.CampaignPaused, core.CampaignRunning.String(), bad.Error()
@@ -152,6 +158,14 @@ func (t *turn) page(ctx context.Context, limit int) error {
 	}
 	t.lookAhead(ctx, *c, p)
 	return t.write(ctx, p)
+}
+
+// unresolved ends the expansion of a notification's topics short of their end: it could be paused, but nobody sees it
+// to resume it. What was made of the notification by then goes on.
+func (t *turn) unresolved(ctx context.Context, reason string) error {
+	t.Logger.Error("the topics of a notification are resolved no further", "notification", t.c.Target.String(), "reason", reason)
+	now := t.Campaigns.Now()
+	return t.keep(ctx, func(c *core.Campaign) { c.State, c.Reason, c.EndedAt = core.CampaignCancelled, reason, now })
 }
 
 // ahead is a page that is prepared while the one before is written.

@@ -153,20 +153,9 @@ func newRigWith(t *testing.T, change func(*store.Store, *campaign.Options)) *rig
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds, channels := map[string]providers.Kind{}, map[string][]string{}
-	var routes []core.Route
-	for _, k := range builtin.Kinds() {
-		kinds[k.Name] = k
-		routes = append(routes, core.Route{Name: k.Name, Kind: k.Name, Channel: k.Channel, Policy: core.DefaultPolicy})
-		channels[k.Channel] = append(channels[k.Channel], k.Name)
-	}
-	routing, err := intake.NewRouting(routes, channels, kinds)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &loop{store: s, ctx: ctx, t: t, turns: make(chan struct{}, campaign.Turns)}
-	in := intake.New(intake.Options{Store: s, Queue: l, Templates: templates.New(nil, nil), Routing: routing, Logger: quiet})
+	in := intake.New(intake.Options{Store: s, Queue: l, Templates: templates.New(nil, nil), Routing: routingWithout(t, ""), Logger: quiet})
 	o := campaign.Options{Campaigns: s, Pages: s, Audiences: s, Renderer: in, Queue: l, Logger: quiet,
 		Poll: 20 * time.Second} // days go by here
 	change(s, &o)
@@ -179,6 +168,25 @@ func newRigWith(t *testing.T, change func(*store.Store, *campaign.Options)) *rig
 			t.Error(err)
 		}
 	}}
+}
+
+// routingWithout is a route of each built-in kind but one.
+func routingWithout(t *testing.T, kind string) *intake.Routing {
+	t.Helper()
+	kinds, channels := map[string]providers.Kind{}, map[string][]string{}
+	var routes []core.Route
+	for _, k := range builtin.Kinds() {
+		if kinds[k.Name] = k; k.Name == kind {
+			continue
+		}
+		routes = append(routes, core.Route{Name: k.Name, Kind: k.Name, Channel: k.Channel, Policy: core.DefaultPolicy})
+		channels[k.Channel] = append(channels[k.Channel], k.Name)
+	}
+	routing, err := intake.NewRouting(routes, channels, kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return routing
 }
 
 // put stores a recipient with a mailbox.

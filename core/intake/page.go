@@ -64,6 +64,7 @@ func (in *Intake) Page(ctx context.Context, app string, req *Request, page Peopl
 		p.notification.ID = page.Of
 	}
 	f := &faults{}
+	in.checkChannels(&own, f) // one that has gone since would leave everybody out without a word
 	r, err := in.newRenderer(ctx, app, &own, f)
 	if err != nil {
 		return nil, err

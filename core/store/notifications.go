@@ -53,8 +53,21 @@ func (s *Store) count(ctx context.Context, views []core.NotificationView) error 
 	}
 	// Before the deliveries: who is not resolving any more when asked has all of them when they are counted. The
 	// other way round a notification could look completed for a moment.
-	err := s.b.queryMany(ctx, "SELECT 1 FROM campaigns WHERE target = $1 AND target IS NOT NULL AND "+expanding+" LIMIT 1", sets, func(i int, _ row) error {
-		views[i].Resolving = true
+	err := s.b.queryMany(ctx, "SELECT CASE WHEN state = 6 THEN live END FROM campaigns WHERE target = $1 AND target IS NOT NULL AND ("+expanding+" OR state = 6) LIMIT 1", sets, func(i int, r row) error {
+		var text []byte
+		if err := r.Scan(&text); err != nil {
+			return err
+		}
+		if views[i].Resolving = text == nil; text == nil {
+			return nil
+		}
+		var live core.CampaignLive
+		if err := json.Unmarshal(text, &live); err != nil {
+			return fmt.Errorf("decode why topics are resolved no further: %w", err)
+		}
+		if live.Reason != "" { // else that was asked for
+			views[i].Unresolved, views[i].UnresolvedAt = live.Reason, live.EndedAt
+		}
 		return nil
 	})
 	if err != nil {

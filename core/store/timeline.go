@@ -43,6 +43,9 @@ func (s *Store) Timeline(ctx context.Context, app string, notification core.ID) 
 	if !n.CancelledAt.IsZero() {
 		h.steps = append(h.steps, core.Step{At: n.CancelledAt, What: core.StepCancelled})
 	}
+	if n.Unresolved != "" {
+		h.steps = append(h.steps, core.Step{At: n.UnresolvedAt, What: core.StepCancelled, Reason: n.Unresolved})
+	}
 	err = s.read(ctx, "read deliveries", "SELECT "+fullColumns+" FROM deliveries WHERE notification_id = $1 ORDER BY id", func(r row) error {
 		d, err := scanFull(r)
 		h.deliveries[d.ID] = &d
