@@ -175,6 +175,8 @@ type Acceptance struct {
 	Contents   []Content
 	// Expansions resolve the notification's topics: recorded with it, and expanded by a planner afterwards.
 	Expansions []Campaign
+	// Known are the stored recipients that it was made for, as they were read.
+	Known []*Recipient
 	// Slots is the store's own: the slots as they were handed in, while Deliveries point at pages.
 	Slots []int
 	// Key is the caller's idempotency key, "" for none, and BodyHash what was asked under it.

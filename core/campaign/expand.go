@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -28,6 +29,10 @@ const (
 	// was held up.
 	tick  = 100 * time.Millisecond
 	slack = time.Second
+	// maxStale is how often a page is tried that is overtaken each time, each time for a part of the recipients: of
+	// pageSize the last two tries are for one.
+	maxStale   = 6
+	staleShare = 4
 	// recountEvery is how often the totals are brought up to date, of at most recountMost pages.
 	recountEvery = 2 * time.Second
 	recountMost  = 1000
@@ -128,8 +133,19 @@ func paced(c *core.Campaign, n int, now time.Time) time.Time {
 	return from.Add(time.Duration(float64(n) / c.PerSecond * float64(time.Second)))
 }
 
-// page expands up to limit recipients.
+// page expands up to limit recipients. A page that somebody's choice or erasure overtook is prepared again, each time
+// for fewer, in the end for one: who then still changes each time is passed over, and holds nobody up.
 func (t *turn) page(ctx context.Context, limit int) error {
+	for try := 1; ; try++ {
+		err := t.tryPage(ctx, limit, try == maxStale)
+		if !errors.Is(err, core.ErrStale) || try == maxStale {
+			return err
+		}
+		limit = max(1, limit/staleShare)
+	}
+}
+
+func (t *turn) tryPage(ctx context.Context, limit int, last bool) error {
 	c := t.c
 	p, err := t.ahead.take(c)
 	t.ahead = nil
@@ -157,7 +173,23 @@ func (t *turn) page(ctx context.Context, limit int) error {
 		p.PacedTo = paced(c, len(p.Acceptance.Deliveries), t.Campaigns.Now())
 	}
 	t.lookAhead(ctx, *c, p)
-	return t.write(ctx, p)
+	if err = t.write(ctx, p); last && errors.Is(err, core.ErrStale) {
+		t.Logger.Warn("a campaign passes over a recipient whose preferences changed at each try", "campaign", c.ID.String())
+		passOver(p)
+		err = t.write(ctx, p)
+	}
+	return err
+}
+
+// passOver has a page make nothing for its known recipients: they are skipped, without their ids, for they may have
+// been erased.
+func passOver(p *core.CampaignPage) {
+	a := p.Acceptance
+	for _, x := range a.Known {
+		a.Notification.Skipped = slices.DeleteFunc(a.Notification.Skipped, func(s core.Skip) bool { return s.Recipient == x.ID })
+		a.Notification.Skipped = append(a.Notification.Skipped, core.Skip{Reason: core.SkipPreference})
+	}
+	a.Deliveries, a.Contents, a.Known, p.Skipped = nil, nil, nil, p.People
 }
 
 // unresolved ends the expansion of a notification's topics short of their end: it could be paused, but nobody sees it

@@ -31,7 +31,8 @@ type Campaigns interface {
 // Pages keeps what was expanded.
 type Pages interface {
 	// Expand writes a page and how far the campaign is after it in one transaction; nil if it is in other
-	// hands or does not run any more.
+	// hands or does not run any more. The error is core.ErrStale, and nothing was written, if somebody of
+	// the acceptance's Known was erased or chose anew since.
 	Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaign, core.Recorded, error)
 	// CampaignBusy counts the campaign's batches that are due, those that were tried and are held for later,
 	// and those of the due that are with a worker.

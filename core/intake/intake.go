@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -79,6 +81,14 @@ const wakeTimeout = 500 * time.Millisecond
 // recordTimeout bounds recording where the caller's context has no deadline.
 const recordTimeout = 30 * time.Second
 
+// maxStale is how often a request is made anew whose recipients somebody changes, and staleWait how long it waits first,
+// doubled each time: some 5 s together. A change holds a recipient for milliseconds, an import of hundreds for tenths of a
+// second.
+const (
+	maxStale  = 10
+	staleWait = 5 * time.Millisecond
+)
+
 // lasting is ctx for what does not end by the caller's hanging up, with the same deadline, or recordTimeout.
 func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	end, ok := ctx.Deadline()
@@ -91,8 +101,26 @@ func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 // Accept takes a request whole or not at all: it checks it, resolves whom it reaches, renders what they
 // get, records all of that durably, and wakes the workers. Once it records, it no longer ends by ctx being
 // cancelled, but by its deadline alone, at most 30 s later where there is none. The error is *Invalid for what the caller
-// can mend, core.ErrKeyReused for a key used with another body, or the store's.
+// can mend, core.ErrKeyReused for a key used with another body, or the store's. Who chooses or is erased while it is made
+// has it made anew; where that happens again and again it is core.ErrUnavailable, and nothing was kept.
 func (in *Intake) Accept(ctx context.Context, app string, req *Request, key Key) (*Accepted, error) {
+	for try, wait := 1, staleWait; ; try, wait = try+1, 2*wait {
+		a, err := in.tryAccept(ctx, app, req, key)
+		switch {
+		case !errors.Is(err, core.ErrStale):
+			return a, err
+		case try == maxStale:
+			return nil, fmt.Errorf("%w: a recipient of the request changed at each of %d tries; nothing was kept", core.ErrUnavailable, try)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("record notification: %w", ctx.Err())
+		}
+	}
+}
+
+func (in *Intake) tryAccept(ctx context.Context, app string, req *Request, key Key) (*Accepted, error) {
 	p, err := in.plan(ctx, app, req, in.store.Now())
 	if err != nil {
 		return in.answered(ctx, app, key, err)
@@ -199,8 +227,9 @@ type plan struct {
 	deliveries   []core.Delivery
 	contents     []core.Content
 	decisions    []Decision
-	expansion    *core.Campaign // of topics; nil: there are none
-	ladders      [][]int        // fallbacks of two steps or more: their deliveries' places
+	known        []*core.Recipient // that were looked up, and found
+	expansion    *core.Campaign    // of topics; nil: there are none
+	ladders      [][]int           // fallbacks of two steps or more: their deliveries' places
 }
 
 // plan checks, resolves and renders. It goes on past faults with what is left, so that the caller
@@ -222,6 +251,7 @@ func (in *Intake) plan(ctx context.Context, app string, req *Request, now time.T
 	if err != nil {
 		return nil, fmt.Errorf("find recipients: %w", err)
 	}
+	p.known = slices.Collect(maps.Values(recipients))
 	r.p, p.notification.Template = p, r.pinned
 	if err := in.resolve(ctx, r, targets, recipients); err != nil {
 		return nil, err
@@ -245,7 +275,7 @@ func (p *plan) acceptance(key Key) (*core.Acceptance, *Accepted, error) {
 	status := core.StatusOf(n, core.Counts{Pending: len(p.deliveries)}, false, n.CreatedAt)
 	answer := &Accepted{ID: n.ID, Status: status, Deliveries: len(p.deliveries), CreatedAt: n.CreatedAt,
 		Skipped: n.Skipped[:min(len(n.Skipped), core.MaxSkipShown)]}
-	a := &core.Acceptance{Notification: *n, Deliveries: p.deliveries, Contents: p.contents, Key: key.Value, BodyHash: key.Hash}
+	a := &core.Acceptance{Notification: *n, Deliveries: p.deliveries, Contents: p.contents, Known: p.known, Key: key.Value, BodyHash: key.Hash}
 	if p.expansion != nil {
 		a.Expansions = []core.Campaign{*p.expansion}
 	}

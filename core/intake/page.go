@@ -59,7 +59,7 @@ func (in *Intake) Page(ctx context.Context, app string, req *Request, page Peopl
 	for i, id := range page.Unknown {
 		own.To[len(page.Known)+i].Recipient = id
 	}
-	p := &plan{notification: notification(app, &own, in.store.Now())}
+	p := &plan{notification: notification(app, &own, in.store.Now()), known: page.Known}
 	if !page.Of.IsZero() {
 		p.notification.ID = page.Of
 	}

@@ -19,7 +19,7 @@ type Store interface {
 	SuppressedAddresses(ctx context.Context, all []core.AddressOf) (map[core.AddressOf]core.Suppression, error)
 	// Record makes an acceptance durable, synced to disk, in one group-committed transaction. If its
 	// key was used in the last 24 hours with the same body, the first answer is given back; with
-	// another body the error is core.ErrKeyReused.
+	// another body the error is core.ErrKeyReused. Whose Known changed since is core.ErrStale, and is made anew.
 	Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error)
 	// Answered is the answer that was given in the last 24 hours to a request with this key and body
 	// hash. The error is core.ErrNotFound for a key that is free, core.ErrKeyReused for one used with

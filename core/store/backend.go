@@ -45,6 +45,9 @@ type tx interface {
 	writeIDs(ctx context.Context, sql string, sets [][]any) error
 	// lock locks rows of batches against every other transaction that locks them, in one order.
 	lock(ctx context.Context, batches []core.ID) error
+	// holdRecipients reads recipients of an app by their ids, in knownColumns, and keeps others from changing and erasing
+	// them until the transaction ends. Those that somebody is changing it waits for, or leaves out.
+	holdRecipients(ctx context.Context, h hold, scan func(row) error) error
 	// skipLocked is the clause that takes rows for an update and passes over those in other hands.
 	skipLocked() string
 	// forUpdate is the clause that takes rows for an update and waits for them.

@@ -13,7 +13,8 @@ import (
 
 // Expand writes a step of a campaign's expansion in one transaction, conditional on its fence and state:
 // the page's notification, deliveries and contents, and how far the campaign is. It returns the campaign as
-// it is then, nil if it is in other hands or does not run any more: then nothing was written.
+// it is then, nil if it is in other hands or does not run any more: then nothing was written. Nor was it with
+// core.ErrStale.
 func (s *Store) Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaign, core.Recorded, error) {
 	var c *core.Campaign
 	rec := &recording{a: p.Acceptance}
@@ -57,14 +58,15 @@ func (s *Store) recordPage(ctx context.Context, t tx, c *core.Campaign, p *core.
 		}
 	}
 	rec.campaign = c.ID
-	if !c.Target.IsZero() { // the notification is there, and counts its deliveries itself
-		rec.joins = true
-		if err := appendSkips(ctx, t, n.ID, n.Skipped); err != nil {
-			return err
-		}
-	}
-	if err := s.recordAll(ctx, t, s.Now(), []*recording{rec}); err != nil || rec.joins {
+	rec.joins = !c.Target.IsZero() // the notification is there, and counts its deliveries itself
+	if err := s.recordAll(ctx, t, s.Now(), []*recording{rec}); err != nil {
 		return err
+	}
+	if rec.err != nil {
+		return rec.err
+	}
+	if rec.joins {
+		return appendSkips(ctx, t, n.ID, n.Skipped)
 	}
 	totals, err := json.Marshal(is)
 	if err != nil {

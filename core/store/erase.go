@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/carillon-notify/carillon/core"
@@ -14,17 +15,10 @@ import (
 // again and lists of campaigns' audiences the id. What was pending is
 // cancelled. The deliveries' states and attempts stay, so that accepted remains the sum of the states. A page
 // that held their contents alone is removed; one shared with others stays, without a reference from here.
+// It is several transactions. Asked again it does what an error or a crash left undone, also where the recipient itself
+// is gone, and then returns core.ErrNotFound.
 func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
-	if _, err := s.Recipient(ctx, app, id); err != nil {
-		return err
-	}
-	// The recipient itself last: what a crash leaves undone is done by asking again.
-	for _, erase := range []func(context.Context, string, string) error{s.eraseSkips, s.eraseAnswers, s.eraseAudiences} {
-		if err := erase(ctx, app, id); err != nil {
-			return err
-		}
-	}
-	return s.write(ctx, "erase a recipient", func(t tx) error {
+	erased := s.write(ctx, "erase a recipient", func(t tx) error {
 		n, err := t.exec(ctx, "DELETE FROM recipients WHERE app = $1 AND id = $2", app, id)
 		if err != nil {
 			return err
@@ -34,6 +28,17 @@ func (s *Store) DeleteRecipient(ctx context.Context, app, id string) error {
 		}
 		return s.eraseTraces(ctx, t, app, id)
 	})
+	if erased != nil && !errors.Is(erased, core.ErrNotFound) {
+		return erased
+	}
+	// The recipient itself first: from then on nothing is recorded that names it as one who was read before. Lists
+	// next, for a page of them skips who is unknown by name.
+	for _, erase := range []func(context.Context, string, string) error{s.eraseAudiences, s.eraseSkips, s.eraseAnswers} {
+		if err := erase(ctx, app, id); err != nil {
+			return err
+		}
+	}
+	return erased
 }
 
 func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/carillon-notify/carillon/core"
 )
@@ -24,6 +26,8 @@ func (s *Store) ImportRecipients(ctx context.Context, app string, all []core.Imp
 				im.people = append(im.people, &all[i])
 			}
 		}
+		// Rows of recipients are locked in one order.
+		slices.SortFunc(im.people, func(a, b *core.Import) int { return strings.Compare(a.ID, b.ID) })
 		if created, err = im.write(ctx, t); err != nil {
 			return 0, err
 		}

@@ -192,6 +192,15 @@ func (t *pgTx) lock(_ context.Context, batches []core.ID) error {
 	return nil
 }
 
+// holdRecipients locks in the order of the ids' bytes, as an import does.
+func (t *pgTx) holdRecipients(ctx context.Context, h hold, scan func(row) error) error {
+	sql := "SELECT " + knownColumns + ` FROM recipients WHERE app = $1 AND id = ANY($2::text[]) ORDER BY id COLLATE "C" FOR SHARE`
+	if !h.wait {
+		sql += " SKIP LOCKED"
+	}
+	return t.query(ctx, sql, scan, h.app, h.ids)
+}
+
 func (t *pgTx) skipLocked() string { return " FOR UPDATE SKIP LOCKED" }
 func (t *pgTx) forUpdate() string  { return " FOR UPDATE" }
 

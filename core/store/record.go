@@ -20,7 +20,7 @@ const DefaultKeyLife = 24 * time.Hour
 type recording struct {
 	a     *core.Acceptance
 	out   core.Recorded
-	err   error // core.ErrKeyReused: nothing was recorded, nobody else is concerned
+	err   error // core.ErrKeyReused or core.ErrStale: nothing was recorded, nobody else is concerned
 	pages []*page
 	// slots keeps the deliveries' places in Contents, for a second try.
 	slots []int
@@ -41,7 +41,8 @@ func (r *recording) reset() {
 
 // Record makes an acceptance durable: synced to disk when it returns nil. It sets the deliveries' Batch
 // and Content.Page. A key used within Options.KeyLife with the same body gives the first answer back, with
-// another body core.ErrKeyReused. When ctx ends first, or with core.ErrUnavailable, the outcome is
+// another body core.ErrKeyReused. core.ErrStale says that who it is for changed since: what is made for them now would
+// overtake what they were answered. It is to be made anew. When ctx ends first, or with core.ErrUnavailable, the outcome is
 // unknown: asking again with the same key tells.
 func (s *Store) Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error) {
 	r := &recording{a: a}
@@ -52,10 +53,11 @@ func (s *Store) Record(ctx context.Context, a *core.Acceptance) (core.Recorded, 
 }
 
 func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recording) error {
-	if len(all) == 0 {
-		return nil
+	steady, err := holdKnown(ctx, t, all)
+	if err != nil || len(steady) == 0 {
+		return err
 	}
-	fresh, err := s.useKeys(ctx, t, now, all)
+	fresh, err := s.useKeys(ctx, t, now, steady)
 	if err != nil || len(fresh) == 0 {
 		return err
 	}

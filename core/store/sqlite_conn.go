@@ -317,5 +317,15 @@ func scanValue(dest any, v driver.Value) error {
 
 // lock has nothing to do: there is one writer.
 func (t sqliteTx) lock(context.Context, []core.ID) error { return nil }
-func (t sqliteTx) skipLocked() string                    { return "" }
-func (t sqliteTx) forUpdate() string                     { return "" }
+
+// holdRecipients locks nothing: there is one writer.
+func (t sqliteTx) holdRecipients(ctx context.Context, h hold, scan func(row) error) error {
+	sets := make([][]any, len(h.ids))
+	for i, id := range h.ids {
+		sets[i] = []any{h.app, id}
+	}
+	return t.queryMany(ctx, "SELECT "+knownColumns+" FROM recipients WHERE app = $1 AND id = $2", sets, func(_ int, r row) error { return scan(r) })
+}
+
+func (t sqliteTx) skipLocked() string { return "" }
+func (t sqliteTx) forUpdate() string  { return "" }
