@@ -82,7 +82,7 @@ const wakeTimeout = 500 * time.Millisecond
 const recordTimeout = 30 * time.Second
 
 // maxStale is how often a request is made anew whose recipients somebody changes, and staleWait how long it waits first,
-// doubled each time: some 5 s together. A change holds a recipient for milliseconds, an import of hundreds for tenths of a
+// doubled each time: 2.6 s together. A change holds a recipient for milliseconds, an import of hundreds for tenths of a
 // second.
 const (
 	maxStale  = 10
