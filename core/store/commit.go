@@ -49,7 +49,7 @@ var errLate = fmt.Errorf("%w: it did not answer within %v; the outcome is unknow
 // core.ErrUnavailable.
 func (s *Store) ride(ctx context.Context, m *member) error {
 	m.ctx, m.done = ctx, make(chan struct{})
-	if s.direct {
+	if s.aside != nil {
 		var cancel context.CancelFunc
 		m.ctx, cancel = context.WithTimeout(ctx, rideTimeout)
 		defer cancel() // of one that has left before it was begun nothing is begun

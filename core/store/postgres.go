@@ -22,7 +22,8 @@ import (
 
 const (
 	pgWriters  = 3
-	pgSpare    = 1                // connection for who asks how the server is, and for administrative writes
+	pgSpare    = 1                // connection for who asks how the server is, and for what is done by one process
+	pgAsides   = 3                // one in so many of the others is for administrative writes
 	clockEvery = 10 * time.Second // how often the database is asked for its time
 	pgTries    = 3                // of a transaction that is a deadlock's victim
 
@@ -42,6 +43,7 @@ const drift = 1000
 type postgresDB struct {
 	pool   *pgxpool.Pool
 	turns  chan struct{} // held by whoever reads, for as long
+	asides chan struct{} // held by whoever writes and is no committer
 	anchor atomic.Pointer[anchor]
 	life   context.Context // ends with cutOff, and everything under way with it
 	cutOff context.CancelFunc
@@ -57,7 +59,9 @@ func openPostgres(ctx context.Context, o *Options) (*postgresDB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
-	b := &postgresDB{pool: pool, turns: make(chan struct{}, max(1, int(cfg.MaxConns)-pgWriters-pgSpare)), done: make(chan struct{})}
+	left := int(cfg.MaxConns) - pgWriters - pgSpare
+	asides := max(1, left/pgAsides)
+	b := &postgresDB{pool: pool, turns: make(chan struct{}, max(1, left-asides)), asides: make(chan struct{}, asides), done: make(chan struct{})}
 	b.life, b.cutOff = context.WithCancel(context.Background())
 	if err := b.migrate(ctx, o); err != nil {
 		b.closePool()
@@ -172,6 +176,22 @@ func (b *postgresDB) update(ctx context.Context, fn func(tx) error) error {
 			return b.cut(err)
 		}
 	}
+}
+
+// aside is update for who is no committer. Like readers they leave some of the connections to others: writes that wait
+// for a row that somebody holds would take all of them.
+func (b *postgresDB) aside(ctx context.Context, fn func(tx) error) error {
+	soon, cancel := context.WithTimeout(ctx, pgAcquire)
+	defer cancel()
+	select {
+	case b.asides <- struct{}{}:
+		defer func() { <-b.asides }()
+	case <-soon.Done():
+		return fmt.Errorf("wait for other writes: %w", soon.Err())
+	case <-b.life.Done():
+		return errClosed
+	}
+	return b.update(ctx, fn)
 }
 
 func (b *postgresDB) tryUpdate(ctx context.Context, fn func(tx) error) (err error) {

@@ -17,7 +17,7 @@ import (
 const (
 	pgTxTimeout = 15 * time.Second // of one transaction, or of one read
 	pgConnect   = 5 * time.Second  // to make a connection, where the URL has no connect_timeout
-	pgAcquire   = 5 * time.Second  // for a read to have its turn and a connection that answers
+	pgAcquire   = 5 * time.Second  // for a read to have its turn and a connection that answers, or an administrative write its turn
 	pgUndo      = time.Second      // to roll back, or to say goodbye
 	pgClose     = 2 * time.Second  // until the connections are left to end by themselves
 	pgLeast     = 2                // connections: one holds the migrations' lock while another migrates

@@ -123,6 +123,73 @@ func TestPgBouncer(t *testing.T) {
 	}
 }
 
+// TestWritersLeaveRoom: administrative writes that wait for a row, however many, keep nothing from being accepted or
+// read; who waits for them hears within a bound, and they go on when the row is free.
+func TestWritersLeaveRoom(t *testing.T) {
+	t.Parallel()
+	url := coretest.Postgres(t)
+	s, err := store.Open(t.Context(), store.Options{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	record(t, s, acceptance(s, 1))
+	if _, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: "u1"}); err != nil {
+		t.Fatal(err)
+	}
+	db := raw(t, url)
+	held, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Rollback() }()
+	if _, err := held.ExecContext(t.Context(), "SELECT 1 FROM recipients FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	const slow, turns = 32, 4 // of 16 connections
+	ended := make(chan error, slow)
+	for range slow {
+		go func() {
+			_, err := s.PutRecipient(t.Context(), &core.Recipient{App: "shop", ID: "u1"})
+			ended <- err
+		}()
+	}
+	waiting := func() int {
+		return count(t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'carillon' AND wait_event_type = 'Lock'")
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); waiting() < turns; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d writes have begun", waiting(), turns)
+		}
+	}
+	for range 8 { // as many as there are committers, and the spare connection, at least
+		if err := within(t, time.Second, "record", func() error { _, err := s.Record(t.Context(), acceptance(s, 1)); return err }); err != nil {
+			t.Error(err)
+		}
+		if err := within(t, time.Second, "read", func() error { _, err := s.Recipient(t.Context(), "shop", "u1"); return err }); err != nil {
+			t.Error(err)
+		}
+	}
+	for range slow - turns {
+		if err := within(t, 8*time.Second, "a write without a turn", func() error { return <-ended }); !errors.Is(err, core.ErrUnavailable) {
+			t.Errorf("a write without a turn: %v", err)
+		}
+	}
+	if n := waiting(); n != turns {
+		t.Errorf("%d writes at once, not %d", n, turns)
+	}
+	if err := held.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	for range turns {
+		if err := within(t, 5*time.Second, "a write that waited", func() error { return <-ended }); err != nil {
+			t.Errorf("a write that waited: %v", err)
+		}
+	}
+}
+
 // TestReadersLeaveRoom: slow reads, however many, keep nothing from being accepted, nor the server from being asked
 // how it is; and who waits for them hears within a bound.
 func TestReadersLeaveRoom(t *testing.T) {
@@ -134,7 +201,7 @@ func TestReadersLeaveRoom(t *testing.T) {
 	}
 	t.Cleanup(func() { s.Close() })
 	record(t, s, acceptance(s, 1))
-	const slow, turns = 32, 12 // of 16 connections
+	const slow, turns = 32, 8 // of 16 connections
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, slow)

@@ -44,7 +44,8 @@ type Store struct {
 	line     *line
 	closing  sync.Once
 	running  sync.WaitGroup
-	direct   bool // PostgreSQL: administrative writes need no committer, and a ride has a bound
+	// aside is PostgreSQL's way of administrative writes: they need no committer. Nil: they ride like everything.
+	aside func(context.Context, func(tx) error) error
 }
 
 // DefaultMaxBatch is the most deliveries of a batch where Options do not say.
@@ -80,7 +81,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.b, s.direct = b, true
+		s.b, s.aside = b, b.aside
 	default:
 		return nil, errors.New(`the store's URL is "sqlite:<path>" or "postgres://user:password@host:port/database"`)
 	}
@@ -166,8 +167,8 @@ func (s *Store) fail(what string, err error) error {
 // write runs fn in a transaction that is synced when write returns nil. On SQLite it rides in the next
 // group commit. fn may run more than once.
 func (s *Store) write(ctx context.Context, what string, fn func(tx) error) error {
-	if s.direct {
-		return s.fail(what, s.b.update(ctx, fn))
+	if s.aside != nil {
+		return s.fail(what, s.aside(ctx, fn))
 	}
 	return s.fail(what, s.ride(ctx, &member{run: fn, guard: true}))
 }
