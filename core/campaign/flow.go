@@ -23,8 +23,10 @@ const (
 	forgetFlow = time.Minute
 )
 
-// flow is how quickly workers take a campaign's batches.
+// flow is how quickly workers take a campaign's batches. Beside the turn that has the campaign, one that lost it may
+// still use it before it finds out.
 type flow struct {
+	mu        sync.Mutex
 	since     time.Time // the beginning of the measure under way
 	open      int       // due batches as it began
 	made      int       // batches made since
@@ -35,6 +37,8 @@ type flow struct {
 // look notes how many batches are due and how many of them are with a worker, and says how many more may
 // wait.
 func (f *flow) look(due, sending int, now time.Time) (room int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch elapsed := now.Sub(f.since); {
 	case f.since.IsZero() || elapsed > 2*turnLength: // it rested meanwhile
 		f.since, f.open, f.made = now, due, 0
@@ -59,6 +63,8 @@ func (f *flow) add(a *core.Acceptance) {
 			n++
 		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.made += len(batches); n > 0 {
 		f.each = float64(n) / float64(len(batches))
 	}
@@ -66,6 +72,8 @@ func (f *flow) add(a *core.Acceptance) {
 
 // people is how many recipients fill a number of batches, each with some deliveries; 0: nobody knows yet.
 func (f *flow) people(room int, perPerson float64) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return int(float64(room) * f.each / max(1, perPerson))
 }
 
@@ -76,7 +84,7 @@ type flows struct {
 	seen map[core.ID]time.Time
 }
 
-// get returns a campaign's, which one turn at a time uses.
+// get returns a campaign's.
 func (s *flows) get(id core.ID, now time.Time) *flow {
 	s.mu.Lock()
 	defer s.mu.Unlock()
