@@ -120,6 +120,8 @@ type CampaignLive struct {
 	Cursor     string    `json:"cursor,omitempty"`   // the last recipient of the leg that was expanded
 	Expanded   bool      `json:"done,omitempty"`     // the whole audience was
 	Counted    bool      `json:"counted,omitempty"`  // Totals.Audience is known
+	Counting   int       `json:"counting,omitempty"` // until then: how many were counted so far
+	CountedTo  string    `json:"to,omitempty"`       // and the last recipient who was
 	PacedTo    time.Time `json:"paced_to,omitzero"`  // when the next delivery may go by the rate
 	Totals     Totals    `json:"totals,omitzero"`    //
 	Samples    [2]Sample `json:"samples,omitzero"`   // of what was done, for the rate: an older and a newer one

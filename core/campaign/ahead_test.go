@@ -65,6 +65,35 @@ func TestMovingMeanwhile(t *testing.T) {
 	})
 }
 
+// Who was skipped in one zone and then moves to one that is still to come was had already: everybody counts once.
+func TestMovingAfterSkip(t *testing.T) {
+	t.Parallel()
+	warm(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.stop()
+		bare := &core.Recipient{App: "a", ID: "moves", Timezone: "UTC"}
+		if _, err := r.store.PutRecipient(t.Context(), bare); err != nil {
+			t.Fatal(err)
+		}
+		r.put("berlin", "Europe/Berlin")
+		r.put("york", "America/New_York")
+		time.Sleep(time.Second)
+		c := r.create(&campaign.Spec{Name: "once", Audience: core.CampaignAudience{All: true}, LocalTime: "09:00", Now: true})
+		sleepTo(time.Date(2000, 1, 1, 10, 0, 0, 0, time.UTC))
+		r.put("moves", "America/New_York") // and has a mailbox now
+		r.put("berlin", "America/New_York")
+		time.Sleep(40 * time.Hour)
+		got, err := r.m.Get(t.Context(), "a", c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := got.Totals; got.State != core.CampaignCompleted || n.Audience != 3 || n.Expanded != 3 || n.Skipped != 1 || n.People.Sent != 2 {
+			t.Errorf("it is %s: %+v", got.State, n)
+		}
+	})
+}
+
 // Each page of a fallback to a topic, however late it is made, gives its first channel its time.
 func TestTopicFallback(t *testing.T) {
 	t.Parallel()

@@ -273,7 +273,7 @@ func (t *turn) prepare(ctx context.Context, c core.Campaign, limit int) (*core.C
 		p.Leg = c.Leg + 1
 		p.Expanded = p.Leg >= len(c.Legs)
 	}
-	if people, err = t.unreached(ctx, &c, people); err != nil {
+	if people, err = t.unmet(ctx, &c, people); err != nil {
 		return nil, err
 	}
 	unknown := found.Unknown
@@ -315,25 +315,24 @@ func (t *turn) meant(found []core.Recipient, limit int) (people []*core.Recipien
 	return people, false
 }
 
-// unreached leaves out who was reached in another leg: of those who changed since the start, for they may
-// have moved to another zone.
-func (t *turn) unreached(ctx context.Context, c *core.Campaign, people []*core.Recipient) ([]*core.Recipient, error) {
-	var changed []string
+// unmet leaves out who was reached or skipped in another leg: of those who moved to another zone since the start.
+func (t *turn) unmet(ctx context.Context, c *core.Campaign, people []*core.Recipient) ([]*core.Recipient, error) {
+	var moved []string
 	for _, r := range people {
-		if len(c.Legs) > 0 && r.UpdatedAt.After(c.Bound) {
-			changed = append(changed, r.ID)
+		if len(c.Legs) > 0 && r.MovedAt.After(c.Bound) {
+			moved = append(moved, r.ID)
 		}
 	}
-	if len(changed) == 0 {
+	if len(moved) == 0 {
 		return people, nil
 	}
-	reached, err := t.Pages.CampaignReached(ctx, c, changed)
+	met, err := t.Pages.CampaignMet(ctx, c, moved)
 	if err != nil {
-		return nil, fmt.Errorf("look whom campaign %s reached: %w", c.ID, err)
+		return nil, fmt.Errorf("look whom campaign %s had: %w", c.ID, err)
 	}
 	out := people[:0]
 	for _, r := range people {
-		if !reached[r.ID] {
+		if !met[r.ID] {
 			out = append(out, r)
 		}
 	}

@@ -486,7 +486,7 @@ func (t *turn) rest(ctx context.Context, each func(*core.Recipient) error) error
 			return fmt.Errorf("read the audience of campaign %s: %w", c.ID, err)
 		}
 		people, _ := t.meant(found.Recipients, scanSize)
-		if people, err = t.unreached(ctx, c, people); err != nil {
+		if people, err = t.unmet(ctx, c, people); err != nil {
 			return err
 		}
 		for _, r := range people {

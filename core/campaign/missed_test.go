@@ -1,12 +1,16 @@
 package campaign_test
 
 import (
+	"context"
+	"fmt"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/campaign"
+	"github.com/carillon-notify/carillon/core/store"
 )
 
 // Reads that take longer than the lease keep the campaign with who does them, and are done once.
@@ -45,6 +49,69 @@ func TestSlowReads(t *testing.T) {
 				}
 				if n := c.slow.reads.Load(); got.State != core.CampaignCompleted || got.Totals.Audience != want || len(r.made()) != want || n != c.reads {
 					t.Errorf("it is %s with %+v after %d slow reads, not completed with %d after %d", got.State, got.Totals, n, want, c.reads)
+				}
+			})
+		})
+	}
+}
+
+// vast is an audience that takes longer to be counted than a turn may last.
+type vast struct {
+	*store.Store
+	pages int
+	each  time.Duration
+	read  []int // the pages, in order
+}
+
+// AudienceSize cannot be had in time.
+func (v *vast) AudienceSize(context.Context, core.Audience) (int, error) {
+	return 0, fmt.Errorf("count: %w", core.ErrUnavailable)
+}
+
+func (v *vast) AudiencePage(ctx context.Context, a core.Audience, cursor string, limit int) (core.AudiencePage, error) {
+	if !a.Bare {
+		return v.Store.AudiencePage(ctx, a, cursor, limit)
+	}
+	n, _ := strconv.Atoi(cursor)
+	v.read = append(v.read, n)
+	select {
+	case <-time.After(v.each):
+	case <-ctx.Done():
+		return core.AudiencePage{}, ctx.Err()
+	}
+	p := core.AudiencePage{Recipients: []core.Recipient{{ID: cursor, Attributes: []byte(`{"x":1}`)}, {ID: cursor + "b"}}}
+	if n+1 < v.pages {
+		p.Next = strconv.Itoa(n + 1)
+	}
+	return p, nil
+}
+
+// A count that takes longer than a turn may goes on in the next where it was.
+func TestVastAudience(t *testing.T) {
+	t.Parallel()
+	warm(t)
+	for filter, want := range map[string]int{"": 200, `attributes.x == 1`: 100} {
+		t.Run(filter, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				v := &vast{pages: 100, each: 10 * time.Second}
+				r := newRigWith(t, func(s *store.Store, o *campaign.Options) { v.Store, o.Audiences = s, v })
+				defer r.stop()
+				r.put("u", "")
+				time.Sleep(time.Second)
+				c := r.create(&campaign.Spec{Name: "vast", Now: true, Audience: core.CampaignAudience{All: filter == "", Filter: filter}})
+				time.Sleep(time.Hour)
+				got, err := r.m.Get(t.Context(), "a", c.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got.State != core.CampaignCompleted || got.Totals.Audience != want || got.Counting != 0 || got.CountedTo != "" {
+					t.Errorf("it is %s: %+v", got.State, got.CampaignLive)
+				}
+				for i, n := range v.read {
+					if i != n || len(v.read) != v.pages {
+						t.Fatalf("pages were read as %v", v.read)
+					}
 				}
 			})
 		})

@@ -3,6 +3,7 @@ package campaign
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -409,37 +410,48 @@ func (t *turn) start(ctx context.Context) (time.Time, error) {
 // countPage is how many recipients are read at once to be counted.
 const countPage = 2000
 
-// count counts the audience, so that it is known how far the campaign is.
+// count counts the audience, so that it is known how far the campaign is. What the database cannot count by itself is
+// read from end to end, for as long as a turn lasts, and goes on from there in the next.
 func (t *turn) count(ctx context.Context) (time.Time, error) {
-	c := t.c
-	who := audience(c, core.Leg{})
+	if err := t.compile(); err != nil {
+		return time.Time{}, err
+	}
+	who := audience(t.c, core.Leg{})
 	who.Bare = true
-	n := 0
-	if c.Audience.Filter == "" {
-		var err error
-		if n, err = t.Audiences.AudienceSize(ctx, who); err != nil {
-			return time.Time{}, fmt.Errorf("count the audience of campaign %s: %w", c.ID, err)
+	n, cursor := t.c.Counting, t.c.CountedTo
+	if t.filter == nil && cursor == "" {
+		size, err := t.Audiences.AudienceSize(ctx, who)
+		if err == nil {
+			return t.Campaigns.Now(), t.audience(ctx, size)
 		}
-	} else {
-		if err := t.compile(); err != nil {
-			return time.Time{}, err
+		if !errors.Is(err, core.ErrUnavailable) || ctx.Err() != nil {
+			return time.Time{}, fmt.Errorf("count the audience of campaign %s: %w", t.c.ID, err)
 		}
-		for cursor := ""; ; {
-			page, err := t.Audiences.AudiencePage(ctx, who, cursor, countPage)
-			if err != nil {
-				return time.Time{}, fmt.Errorf("count the audience of campaign %s: %w", c.ID, err)
+		t.Logger.Debug("an audience is not counted at once, it is read instead", "campaign", t.c.ID.String(), "error", err)
+	}
+	for {
+		page, err := t.Audiences.AudiencePage(ctx, who, cursor, countPage)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("count the audience of campaign %s: %w", t.c.ID, err)
+		}
+		n += len(page.Unknown)
+		for i := range page.Recipients {
+			if t.filter == nil || t.filter.Matches(&page.Recipients[i]) {
+				n++
 			}
-			for i := range page.Recipients {
-				if t.filter.Matches(&page.Recipients[i]) {
-					n++
-				}
-			}
-			if cursor = page.Next; cursor == "" {
-				break
-			}
+		}
+		if cursor = page.Next; cursor == "" {
+			return t.Campaigns.Now(), t.audience(ctx, n)
+		}
+		if now := t.Campaigns.Now(); now.After(t.until) {
+			return now, t.keep(ctx, func(c *core.Campaign) { c.Counting, c.CountedTo = n, cursor })
 		}
 	}
-	return t.Campaigns.Now(), t.keep(ctx, func(c *core.Campaign) { c.Totals.Audience, c.Counted = n, true })
+}
+
+// audience keeps how large the audience is.
+func (t *turn) audience(ctx context.Context, n int) error {
+	return t.keep(ctx, func(c *core.Campaign) { c.Totals.Audience, c.Counted, c.Counting, c.CountedTo = n, true, 0, "" })
 }
 
 // compile reads the campaign's request and filter, once a turn.

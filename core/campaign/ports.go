@@ -39,8 +39,8 @@ type Pages interface {
 	CampaignBusy(ctx context.Context, id core.ID) (due, held, sending int, err error)
 	// RecountCampaign counts at most limit pages anew that changed; open is how many are not done.
 	RecountCampaign(ctx context.Context, id core.ID, limit int) (open int, err error)
-	// CampaignReached tells which recipients the campaign has deliveries for.
-	CampaignReached(ctx context.Context, c *core.Campaign, ids []string) (map[string]bool, error)
+	// CampaignMet tells which recipients the campaign has deliveries for, or skipped.
+	CampaignMet(ctx context.Context, c *core.Campaign, ids []string) (map[string]bool, error)
 }
 
 // Audiences reads who is in an audience.

@@ -59,7 +59,9 @@ func (l *loop) Plan(_ context.Context, wakes ...core.CampaignWake) error {
 		l.wg.Go(func() {
 			l.turns <- struct{}{}
 			defer func() { <-l.turns }()
-			if err := l.planner.Turn(l.ctx, w); err != nil && l.ctx.Err() == nil {
+			ctx, cancel := context.WithTimeout(l.ctx, campaign.MaxTurn) // as the queue does
+			defer cancel()
+			if err := l.planner.Turn(ctx, w); err != nil && l.ctx.Err() == nil {
 				l.t.Errorf("turn: %v", err)
 			}
 		})

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -272,8 +273,9 @@ func touchPage(ctx context.Context, t tx, notification core.ID) error {
 	return err
 }
 
-// CampaignReached tells which of some recipients a campaign has deliveries for already.
-func (s *Store) CampaignReached(ctx context.Context, c *core.Campaign, ids []string) (map[string]bool, error) {
+// CampaignMet tells which of some recipients a campaign has deliveries for already, or skipped. For those who have none
+// it reads all that the campaign skipped, some pages at a time: it is made for who moved to another zone while it goes.
+func (s *Store) CampaignMet(ctx context.Context, c *core.Campaign, ids []string) (map[string]bool, error) {
 	out := map[string]bool{}
 	sets := make([][]any, len(ids))
 	for i, id := range ids {
@@ -284,7 +286,43 @@ func (s *Store) CampaignReached(ctx context.Context, c *core.Campaign, ids []str
 		out[ids[i]] = true
 		return nil
 	})
-	return out, s.fail("look whom a campaign reached", err)
+	if err != nil {
+		return nil, s.fail("look whom a campaign reached", err)
+	}
+	left := map[string][]byte{}
+	for _, id := range ids {
+		if out[id] {
+			continue
+		}
+		name, err := json.Marshal(id)
+		if err != nil {
+			return nil, fmt.Errorf("encode an id: %w", err)
+		}
+		left[id] = append([]byte(`"recipient":`), name...)
+	}
+	for from := (core.ID{}); len(left) > 0; {
+		seen := 0
+		err := s.read(ctx, "look whom a campaign skipped", `SELECT p.notification_id, n.skipped FROM campaign_pages p JOIN notifications n ON n.id = p.notification_id
+			WHERE p.campaign = $1 AND p.notification_id > $2 ORDER BY p.notification_id LIMIT 100`, func(r row) error {
+			var text []byte
+			err := r.Scan(key{&from}, &text)
+			for id, name := range left {
+				if bytes.Contains(text, name) {
+					out[id] = true
+					delete(left, id)
+				}
+			}
+			seen++
+			return err
+		}, c.ID[:], from[:])
+		if err != nil {
+			return nil, err
+		}
+		if seen == 0 {
+			break
+		}
+	}
+	return out, nil
 }
 
 // CampaignResults calls line for what became of each recipient that a campaign was expanded for, in the order

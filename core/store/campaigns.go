@@ -1,10 +1,10 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/carillon-notify/carillon/core"
@@ -129,6 +129,20 @@ func encodeCampaign(c *core.Campaign) (legs any, live []byte, err error) {
 	return legs, live, nil
 }
 
+// encoded is all of a campaign that changes once it is there, as one text to compare.
+func encoded(c *core.Campaign) ([]byte, error) {
+	text, err := json.Marshal(struct {
+		State core.CampaignState
+		RunAt time.Time
+		Legs  []core.Leg
+		Live  core.CampaignLive
+	}{c.State, c.RunAt, c.Legs, c.CampaignLive})
+	if err != nil {
+		return nil, fmt.Errorf("encode a campaign: %w", err)
+	}
+	return text, nil
+}
+
 // lockCampaign reads a campaign and keeps others from changing it; nil if there is none.
 func lockCampaign(ctx context.Context, t tx, id core.ID) (*core.Campaign, error) {
 	var c *core.Campaign
@@ -209,12 +223,16 @@ func (s *Store) UpdateCampaign(ctx context.Context, app string, id core.ID, chan
 			return nil, core.ErrNotFound
 		}
 		was := c.State
-		before := *c
+		before, err := encoded(c)
+		if err != nil {
+			return nil, err
+		}
 		if err := change(c); err != nil {
 			return nil, refusal{err}
 		}
-		if reflect.DeepEqual(&before, c) {
-			return c, nil // as it was: whoever expands it goes on
+		after, err := encoded(c)
+		if err != nil || bytes.Equal(before, after) {
+			return c, err // as it was: whoever expands it goes on
 		}
 		c.Fence++ // whoever expands it finds out at its next step
 		if err := writeCampaign(ctx, t, c); err != nil {

@@ -161,9 +161,9 @@ func campaignLife(t *testing.T, s *store.Store) {
 	if err != nil || len(list) != 1 || list[0].ID != p.Acceptance.Notification.ID {
 		t.Errorf("its notifications: %+v %v", list, err)
 	}
-	reached, err := s.CampaignReached(t.Context(), c, []string{"a", "c"})
-	if diff := cmp.Diff(map[string]bool{"a": true}, reached); diff != "" || err != nil {
-		t.Errorf("reached: %s %v", diff, err)
+	met, err := s.CampaignMet(t.Context(), c, []string{"a", "c", "d", "email", "no_endpoint"}) // two of them also stand in what it skipped
+	if diff := cmp.Diff(map[string]bool{"a": true, "c": true}, met); diff != "" || err != nil {
+		t.Errorf("met: %s %v", diff, err)
 	}
 }
 
@@ -244,6 +244,19 @@ func campaignUnchanged(t *testing.T, s *store.Store) {
 	}
 	if expand(t, s, pageOf(s, c, "c", "d")) != nil {
 		t.Error("it was expanded by the rate of before")
+	}
+	legs := []core.Leg{{At: s.Now(), Zones: []string{"UTC"}}}
+	for i, change := range []func(c *core.Campaign){
+		func(c *core.Campaign) { c.Legs = legs },
+		func(c *core.Campaign) { c.Legs[0].Zones[0] = "Asia/Tokyo" }, // in place
+	} {
+		before := got.Fence
+		if got, err = s.UpdateCampaign(t.Context(), "shop", c.ID, func(c *core.Campaign) error { change(c); return nil }); err != nil || got.Fence == before {
+			t.Errorf("change %d of the legs: %+v %v", i, got, err)
+		}
+	}
+	if got, err = s.Campaign(t.Context(), "shop", c.ID); err != nil || len(got.Legs) != 1 || got.Legs[0].Zones[0] != "Asia/Tokyo" {
+		t.Errorf("the legs are %+v %v", got.Legs, err)
 	}
 }
 
