@@ -6,12 +6,16 @@ import (
 	"time"
 )
 
+// MaxAttributes is how long a recipient's attributes may be, in bytes, as JSON without white space. What reads many people at
+// once, for a campaign or a filter, has all of theirs in memory.
+const MaxAttributes = 16 << 10
+
 // Recipient is a person or device group as the application knows it. It has an implicit endpoint of
 // kind websocket, whose address is its id.
 type Recipient struct {
 	App        string
 	ID         string
-	Attributes json.RawMessage // an object, or nil
+	Attributes json.RawMessage // an object, or nil; at most MaxAttributes
 	Locale     string          // BCP 47, "" for none
 	Timezone   string          // IANA name, "" for none
 	Endpoints  []Endpoint

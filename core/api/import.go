@@ -26,6 +26,8 @@ import (
 const (
 	// importChunk is how many recipients are kept in one transaction: few enough that nobody waits for it.
 	importChunk = 250
+	// importBytes is how large they are together at the most, about: a line may have 256 KiB, and few have a thousandth of it.
+	importBytes = 4 << 20
 	// importAhead is how many chunks are read while one is kept.
 	importAhead = 2
 	// importProgress is how often it is told how far the import is.
@@ -187,7 +189,7 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 			return false
 		}
 	}
-	chunk := make([]core.Import, 0, importChunk)
+	chunk, size := make([]core.Import, 0, importChunk), 0
 	var extended time.Time
 	for {
 		if time.Since(extended) > time.Second {
@@ -198,14 +200,14 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 		if bad == nil && err == nil {
 			var x core.Import
 			if x, bad = im.check(ctx, body); bad == nil {
-				chunk = append(chunk, x)
+				chunk, size = append(chunk, x), size+sizeOf(&x)
 			}
 		}
-		if len(chunk) == importChunk || len(chunk) > 0 && (bad != nil || err != nil) {
+		if len(chunk) == importChunk || size >= importBytes || len(chunk) > 0 && (bad != nil || err != nil) {
 			if !hand(importPart{chunk: chunk, line: line}) {
 				return
 			}
-			chunk = make([]core.Import, 0, importChunk)
+			chunk, size = make([]core.Import, 0, importChunk), 0
 		}
 		switch {
 		case errors.Is(err, io.EOF):
@@ -220,6 +222,24 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 			}
 		}
 	}
+}
+
+// sizeOf is about how many bytes a recipient's texts have.
+func sizeOf(x *core.Import) int {
+	n := len(x.ID) + len(x.Attributes)
+	for i := range x.Endpoints {
+		n += len(x.Endpoints[i].Address) + len(x.Endpoints[i].Route) + len(x.Endpoints[i].AppVersion)
+	}
+	for _, topic := range x.Topics {
+		n += len(topic)
+	}
+	for category, channels := range x.Preferences {
+		n += len(category)
+		for channel := range channels {
+			n += len(channel)
+		}
+	}
+	return n
 }
 
 // check turns a line into a recipient, or says everything that is wrong with it.

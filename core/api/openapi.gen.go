@@ -546,6 +546,7 @@ type RecipientExport struct {
 
 // RecipientInput defines model for RecipientInput.
 type RecipientInput struct {
+	// Attributes At most 16 KiB as JSON without white space.
 	Attributes Object          `json:"attributes,omitempty"`
 	Endpoints  []EndpointInput `json:"endpoints,omitempty" validate:"max=100,dive"`
 	Locale     string          `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
@@ -563,6 +564,7 @@ type RecipientList struct {
 
 // RecipientPatch defines model for RecipientPatch.
 type RecipientPatch struct {
+	// Attributes Merged, at most 16 KiB as JSON without white space.
 	Attributes json.RawMessage `json:"attributes,omitempty"`
 	Endpoints  []EndpointInput `json:"endpoints,omitempty" validate:"max=100,dive"`
 	Locale     Nullable        `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`

@@ -62,7 +62,17 @@ func attributesOf(raw json.RawMessage) (json.RawMessage, error) {
 	if raw[0] != '{' {
 		return nil, fault("/attributes", intake.FaultInvalid, "must be an object")
 	}
-	return raw, nil
+	if len(raw) <= core.MaxAttributes {
+		return raw, nil
+	}
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return nil, fault("/attributes", intake.FaultInvalid, "must be an object")
+	}
+	if b.Len() > core.MaxAttributes {
+		return nil, fault("/attributes", intake.FaultTooMany, fmt.Sprintf("are %d bytes, at most %d are kept: leave out what no template and no filter needs", b.Len(), core.MaxAttributes))
+	}
+	return b.Bytes(), nil
 }
 
 // PutRecipient implements StrictServerInterface.
@@ -136,7 +146,10 @@ func (a *API) PatchRecipient(ctx context.Context, q PatchRecipientRequestObject)
 			return nil
 		}
 		merged, err := mergePatch(r.Attributes, q.Body.Attributes)
-		r.Attributes = merged
+		if err != nil {
+			return err
+		}
+		r.Attributes, err = attributesOf(merged)
 		return err
 	})
 	if err != nil {
