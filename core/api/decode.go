@@ -63,6 +63,9 @@ func (v *Version) UnmarshalJSON(b []byte) error {
 
 // number is the version, 0 for none or what is no version.
 func (v Version) number() int {
+	if v == "" {
+		return 0 // mostly; Atoi would make an error of it
+	}
 	n, err := strconv.Atoi(string(v))
 	if err != nil {
 		return 0

@@ -107,6 +107,19 @@ var operations = map[string]access{
 	"GET /docs":                                             {"", ""},
 }
 
+// always are the headers of every answer, under their canonical names. Nobody changes the values, which all answers share: to
+// set a header replaces its list.
+var always = []struct {
+	name  string
+	value []string
+}{
+	{"X-Content-Type-Options", []string{"nosniff"}},
+	{"Cache-Control", []string{"no-store"}},
+	{"Referrer-Policy", []string{"no-referrer"}},
+	{"X-Frame-Options", []string{"DENY"}},
+	{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'"}},
+}
+
 // ServeHTTP names the request, lets in who may, and answers; a panic becomes a 500.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
@@ -114,11 +127,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	h := w.Header()
 	h.Set("X-Request-Id", c.requestID)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Frame-Options", "DENY")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	for _, each := range always {
+		h[each.name] = each.value
+	}
 	defer func() {
 		if p := recover(); p == any(http.ErrAbortHandler) { //nolint:errorlint // a panic's value is compared, as net/http does
 			panic(p)
@@ -130,7 +141,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.Logger.Debug("request", "request_id", c.requestID, "method", r.Method, "operation", r.Pattern, "took", time.Since(began))
 		}
 	}()
-	_, pattern := a.mux.Handler(r)
+	next, pattern := a.mux.Handler(r)
 	who, ok := operations[pattern]
 	if !ok {
 		a.failRoute(w, r)
@@ -148,6 +159,10 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	if err := a.authorize(r, c, who.scope); err != nil {
 		a.fail(w, r, err)
+		return
+	}
+	if !strings.Contains(pattern, "{") {
+		next.ServeHTTP(w, r) // found already; only the mux itself tells what the wildcards of a pattern stand for
 		return
 	}
 	a.mux.ServeHTTP(w, r)

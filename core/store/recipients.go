@@ -86,6 +86,9 @@ func unique(ids []string) []string {
 
 // Recipients finds those of an app that exist, by id.
 func (s *Store) Recipients(ctx context.Context, app string, ids []string) (map[string]*core.Recipient, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
 	out, err := recipientsByID(ctx, s.b, app, unique(ids))
 	return out, s.fail("read recipients", err)
 }
