@@ -17,10 +17,20 @@ type ID [16]byte
 var ErrBadID = errors.New("an id is a UUID such as 0199aaaa-bbbb-7ccc-8ddd-eeeeffff0000")
 
 // NewID returns a new id of the given time.
-func NewID(at time.Time) ID { return NewIDs(at, 1)[0] }
+func NewID(at time.Time) ID {
+	var one [1]ID
+	fillIDs(at, one[:])
+	return one[0]
+}
 
 // NewIDs returns n new ids of the given time, each sorting after the one before it.
 func NewIDs(at time.Time, n int) []ID {
+	ids := make([]ID, n)
+	fillIDs(at, ids)
+	return ids
+}
+
+func fillIDs(at time.Time, ids []ID) {
 	var seed [10]byte
 	rand.Read(seed[:]) // never fails: crypto/rand aborts the process instead
 	// 74 random bits; counting on from them keeps the ids of one call in order. The top bit of the
@@ -28,7 +38,6 @@ func NewIDs(at time.Time, n int) []ID {
 	hi := binary.BigEndian.Uint16(seed[:2]) & 0x07ff
 	lo := binary.BigEndian.Uint64(seed[2:]) >> 2
 	ms := uint64(at.UnixMilli())
-	ids := make([]ID, n)
 	for i := range ids {
 		binary.BigEndian.PutUint64(ids[i][:8], ms<<16|0x7000|uint64(hi))
 		binary.BigEndian.PutUint64(ids[i][8:], 1<<63|lo)
@@ -36,7 +45,6 @@ func NewIDs(at time.Time, n int) []ID {
 			lo, hi = 0, hi+1
 		}
 	}
-	return ids
 }
 
 // Derived returns the n-th id that follows from id under a fence, of the given time. The same is made of

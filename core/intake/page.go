@@ -25,7 +25,7 @@ func (in *Intake) Check(ctx context.Context, app string, req *Request) (version 
 	r.tryForAudience()
 	if r.inline != nil {
 		for _, name := range req.Channels {
-			if ch := in.routing.channels[name]; ch != nil && !r.broken[contentChannel{r.inline, name}] {
+			if ch := in.routing.channels[name]; ch != nil && !r.broken.of(contentChannel{r.inline, name}) {
 				in.checkByKinds(ch, r.inline, r.inline.Channels[name], r.pointer(name), f)
 			}
 		}

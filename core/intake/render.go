@@ -25,12 +25,12 @@ type renderer struct {
 	routing  *Routing
 	pinned   string // "name@version"
 	base     map[string]any
-	rendered map[string]*templates.Content // by input; nil: it failed
-	byTo     map[int]*templates.Content
-	covered  map[contentChannel]bool
-	broken   map[contentChannel]bool // the channel's block does not fit its schema
-	slots    map[contentChannel]int
-	same     map[sameness]int
+	rendered few[string, *templates.Content] // by input; nil: it failed
+	byTo     few[int, *templates.Content]
+	covered  few[contentChannel, bool]
+	broken   few[contentChannel, bool] // the channel's block does not fit its schema
+	slots    few[contentChannel, int]
+	same     few[sameness, int]
 	said     map[Fault]bool // of the template: a thousand recipients may share one
 	// lenient is not nil for a page of a campaign: why its entries cannot be rendered for, where they cannot.
 	lenient map[int]string
@@ -52,8 +52,7 @@ type contentChannel struct {
 // newRenderer finds the template or takes the inline content, and adds what is wrong with either. The
 // error is the store's.
 func (in *Intake) newRenderer(ctx context.Context, app string, req *Request, f *faults) (*renderer, error) {
-	r := &renderer{req: req, f: f, routing: in.routing, rendered: map[string]*templates.Content{}, byTo: map[int]*templates.Content{},
-		covered: map[contentChannel]bool{}, broken: map[contentChannel]bool{}, slots: map[contentChannel]int{}, same: map[sameness]int{}, said: map[Fault]bool{}}
+	r := &renderer{req: req, f: f, routing: in.routing, said: map[Fault]bool{}}
 	r.unsubscribe = func(recipient string) string {
 		if in.unsubscribe == nil || req.Category == "" {
 			return ""
@@ -101,7 +100,7 @@ func (in *Intake) takeInline(r *renderer) {
 			continue
 		}
 		if !ch.checkBlock(c.Channels[name], "/content/"+escapePointer(name), r.f) {
-			r.broken[contentChannel{r.inline, name}] = true
+			r.broken.put(contentChannel{r.inline, name}, true)
 		}
 	}
 }
@@ -136,22 +135,22 @@ func (in *Intake) findTemplate(ctx context.Context, app string, r *renderer) err
 // covers reports whether what entry i of `to` gets has something for a channel; false too if that is
 // not to be had, for faults that are on record (see failed).
 func (r *renderer) covers(i int, rec *core.Recipient, channel string) bool {
-	c, done := r.byTo[i]
+	c, done := r.byTo.get(i)
 	if !done {
 		c = r.render(i, rec)
-		r.byTo[i] = c
+		r.byTo.put(i, c)
 	}
 	at := contentChannel{c, channel}
-	covered, done := r.covered[at]
+	covered, done := r.covered.get(at)
 	if c == nil || done {
 		return covered
 	}
 	block := c.Channels[channel]
 	if r.inline == nil && !r.checkRendered(i, channel, block) {
-		r.broken[at] = true // an inline block was checked as it came in
+		r.broken.put(at, true) // an inline block was checked as it came in
 	}
-	covered = !r.broken[at] && (c.Title != "" || c.Body != "" || len(block) > 0)
-	r.covered[at] = covered
+	covered = !r.broken.of(at) && (c.Title != "" || c.Body != "" || len(block) > 0)
+	r.covered.put(at, covered)
 	return covered
 }
 
@@ -172,13 +171,13 @@ func (r *renderer) checkRendered(i int, channel string, block json.RawMessage) b
 
 // failed reports whether entry i has nothing for a channel because of a fault that is on record.
 func (r *renderer) failed(i int, channel string) bool {
-	c := r.byTo[i]
-	return c == nil || r.broken[contentChannel{c, channel}]
+	c := r.byTo.of(i)
+	return c == nil || r.broken.of(contentChannel{c, channel})
 }
 
 // content is what entry i gets on a channel that it covers.
 func (r *renderer) content(i int, channel string) core.Content {
-	c := r.byTo[i]
+	c := r.byTo.of(i)
 	return core.Content{Title: c.Title, Body: c.Body, URL: c.URL, Data: c.Data, Block: c.Channels[channel],
 		Category: r.req.Category, CollapseKey: r.req.CollapseKey}
 }
@@ -186,8 +185,8 @@ func (r *renderer) content(i int, channel string) core.Content {
 // slot is the place of entry i's content in the plan's contents, where each is kept once and only if
 // somebody gets it.
 func (r *renderer) slot(i int, channel string) int {
-	at := contentChannel{r.byTo[i], channel}
-	slot, done := r.slots[at]
+	at := contentChannel{r.byTo.of(i), channel}
+	slot, done := r.slots.get(at)
 	if done {
 		return slot
 	}
@@ -196,18 +195,18 @@ func (r *renderer) slot(i int, channel string) int {
 		r.f.add(r.pointer(channel), FaultInvalid, "is not valid JSON")
 	}
 	same := sameness{content.Title, content.Body, content.URL, string(content.Data), string(content.Block)}
-	if slot, done = r.same[same]; !done {
+	if slot, done = r.same.get(same); !done {
 		slot = len(r.p.contents)
 		r.p.contents = append(r.p.contents, content)
-		r.same[same] = slot
+		r.same.put(same, slot)
 	}
-	r.slots[at] = slot
+	r.slots.put(at, slot)
 	return slot
 }
 
 // locale is the locale that entry i was rendered in, "" for inline content.
 func (r *renderer) locale(i int) string {
-	if c := r.byTo[i]; c != nil {
+	if c := r.byTo.of(i); c != nil {
 		return c.Locale
 	}
 	return ""
@@ -244,7 +243,7 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 		input.Recipient.Unsubscribe = r.unsubscribe(rec.ID)
 		key += "\x00" + rec.ID
 	}
-	if c, done := r.rendered[key]; done {
+	if c, done := r.rendered.get(key); done {
 		return c
 	}
 	c, err := r.template.Render(input)
@@ -252,10 +251,10 @@ func (r *renderer) render(i int, rec *core.Recipient) *templates.Content {
 		if !r.fail(i, err) {
 			r.blame(i, err)
 		}
-		r.rendered[key] = nil
+		r.rendered.put(key, nil)
 		return nil
 	}
-	r.rendered[key] = &c
+	r.rendered.put(key, &c)
 	return &c
 }
 

@@ -97,8 +97,8 @@ type resolver struct {
 	req      *Request
 	render   *renderer
 	f        *faults
-	taken    map[reached]bool
-	checked  map[kindContent]bool // what a kind has looked at, and found good or bad
+	taken    few[reached, bool]
+	checked  few[kindContent, bool] // what a kind has looked at, and found good or bad
 	channels []string
 }
 
@@ -117,7 +117,7 @@ func (in *Intake) resolve(ctx context.Context, r *renderer, targets []target, re
 	p, req := r.p, r.req
 	n := len(req.To) // mostly one delivery for each
 	p.deliveries, p.decisions = make([]core.Delivery, 0, n), make([]Decision, 0, n)
-	v := &resolver{in: in, p: p, req: req, render: r, f: r.f, taken: make(map[reached]bool, n), checked: map[kindContent]bool{}}
+	v := &resolver{in: in, p: p, req: req, render: r, f: r.f}
 	if req.Channels == nil {
 		v.channels = in.routing.order
 		if p.notification.Mode == core.ModeFallback {
@@ -255,11 +255,11 @@ func (v *resolver) deliver(i int, d core.Delivery, k *servedKind, route core.Rou
 	if v.render.lenient != nil {
 		at.recipient = d.Recipient
 	}
-	if v.taken[at] {
+	if v.taken.of(at) {
 		v.skip(core.Skip{To: i, Recipient: d.Recipient, Channel: d.Channel, Reason: core.SkipDuplicate})
 		return
 	}
-	v.taken[at] = true
+	v.taken.put(at, true)
 	d.Notification, d.App, d.State = n.ID, n.App, core.Pending
 	d.CreatedAt, d.UpdatedAt, d.ExpiresAt = n.CreatedAt, n.CreatedAt, n.ExpiresAt
 	if n.Unknown == core.RetryUnknown {
@@ -291,15 +291,15 @@ func (v *resolver) takes(i int, d *core.Delivery, k *servedKind) bool {
 	if k.Check == nil {
 		return true
 	}
-	at := kindContent{d.Kind, contentChannel{v.render.byTo[i], d.Channel}}
+	at := kindContent{d.Kind, contentChannel{v.render.byTo.of(i), d.Channel}}
 	var err error
 	switch {
-	case !v.checked[at]:
+	case !v.checked.of(at):
 		content := v.render.content(i, d.Channel)
 		m := d.Message(&content, v.p.notification.Priority)
 		m.ID = d.Notification.String() // the delivery's own is as long
 		err = k.Check(&m)
-		v.checked[at] = !errors.Is(err, providers.ErrAddress)
+		v.checked.put(at, !errors.Is(err, providers.ErrAddress))
 	case v.req.To[i].Recipient == "":
 		err = k.checkAddress(d.Address)
 	}
@@ -307,7 +307,7 @@ func (v *resolver) takes(i int, d *core.Delivery, k *servedKind) bool {
 	case err == nil:
 		return true
 	case !errors.Is(err, providers.ErrAddress) && v.render.lenient != nil:
-		v.checked[at] = false // the next one with this content is refused like this one
+		v.checked.put(at, false) // the next one with this content is refused like this one
 		v.skip(core.Skip{To: i, Recipient: d.Recipient, Channel: d.Channel, Reason: core.SkipRender + ": " + d.Kind + ": " + err.Error()})
 	case !errors.Is(err, providers.ErrAddress):
 		v.f.add(v.render.pointer(d.Channel), FaultContent, "%s: %s", d.Kind, err)

@@ -66,8 +66,6 @@ func namesTopic(req *Request) bool {
 // all of them together, each recipient once, and none who is named beside them.
 func (in *Intake) expand(p *plan, req *Request, r *renderer, f *faults) error {
 	var topics, except []string
-	rest := *req
-	rest.To = nil
 	for i := range req.To {
 		t := &req.To[i]
 		switch {
@@ -88,7 +86,8 @@ func (in *Intake) expand(p *plan, req *Request, r *renderer, f *faults) error {
 	if len(topics) > maxTopics {
 		f.add("/to", FaultTooMany, "names at most %d topics", maxTopics)
 	}
-	n := &p.notification
+	n, rest := &p.notification, *req
+	rest.To = nil
 	rest.SendAt, rest.Delay, rest.TTL, rest.ExpiresAt = n.SendAt, 0, 0, n.ExpiresAt
 	if r.template != nil {
 		rest.Version = r.template.Version()
