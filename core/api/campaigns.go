@@ -227,9 +227,8 @@ func (a *API) TestCampaign(ctx context.Context, q TestCampaignRequestObject) (Te
 		faults = append(faults, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
 	}
 	for i := range q.Body.To {
-		at := fmt.Sprintf("/to/%d", i)
-		if to[i] = targetOf(&q.Body.To[i], at, add); to[i].Topic != "" {
-			add(at+"/topic", intake.FaultConflict, "a test goes to recipients and addresses that are named; start the campaign to reach a topic")
+		if to[i] = targetOf(&q.Body.To[i], i, add); to[i].Topic != "" {
+			add(fmt.Sprintf("/to/%d/topic", i), intake.FaultConflict, "a test goes to recipients and addresses that are named; start the campaign to reach a topic")
 		}
 	}
 	if len(faults) > 0 {

@@ -118,7 +118,7 @@ func readAll(from io.Reader, length int64) ([]byte, error) {
 var errNoBody = errors.Join(refuse(http.StatusBadRequest, "Send a JSON body."), io.EOF)
 
 func checkType(given string) error {
-	if given == "" {
+	if given == "" || given == "application/json" {
 		return nil
 	}
 	media, _, err := mime.ParseMediaType(given)

@@ -232,5 +232,27 @@ func newValidator() *validator.Validate {
 	}); err != nil {
 		panic(err) // only for an empty tag
 	}
+	skipPlain(v, NotificationRequest{}, Target{})
 	return v
+}
+
+// ValidatorValue implements validator.Valuer: validator looks at a copy, for of each field of what could be changed it
+// makes a copy of its own.
+func (n *NotificationRequest) ValidatorValue() any { return *n }
+
+// skipPlain has validator pass over the fields that it has no rule for and looks for none in: it would ask each
+// whether it is a validator.Valuer, which takes a copy.
+func skipPlain(v *validator.Validate, structs ...any) {
+	valuer := reflect.TypeFor[validator.Valuer]()
+	for _, s := range structs {
+		skip := map[string]string{}
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(s)) {
+			kind := f.Type.Kind()
+			nests := kind == reflect.Pointer || kind == reflect.Interface || kind == reflect.Struct && f.Type != reflect.TypeFor[time.Time]()
+			if _, ruled := f.Tag.Lookup("validate"); !ruled && !nests && !f.Type.Implements(valuer) {
+				skip[f.Name] = "-"
+			}
+		}
+		v.RegisterStructValidationMapRules(skip, s)
+	}
 }

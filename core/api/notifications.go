@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/go-playground/validator/v10"
 
@@ -77,8 +78,9 @@ func (a *API) SendNotification(ctx context.Context, q SendNotificationRequestObj
 	if err != nil {
 		return nil, err
 	}
-	return SendNotification202JSONResponse{Body: acceptedOf(got),
-		Headers: SendNotification202ResponseHeaders{Location: "/v1/notifications/" + got.ID.String(), IdempotencyReplayed: replayedHeader(got.Replayed)}}, nil
+	body := acceptedOf(got)
+	return &sent{Body: body,
+		Headers: SendNotification202ResponseHeaders{Location: "/v1/notifications/" + body.Id, IdempotencyReplayed: replayedHeader(got.Replayed)}}, nil
 }
 
 // accept takes one request under a key. It is bounded in how many are under way at once.
@@ -217,8 +219,9 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	if len(b.Content) > 0 {
 		r.Content = contentOf(b.Content, add)
 	}
-	for i := range b.To[:min(len(b.To), core.MaxTo+1)] { // one too many tells that there are too many
-		r.To = append(r.To, targetOf(&b.To[i], "/to/"+strconv.Itoa(i), add))
+	r.To = make([]intake.Target, min(len(b.To), core.MaxTo+1)) // one too many tells that there are too many
+	for i := range r.To {
+		r.To[i] = targetOf(&b.To[i], i, add)
 	}
 	return r, merge(before, f)
 }
@@ -251,10 +254,38 @@ func objectOf(raw json.RawMessage, pointer string, add adder) bool {
 	return false
 }
 
+// plainContent reads a content with nothing wrong in it, in one go.
+func plainContent(raw json.RawMessage) (*intake.Content, bool) {
+	var c struct {
+		Title    string                     `json:"title"`
+		Body     string                     `json:"body"`
+		URL      string                     `json:"url"`
+		Data     json.RawMessage            `json:"data"`
+		Channels map[string]json.RawMessage `json:",inline"`
+	}
+	if jsonv2.Unmarshal(raw, &c) != nil || len(c.Data) > 0 && c.Data[0] != '{' {
+		return nil, false
+	}
+	for _, block := range c.Channels {
+		if len(block) == 0 || block[0] != '{' {
+			return nil, false
+		}
+	}
+	return &intake.Content{Title: c.Title, Body: c.Body, URL: c.URL, Data: c.Data, Channels: c.Channels}, true
+}
+
 func contentOf(raw json.RawMessage, add adder) *intake.Content {
 	if !objectOf(raw, "/content", add) {
 		return nil
 	}
+	if c, ok := plainContent(raw); ok {
+		return c
+	}
+	return carefulContent(raw, add)
+}
+
+// carefulContent reads a content member by member, and says of each what is wrong with it.
+func carefulContent(raw json.RawMessage, add adder) *intake.Content {
 	out := &intake.Content{Channels: map[string]json.RawMessage{}}
 	members := jsontext.NewDecoder(bytes.NewBuffer(raw))
 	_, err := members.ReadToken() // its brace
@@ -305,18 +336,19 @@ func contentMember(out *intake.Content, name string, members *jsontext.Decoder, 
 	return nil
 }
 
-// targetOf reads an entry of `to`: exactly one of a recipient, a short form, or kind and address.
-func targetOf(t *Target, at string, add adder) intake.Target {
+// targetOf reads entry i of `to`: exactly one of a recipient, a short form, or kind and address.
+func targetOf(t *Target, i int, add adder) intake.Target {
+	at := func(member string) string { return "/to/" + strconv.Itoa(i) + member }
 	out := intake.Target{Recipient: t.Recipient, Kind: t.Kind, Address: t.Address, Route: t.Route, Data: t.Data, Pointer: "/address"}
 	named := 0
 	if t.Topic != "" {
 		named++
 		out.Topic = t.Topic
 		if checkTopic(t.Topic) != nil {
-			add(at+"/topic", intake.FaultInvalid, "a topic's name has 1 to 255 characters, none of them a slash or a control character")
+			add(at("/topic"), intake.FaultInvalid, "a topic's name has 1 to 255 characters, none of them a slash or a control character")
 		}
 		if t.Route != "" {
-			add(at+"/route", intake.FaultConflict, "belongs to an address; recipients' endpoints name their own")
+			add(at("/route"), intake.FaultConflict, "belongs to an address; recipients' endpoints name their own")
 		}
 	}
 	for _, short := range []struct{ kind, address string }{{"email", t.Email}, {"apns", t.Apns}, {"fcm", t.Fcm}, {"websocket", t.Websocket}} {
@@ -328,22 +360,24 @@ func targetOf(t *Target, at string, add adder) intake.Target {
 	if t.Recipient != "" {
 		named++
 		if t.Route != "" {
-			add(at+"/route", intake.FaultConflict, "belongs to an address; a recipient's endpoints name their own")
+			add(at("/route"), intake.FaultConflict, "belongs to an address; a recipient's endpoints name their own")
 		}
 	}
 	if t.Kind != "" || t.Address != "" {
 		named++
 		if t.Kind == "" {
-			add(at+"/kind", intake.FaultMissing, "is needed beside address")
+			add(at("/kind"), intake.FaultMissing, "is needed beside address")
 		}
 		if t.Address == "" {
-			add(at+"/address", intake.FaultMissing, "is needed beside kind")
+			add(at("/address"), intake.FaultMissing, "is needed beside kind")
 		}
 	}
 	if named != 1 {
-		add(at, intake.FaultInvalid, "name one of recipient, topic, email, apns, fcm, websocket, or kind with address")
+		add(at(""), intake.FaultInvalid, "name one of recipient, topic, email, apns, fcm, websocket, or kind with address")
 	}
-	objectOf(t.Data, at+"/data", add)
+	if len(t.Data) > 0 {
+		objectOf(t.Data, at("/data"), add)
+	}
 	return out
 }
 
