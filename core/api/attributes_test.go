@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -84,5 +85,126 @@ func TestImportChunks(t *testing.T) {
 	tells(t, r.imported("application/x-ndjson", body.String()), map[int]string{}, long+short, long+short, 0)
 	if diff := cmp.Diff([]int{35, 250, 250, 25}, c.sizes); diff != "" { // 35 of 120 KB are 4 MiB
 		t.Error(diff)
+	}
+}
+
+// Preferences take more memory than their text says, and count for that.
+func TestImportChunksOfPreferences(t *testing.T) {
+	t.Parallel()
+	var c chunks
+	r := newRig(t, func(o *api.Options) { c.Recipients, o.Recipients = o.Recipients, &c })
+	categories := make([]string, core.MaxCategories)
+	for i := range categories {
+		categories[i] = fmt.Sprintf(`"%03d":{"*":true}`, i)
+	}
+	var body strings.Builder
+	const people = 100
+	for i := range people {
+		fmt.Fprintf(&body, `{"id":"%03d","preferences":{%s}}`+"\n", i, strings.Join(categories, ","))
+	}
+	tells(t, r.imported("application/x-ndjson", body.String()), map[int]string{}, people, people, 0)
+	if diff := cmp.Diff([]int{81, 19}, c.sizes); diff != "" { // 81 of 52 KB are 4 MiB
+		t.Error(diff)
+	}
+}
+
+// What is escaped for HTML elsewhere counts as it was given, when merged and in a CSV.
+func TestAttributesUnescaped(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	text := strings.Repeat("<&>", core.MaxAttributes/4)
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{"attributes":{"a":"`+text+`"}}`)
+	r.must(200, "PATCH", "/v1/recipients/u1", sendKey, `{"attributes":{"b":1}}`)
+	tells(t, r.imported("text/csv", "id,attributes.a\nu2,"+text), map[int]string{}, 2, 1, 0)
+}
+
+// Endpoints are added to the bound, not beyond it, and those there are can be renewed and replaced.
+func TestEndpointsBound(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	list := func(from, to int) string {
+		var all []string
+		for i := from; i < to; i++ {
+			all = append(all, fmt.Sprintf(`{"kind":"fcm","address":"device-%d"}`, i))
+		}
+		return `{"endpoints":[` + strings.Join(all, ",") + `]}`
+	}
+	tooLarge := map[string]string{"/endpoints": "too_large"}
+	const path = "/v1/recipients/u1"
+	r.must(201, "PATCH", path, sendKey, list(0, core.MaxEndpoints-1))
+	r.must(204, "PUT", path+"/endpoints/fcm/device-last", sendKey, "")
+	for _, c := range []struct{ method, path, body string }{{"PATCH", path, list(500, 501)}, {"PUT", path + "/endpoints/fcm/device-500", ""}} {
+		if diff := cmp.Diff(tooLarge, r.must(422, c.method, c.path, sendKey, c.body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", c.method, diff)
+		}
+	}
+	r.must(200, "PATCH", path, sendKey, list(0, core.MaxEndpoints-1)) // renewed
+	r.must(204, "PUT", path+"/endpoints/fcm/device-0", sendKey, "")
+	r.must(204, "DELETE", path+"/endpoints/fcm/device-0", sendKey, "")
+	r.must(204, "PUT", path+"/endpoints/fcm/device-500", sendKey, "")
+	var got api.Recipient
+	if r.must(200, "GET", path, readKey, "").into(t, &got); len(got.Endpoints) != core.MaxEndpoints {
+		t.Errorf("it has %d endpoints", len(got.Endpoints))
+	}
+}
+
+// A locale has a bound, whichever way it comes.
+func TestLocaleBound(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	long, tooLarge := "en-x"+strings.Repeat("-aaaaaaaa", 7), map[string]string{"/locale": "too_large"} // 67 characters
+	for _, method := range []string{"PUT", "PATCH"} {
+		if diff := cmp.Diff(tooLarge, r.must(422, method, "/v1/recipients/u1", sendKey, `{"locale":"`+long+`"}`).faults(t)); diff != "" {
+			t.Errorf("%s: %s", method, diff)
+		}
+	}
+	r.must(201, "PUT", "/v1/recipients/u1", sendKey, `{"locale":"en-x`+strings.Repeat("-aaaaaaaa", 6)+`"}`)
+	r.must(200, "PATCH", "/v1/recipients/u1", sendKey, `{"locale":null}`)
+	bad := map[int]string{1: "/locale too_large"}
+	tells(t, r.imported("application/x-ndjson", `{"id":"u2","locale":"`+long+`"}`), bad, 1, 0, 0)
+	tells(t, r.imported("text/csv", "id,locale\nu2,"+long), map[int]string{2: "/locale too_large"}, 2, 0, 0)
+}
+
+// heaps notes how much memory is in use while a chunk is kept.
+type heaps struct {
+	api.Recipients
+	most uint64
+}
+
+func (h *heaps) ImportRecipients(ctx context.Context, app string, all []core.Import, rules *core.Rules) (int, error) {
+	h.most = max(h.most, heapInUse())
+	return h.Recipients.ImportRecipients(ctx, app, all, rules)
+}
+
+func heapInUse() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// Of a long line of which little is taken little is kept in memory.
+func TestImportKeepsNoPadding(t *testing.T) { //nolint:paralleltest // it measures the memory of the process
+	const people, padding = 600, 200_000
+	blanks := strings.Repeat(" ", padding)
+	for media, c := range map[string]struct{ head, line string }{
+		"text/csv":             {"id,topics\n", "u%d," + blanks + "a\n"},
+		"application/x-ndjson": {"", `{"id":"u%d","attributes":{` + blanks + `"a":1}}` + "\n"},
+	} {
+		t.Run(media, func(t *testing.T) { //nolint:paralleltest // as above
+			var h heaps
+			r := newRig(t, func(o *api.Options) { h.Recipients, o.Recipients = o.Recipients, &h })
+			var body strings.Builder
+			body.WriteString(c.head)
+			for i := range people {
+				fmt.Fprintf(&body, c.line, i)
+			}
+			before := heapInUse()
+			lines := people + strings.Count(c.head, "\n")
+			tells(t, r.imported(media, body.String()), map[int]string{}, lines, people, 0)
+			if grown := int64(h.most) - int64(before); grown > 24<<20 { // its lines have 120 MB
+				t.Errorf("an import took %d MiB", grown>>20)
+			}
+		})
 	}
 }

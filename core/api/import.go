@@ -38,7 +38,7 @@ const (
 type ImportedRecipient struct {
 	ID          string           `json:"id" validate:"required,max=255"`
 	Attributes  json.RawMessage  `json:"attributes,omitempty"`
-	Locale      string           `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
+	Locale      string           `json:"locale,omitempty" validate:"omitempty,max=64,bcp47_language_tag"`
 	Timezone    string           `json:"timezone,omitempty" validate:"omitempty,timezone"`
 	QuietHours  *QuietHoursInput `json:"quiet_hours,omitempty"`
 	Endpoints   []EndpointInput  `json:"endpoints,omitempty" validate:"max=100,dive"`
@@ -224,9 +224,15 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 	}
 }
 
-// sizeOf is about how many bytes a recipient's texts have.
+// What a recipient's parts take beside their texts, in bytes, about.
+const (
+	endpointSize = 96
+	categorySize = 256 // it is a map
+)
+
+// sizeOf is about how many bytes a recipient takes.
 func sizeOf(x *core.Import) int {
-	n := len(x.ID) + len(x.Attributes)
+	n := len(x.ID) + len(x.Attributes) + len(x.Locale) + len(x.Endpoints)*endpointSize + len(x.Preferences)*categorySize
 	for i := range x.Endpoints {
 		n += len(x.Endpoints[i].Address) + len(x.Endpoints[i].Route) + len(x.Endpoints[i].AppVersion)
 	}
@@ -407,28 +413,29 @@ func (s *csvSource) next() (*ImportedRecipient, int, error, error) {
 	}
 	body := &ImportedRecipient{}
 	attributes := map[string]string{}
+	// A value is a part of its record's text: what is kept is copied, or a chunk would keep its lines whole.
 	for i, value := range record {
 		if value == "" {
 			continue
 		}
 		switch name := s.columns[i]; name {
 		case "id":
-			body.ID = value
+			body.ID = strings.Clone(value)
 		case "locale":
-			body.Locale = value
+			body.Locale = strings.Clone(value)
 		case "timezone":
-			body.Timezone = value
+			body.Timezone = strings.Clone(value)
 		case "topics":
 			for topic := range strings.SplitSeq(value, ";") {
 				if topic = strings.TrimSpace(topic); topic != "" {
-					body.Topics = append(body.Topics, topic)
+					body.Topics = append(body.Topics, strings.Clone(topic))
 				}
 			}
 		default:
 			if attribute, ok := strings.CutPrefix(name, "attributes."); ok {
 				attributes[attribute] = value
 			} else {
-				body.Endpoints = append(body.Endpoints, EndpointInput{Kind: name, Address: value})
+				body.Endpoints = append(body.Endpoints, EndpointInput{Kind: name, Address: strings.Clone(value)})
 			}
 		}
 	}
@@ -437,7 +444,7 @@ func (s *csvSource) next() (*ImportedRecipient, int, error, error) {
 		return nil, line, refuse(http.StatusBadRequest, "The line is not UTF-8 without NUL."), nil
 	}
 	if len(attributes) > 0 {
-		if body.Attributes, err = json.Marshal(attributes); err != nil {
+		if body.Attributes, err = plainJSON(attributes); err != nil {
 			return nil, line, fmt.Errorf("encode attributes: %w", err), nil
 		}
 	}

@@ -549,7 +549,7 @@ type RecipientInput struct {
 	// Attributes At most 16 KiB as JSON without white space.
 	Attributes Object          `json:"attributes,omitempty"`
 	Endpoints  []EndpointInput `json:"endpoints,omitempty" validate:"max=100,dive"`
-	Locale     string          `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
+	Locale     string          `json:"locale,omitempty" validate:"omitempty,max=64,bcp47_language_tag"`
 
 	// QuietHours When a recipient is not to be disturbed, every day, by the clock of the recipient's timezone (UTC where there is none). Messages are held until it is over; those with priority critical pass.
 	QuietHours QuietHours `json:"quiet_hours,omitempty"`
@@ -567,7 +567,7 @@ type RecipientPatch struct {
 	// Attributes Merged, at most 16 KiB as JSON without white space.
 	Attributes json.RawMessage `json:"attributes,omitempty"`
 	Endpoints  []EndpointInput `json:"endpoints,omitempty" validate:"max=100,dive"`
-	Locale     Nullable        `json:"locale,omitempty" validate:"omitempty,bcp47_language_tag"`
+	Locale     Nullable        `json:"locale,omitempty" validate:"omitempty,max=64,bcp47_language_tag"`
 
 	// QuietHours As of QuietHours: given, it replaces them; null removes them.
 	QuietHours json.RawMessage `json:"quiet_hours,omitempty"`

@@ -72,7 +72,18 @@ func attributesOf(raw json.RawMessage) (json.RawMessage, error) {
 	if b.Len() > core.MaxAttributes {
 		return nil, fault("/attributes", intake.FaultTooMany, fmt.Sprintf("are %d bytes, at most %d are kept: leave out what no template and no filter needs", b.Len(), core.MaxAttributes))
 	}
-	return b.Bytes(), nil
+	return bytes.Clone(b.Bytes()), nil // the buffer is as large as what came
+}
+
+// plainJSON encodes without the escapes for HTML: they would make <, > and & six bytes of the bound each.
+func plainJSON(v any) (json.RawMessage, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // PutRecipient implements StrictServerInterface.
@@ -206,7 +217,7 @@ func mergePatch(base, patch json.RawMessage) (json.RawMessage, error) {
 		}
 		b[name] = merged
 	}
-	out, err := json.Marshal(b)
+	out, err := plainJSON(b)
 	if err != nil {
 		return nil, fmt.Errorf("merge attributes: %w", err)
 	}

@@ -11,10 +11,10 @@ import (
 // Recipient is a person or device group with its endpoints.
 type Recipient struct {
 	ID         string          `json:"-"`
-	Attributes json.RawMessage `json:"attributes,omitempty"` // an object
-	Locale     string          `json:"locale,omitempty"`     // BCP 47
+	Attributes json.RawMessage `json:"attributes,omitempty"` // an object, at most 16 KiB as JSON without white space
+	Locale     string          `json:"locale,omitempty"`     // BCP 47, at most 64 characters
 	Timezone   string          `json:"timezone,omitempty"`   // IANA
-	Endpoints  []Endpoint      `json:"endpoints,omitempty"`
+	Endpoints  []Endpoint      `json:"endpoints,omitempty"`  // at most 100
 }
 
 // Endpoint is one address of a recipient.
