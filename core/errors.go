@@ -6,8 +6,6 @@ import "errors"
 var (
 	// ErrNotFound: there is no such thing in that app.
 	ErrNotFound = errors.New("not found")
-	// ErrTooManyEndpoints: the recipient would have more than MaxEndpoints. Nothing was changed.
-	ErrTooManyEndpoints = errors.New("the recipient would have too many endpoints")
 	// ErrState: the state of a campaign does not allow what was asked.
 	ErrState = errors.New("its state does not allow that")
 	// ErrKeyReused: the idempotency key was used with another body.

@@ -10,9 +10,6 @@ import (
 // once, for a campaign or a filter, has all of theirs in memory.
 const MaxAttributes = 16 << 10
 
-// MaxEndpoints is how many endpoints a recipient may have. Who has more from before this was a limit keeps them, but gets no more.
-const MaxEndpoints = 100
-
 // Recipient is a person or device group as the application knows it. It has an implicit endpoint of
 // kind websocket, whose address is its id.
 type Recipient struct {
@@ -21,7 +18,7 @@ type Recipient struct {
 	Attributes json.RawMessage // an object, or nil; at most MaxAttributes
 	Locale     string          // BCP 47, at most 64 bytes, "" for none
 	Timezone   string          // IANA name, "" for none
-	Endpoints  []Endpoint      // at most MaxEndpoints
+	Endpoints  []Endpoint
 	// Preferences are the recipient's own choice: keeping a recipient does not touch them, see
 	// store.PutPreferences.
 	Preferences Preferences

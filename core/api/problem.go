@@ -54,9 +54,6 @@ func failureOf(err error) *failure {
 	case errors.Is(err, core.ErrBadID):
 		errors.As(fault("/cursor", intake.FaultInvalid, "is no next_cursor of this list"), &f)
 		return f
-	case errors.Is(err, core.ErrTooManyEndpoints):
-		errors.As(fault("/endpoints", intake.FaultTooMany, fmt.Sprintf("a recipient has at most %d: delete those that are out of use, or replace them all by PUT", core.MaxEndpoints)), &f)
-		return f
 	case errors.Is(err, core.ErrNotFound), errors.Is(err, templates.ErrNotFound):
 		return &failure{status: http.StatusNotFound, detail: "There is no such thing in this app."}
 	case errors.Is(err, core.ErrKeyReused):

@@ -14,7 +14,7 @@ type Recipient struct {
 	Attributes json.RawMessage `json:"attributes,omitempty"` // an object, at most 16 KiB as JSON without white space
 	Locale     string          `json:"locale,omitempty"`     // BCP 47, at most 64 characters
 	Timezone   string          `json:"timezone,omitempty"`   // IANA
-	Endpoints  []Endpoint      `json:"endpoints,omitempty"`  // at most 100
+	Endpoints  []Endpoint      `json:"endpoints,omitempty"`  // at most 100 in one call
 }
 
 // Endpoint is one address of a recipient.

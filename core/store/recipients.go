@@ -149,8 +149,7 @@ func (s *Store) PutRecipient(ctx context.Context, x *core.Recipient) (created bo
 // UpdateRecipient lets change alter a recipient, a new one if it does not exist yet, in one transaction.
 // Endpoints that change leaves as they were keep their registration; one that it adds, alters or gives
 // a zero RegisteredAt counts as registered now. An error of change is returned as it is, and nothing is
-// kept; change may be called more than once and must touch nothing but its argument. One that leaves more than
-// core.MaxEndpoints, and more than there were, is core.ErrTooManyEndpoints.
+// kept; change may be called more than once and must touch nothing but its argument.
 func (s *Store) UpdateRecipient(ctx context.Context, app, id string, change func(*core.Recipient) error) (created bool, err error) {
 	created, err = writeFor(ctx, s, "change a recipient", func(t tx) (bool, error) {
 		now := s.Now()
@@ -176,9 +175,6 @@ func (s *Store) UpdateRecipient(ctx context.Context, app, id string, change func
 		}
 		if err := change(x); err != nil {
 			return false, refusal{err}
-		}
-		if len(x.Endpoints) > max(core.MaxEndpoints, len(before)) {
-			return false, refusal{core.ErrTooManyEndpoints}
 		}
 		x.App, x.ID = app, id
 		for i := range x.Endpoints {
@@ -230,7 +226,7 @@ const putEndpointSQL = `INSERT INTO endpoints (app, recipient, kind, address, po
 	ON CONFLICT (app, recipient, kind, address) DO UPDATE SET route = excluded.route, app_version = excluded.app_version, registered_at = excluded.registered_at`
 
 // PutEndpoint registers an endpoint of a recipient now, creating the recipient if needed. created says
-// that the recipient did not have the endpoint. Who has core.MaxEndpoints gets no other: core.ErrTooManyEndpoints.
+// that the recipient did not have the endpoint.
 func (s *Store) PutEndpoint(ctx context.Context, app, recipient string, e core.Endpoint) (created bool, err error) {
 	_, err = s.UpdateRecipient(ctx, app, recipient, func(x *core.Recipient) error {
 		created = true

@@ -334,24 +334,3 @@ func eraseEverywhere(t *testing.T, s *store.Store) {
 		}
 	}
 }
-
-// moreEndpoints holds that a change adds no endpoints beyond the bound, and that who has more from before keeps them.
-func moreEndpoints(t *testing.T, s *store.Store) {
-	t.Helper()
-	x := &core.Recipient{App: "many", ID: "u1"}
-	for i := range core.MaxEndpoints + 1 {
-		x.Endpoints = append(x.Endpoints, core.Endpoint{Kind: "fcm", Address: fmt.Sprint(i)})
-	}
-	if _, err := s.PutRecipient(t.Context(), x); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.PutEndpoint(t.Context(), "many", "u1", x.Endpoints[0]); err != nil {
-		t.Errorf("renew one: %v", err)
-	}
-	if _, err := s.PutEndpoint(t.Context(), "many", "u1", core.Endpoint{Kind: "fcm", Address: "new"}); !errors.Is(err, core.ErrTooManyEndpoints) {
-		t.Errorf("one more: %v", err)
-	}
-	if got, err := s.Recipient(t.Context(), "many", "u1"); err != nil || len(got.Endpoints) != len(x.Endpoints) {
-		t.Errorf("%+v, %v", got, err)
-	}
-}
