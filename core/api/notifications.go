@@ -24,12 +24,8 @@ import (
 
 // violations are what validator/v10 finds, by JSON pointer.
 func (a *API) violations(ctx context.Context, v any) []intake.Fault {
-	err := a.validate.StructCtx(ctx, v)
-	if err == nil {
-		return nil
-	}
 	var bad validator.ValidationErrors
-	if !errors.As(err, &bad) {
+	if err := a.validate.StructCtx(ctx, v); !errors.As(err, &bad) {
 		return nil
 	}
 	out := make([]intake.Fault, 0, len(bad))

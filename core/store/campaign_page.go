@@ -294,35 +294,40 @@ func (s *Store) CampaignMet(ctx context.Context, c *core.Campaign, ids []string)
 		if out[id] {
 			continue
 		}
-		name, err := json.Marshal(id)
-		if err != nil {
-			return nil, fmt.Errorf("encode an id: %w", err)
+		if left[id], err = naming(id); err != nil {
+			return nil, err
 		}
-		left[id] = append([]byte(`"recipient":`), name...)
 	}
-	for from := (core.ID{}); len(left) > 0; {
-		seen := 0
-		err := s.read(ctx, "look whom a campaign skipped", `SELECT p.notification_id, n.skipped FROM campaign_pages p JOIN notifications n ON n.id = p.notification_id
-			WHERE p.campaign = $1 AND p.notification_id > $2 ORDER BY p.notification_id LIMIT 100`, func(r row) error {
-			var text []byte
-			err := r.Scan(key{&from}, &text)
+	for from, more := (core.ID{}), true; more && len(left) > 0; {
+		more = false
+		err := s.campaignSkips(ctx, c.ID, from, func(page core.ID, skipped []byte) error {
 			for id, name := range left {
-				if bytes.Contains(text, name) {
+				if bytes.Contains(skipped, name) {
 					out[id] = true
 					delete(left, id)
 				}
 			}
-			seen++
-			return err
-		}, c.ID[:], from[:])
+			from, more = page, true
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		if seen == 0 {
-			break
-		}
 	}
 	return out, nil
+}
+
+// campaignSkips calls each for the next of a campaign's pages behind one, with what was skipped there as it is kept.
+func (s *Store) campaignSkips(ctx context.Context, campaign, from core.ID, each func(page core.ID, skipped []byte) error) error {
+	return s.read(ctx, "list a campaign's pages", `SELECT p.notification_id, n.skipped FROM campaign_pages p JOIN notifications n ON n.id = p.notification_id
+		WHERE p.campaign = $1 AND p.notification_id > $2 ORDER BY p.notification_id LIMIT 20`, func(r row) error {
+		var id core.ID
+		var text []byte
+		if err := r.Scan(key{&id}, &text); err != nil {
+			return err
+		}
+		return each(id, text)
+	}, campaign[:], from[:])
 }
 
 // CampaignResults calls line for what became of each recipient that a campaign was expanded for, in the order
@@ -331,13 +336,7 @@ func (s *Store) CampaignResults(ctx context.Context, c *core.Campaign, line func
 	for from := (core.ID{}); ; {
 		var pages []core.ID
 		var skips [][]core.Skip
-		err := s.read(ctx, "list a campaign's pages", `SELECT p.notification_id, n.skipped FROM campaign_pages p JOIN notifications n ON n.id = p.notification_id
-			WHERE p.campaign = $1 AND p.notification_id > $2 ORDER BY p.notification_id LIMIT 20`, func(r row) error {
-			var id core.ID
-			var text []byte
-			if err := r.Scan(key{&id}, &text); err != nil {
-				return err
-			}
+		err := s.campaignSkips(ctx, c.ID, from, func(id core.ID, text []byte) error {
 			var skipped []core.Skip
 			if len(text) > 0 {
 				if err := json.Unmarshal(text, &skipped); err != nil {
@@ -346,7 +345,7 @@ func (s *Store) CampaignResults(ctx context.Context, c *core.Campaign, line func
 			}
 			pages, skips = append(pages, id), append(skips, skipped)
 			return nil
-		}, c.ID[:], from[:])
+		})
 		if err != nil || len(pages) == 0 {
 			return err
 		}

@@ -73,15 +73,24 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 	return err
 }
 
+// naming is how a list of who was skipped, as it is kept, names a recipient.
+func naming(id string) ([]byte, error) {
+	name, err := json.Marshal(id)
+	if err != nil {
+		return nil, fmt.Errorf("encode an id: %w", err)
+	}
+	return append([]byte(`"recipient":`), name...), nil
+}
+
 // erasePage is how many notifications are looked at at once.
 const erasePage = 500
 
 // eraseSkips takes an id out of what notifications skipped. No index says which those are: it reads all of
 // the app's that skipped anybody, a page at a time, and holds nobody up while it looks.
 func (s *Store) eraseSkips(ctx context.Context, app, id string) error {
-	name, err := json.Marshal(id)
+	named, err := naming(id)
 	if err != nil {
-		return fmt.Errorf("encode an id: %w", err)
+		return err
 	}
 	for from := (core.ID{}); ; {
 		var found []core.ID
@@ -90,7 +99,7 @@ func (s *Store) eraseSkips(ctx context.Context, app, id string) error {
 			var n core.ID
 			var text []byte
 			err := r.Scan(key{&n}, &text)
-			if from = n; bytes.Contains(text, name) {
+			if from = n; bytes.Contains(text, named) {
 				found = append(found, n)
 			}
 			seen++

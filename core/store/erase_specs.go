@@ -13,11 +13,10 @@ import (
 // eraseAnswers takes an id out of the answers that idempotency keys give again, which name who was skipped. As
 // with eraseSkips no index says which those are.
 func (s *Store) eraseAnswers(ctx context.Context, app, id string) error {
-	name, err := json.Marshal(id)
+	named, err := naming(id)
 	if err != nil {
-		return fmt.Errorf("encode an id: %w", err)
+		return err
 	}
-	named := append([]byte(`"recipient":`), name...)
 	for from := ""; ; {
 		var found []string
 		seen := 0

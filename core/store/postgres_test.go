@@ -123,6 +123,41 @@ func TestPgBouncer(t *testing.T) {
 	}
 }
 
+// crowd is all that ask at once for what takes long, and how many of them have a connection.
+type crowd struct {
+	all, turns int
+	begun      func() int
+	ended      <-chan error
+}
+
+// leavesRoom holds that a crowd has its turns and no more, that others go on meanwhile, and that who has no turn hears of
+// it within a bound.
+func leavesRoom(t *testing.T, c crowd, others map[string]func() error) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); c.begun() < c.turns; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("%d of %d have begun", c.begun(), c.turns)
+		}
+	}
+	for range 8 { // as many as there are committers, and the spare connection, at least
+		for what, do := range others {
+			if err := within(t, time.Second, what, do); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	for range c.all - c.turns {
+		if err := within(t, 8*time.Second, "one without a turn", func() error { return <-c.ended }); !errors.Is(err, core.ErrUnavailable) {
+			t.Errorf("one without a turn: %v", err)
+		}
+	}
+	if n := c.begun(); n != c.turns {
+		t.Errorf("%d at once, not %d", n, c.turns)
+	}
+}
+
 // TestWritersLeaveRoom: administrative writes that wait for a row, however many, keep nothing from being accepted or
 // read; who waits for them hears within a bound, and they go on when the row is free.
 func TestWritersLeaveRoom(t *testing.T) {
@@ -157,29 +192,10 @@ func TestWritersLeaveRoom(t *testing.T) {
 	waiting := func() int {
 		return count(t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'carillon' AND wait_event_type = 'Lock'")
 	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); waiting() < turns; <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%d of %d writes have begun", waiting(), turns)
-		}
-	}
-	for range 8 { // as many as there are committers, and the spare connection, at least
-		if err := within(t, time.Second, "record", func() error { _, err := s.Record(t.Context(), acceptance(s, 1)); return err }); err != nil {
-			t.Error(err)
-		}
-		if err := within(t, time.Second, "read", func() error { _, err := s.Recipient(t.Context(), "shop", "u1"); return err }); err != nil {
-			t.Error(err)
-		}
-	}
-	for range slow - turns {
-		if err := within(t, 8*time.Second, "a write without a turn", func() error { return <-ended }); !errors.Is(err, core.ErrUnavailable) {
-			t.Errorf("a write without a turn: %v", err)
-		}
-	}
-	if n := waiting(); n != turns {
-		t.Errorf("%d writes at once, not %d", n, turns)
-	}
+	leavesRoom(t, crowd{slow, turns, waiting, ended}, map[string]func() error{
+		"record": func() error { _, err := s.Record(t.Context(), acceptance(s, 1)); return err },
+		"read":   func() error { _, err := s.Recipient(t.Context(), "shop", "u1"); return err },
+	})
 	if err := held.Rollback(); err != nil {
 		t.Fatal(err)
 	}
@@ -212,32 +228,11 @@ func TestReadersLeaveRoom(t *testing.T) {
 	asleep := func() int {
 		return count(t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep%' AND application_name = 'carillon' AND state = 'active'")
 	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); asleep() < turns; <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%d of %d reads have begun", asleep(), turns)
-		}
-	}
-	for range 8 { // as many as there are committers, and the spare connection, at least
-		if err := within(t, time.Second, "record", func() error { _, err := s.Record(t.Context(), acceptance(s, 1)); return err }); err != nil {
-			t.Error(err)
-		}
-		if err := within(t, time.Second, "ping", func() error { return s.Ping(t.Context()) }); err != nil {
-			t.Error(err)
-		}
-		if err := within(t, time.Second, "ask the time", func() error { return s.AskClock(t.Context()) }); err != nil {
-			t.Error(err)
-		}
-	}
-	for range slow - turns {
-		if err := within(t, 8*time.Second, "a read without a turn", func() error { return <-ended }); !errors.Is(err, core.ErrUnavailable) {
-			t.Errorf("a read without a turn: %v", err)
-		}
-	}
-	if n := asleep(); n != turns {
-		t.Errorf("%d reads at once, not %d", n, turns)
-	}
+	leavesRoom(t, crowd{slow, turns, asleep, ended}, map[string]func() error{
+		"record":       func() error { _, err := s.Record(t.Context(), acceptance(s, 1)); return err },
+		"ping":         func() error { return s.Ping(t.Context()) },
+		"ask the time": func() error { return s.AskClock(t.Context()) },
+	})
 	cancel()
 	for range turns {
 		if err := within(t, 5*time.Second, "a read that is given up", func() error { return <-ended }); !errors.Is(err, context.Canceled) {
