@@ -127,6 +127,15 @@ func TestPostgresFailover(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The server tells those that are connected before it lets anybody else in.
+	db.SetMaxIdleConns(0)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for on := ""; on != "on"; <-tick.C {
+		if err := db.QueryRowContext(t.Context(), "SHOW default_transaction_read_only").Scan(&on); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for what, try := range map[string]func() error{
 		"record": func() error { _, err := byRecord.Record(t.Context(), acceptance(byRecord, 1)); return err },
 		"ping":   func() error { return byPing.Ping(t.Context()) },
