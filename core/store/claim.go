@@ -162,6 +162,8 @@ func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
 		if err := s.scan(r); err != nil {
 			return err
 		}
+		b := &rounds[i].Batch
+		s.d.Batch, s.d.App, s.d.Route = b.ID, b.App, b.Route
 		if rounds[i].Deliveries == nil {
 			rounds[i].Deliveries = make([]core.Delivery, 0, several)
 		}
@@ -231,6 +233,11 @@ const deliveryColumns = `id, notification_id, batch_id, app, channel, kind, rout
 // readColumns are deliveryColumns as they are read: the service's own id is in one of two columns.
 var readColumns = strings.Replace(deliveryColumns, "provider_id", "CASE WHEN provider_id = '' THEN service_id ELSE provider_id END", 1)
 
+// roundColumns are those that a round needs to know of a delivery that is pending, to be read by newRoundScan. The batch
+// says its app and its route, and each column costs to read.
+const roundColumns = `id, notification_id, channel, kind, recipient, address, name, page_id, slot, attempts, unknowns, max_unknown, code, reason,
+	CASE WHEN provider_id = '' THEN service_id ELSE provider_id END, created_at, updated_at, expires_at, ladder, quiet`
+
 // scanDelivery scans readColumns, and more columns behind them.
 func scanDelivery(r row, more ...any) (core.Delivery, error) {
 	s := newDeliveryScan()
@@ -252,6 +259,15 @@ func newDeliveryScan() *deliveryScan {
 	s.into = append(make([]any, 0, 24), key{&d.ID}, key{&d.Notification}, key{&d.Batch}, &d.App, &d.Channel, &d.Kind, &d.Route, &d.Recipient, &d.Address, &d.Name,
 		key{&d.Content.Page}, &s.slot, &s.state, &s.attempts, &s.unknowns, &s.most, &d.Code, &d.Reason, &d.ProviderID,
 		stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt})
+	return s
+}
+
+func newRoundScan() *deliveryScan {
+	s := &deliveryScan{state: int64(core.Pending)}
+	d := &s.d
+	s.into = []any{key{&d.ID}, key{&d.Notification}, &d.Channel, &d.Kind, &d.Recipient, &d.Address, &d.Name,
+		key{&d.Content.Page}, &s.slot, &s.attempts, &s.unknowns, &s.most, &d.Code, &d.Reason,
+		&d.ProviderID, stamp{&d.CreatedAt}, stamp{&d.UpdatedAt}, stamp{&d.ExpiresAt}, key{&d.Ladder}, &d.Quiet}
 	return s
 }
 

@@ -49,27 +49,29 @@ var errLate = fmt.Errorf("%w: it did not answer within %v; the outcome is unknow
 // core.ErrUnavailable.
 func (s *Store) ride(ctx context.Context, m *member) error {
 	m.ctx, m.done = ctx, make(chan struct{})
+	var late <-chan time.Time
 	if s.aside != nil {
-		var cancel context.CancelFunc
-		m.ctx, cancel = context.WithTimeout(ctx, rideTimeout)
-		defer cancel() // of one that has left before it was begun nothing is begun
+		t := time.NewTimer(rideTimeout)
+		defer t.Stop()
+		late = t.C
 	}
 	if !s.line.join(m) {
 		return errClosed
 	}
+	var err error
 	select {
 	case <-m.done:
 		return m.err
-	case <-m.ctx.Done():
-		if !m.decide() {
-			<-m.done // it is committed, and its wakes are for this caller alone to pass on
-			return m.err
-		}
-		if ctx.Err() == nil {
-			return errLate
-		}
-		return ctx.Err()
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-late:
+		err = errLate
 	}
+	if !m.decide() {
+		<-m.done // it is committed, and its wakes are for this caller alone to pass on
+		return m.err
+	}
+	return err
 }
 
 var errClosed = fmt.Errorf("%w: it is closed", core.ErrUnavailable)
@@ -89,8 +91,8 @@ func (s *Store) commitGroups() {
 func (s *Store) commit(group []*member) {
 	live := group[:0:0]
 	for _, m := range group {
-		if m.err = m.ctx.Err(); m.err != nil {
-			close(m.done) // left before it was begun
+		if m.err = m.ctx.Err(); m.err != nil || m.decided.Load() {
+			close(m.done) // left before it was begun: nothing is
 			continue
 		}
 		live = append(live, m)

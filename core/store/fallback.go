@@ -30,15 +30,6 @@ func scanFull(r row) (core.Delivery, error) {
 	return d, err
 }
 
-// roundColumns are those that a round needs to know of a delivery, to be read by newRoundScan.
-var roundColumns = readColumns + ", ladder, quiet"
-
-func newRoundScan() *deliveryScan {
-	s := newDeliveryScan()
-	s.into = append(s.into, key{&s.d.Ladder}, &s.d.Quiet)
-	return s
-}
-
 // climbed are the ladders that a group of settlements concerns: those of deliveries that are settled, and of those
 // that would be held but were ruled out meanwhile.
 func climbed(ctx context.Context, t tx, all []*core.Settlement) ([]core.ID, error) {
