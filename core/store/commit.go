@@ -175,7 +175,7 @@ func (s *Store) apply(ctx context.Context, t tx, group []*member) error {
 	if err := t.lock(ctx, touched); err != nil {
 		return fmt.Errorf("lock batches: %w", err)
 	}
-	if err := settleAll(ctx, t, settles); err != nil {
+	if err := s.settleAll(ctx, t, settles); err != nil {
 		return err
 	}
 	if len(settles) > 0 {

@@ -142,7 +142,7 @@ func readRungs(ctx context.Context, t tx, ladders []core.ID) ([]rungsOf, error) 
 // advance lets fallbacks move on whose deliveries changed, and returns how many deliveries go now. Those
 // that go earlier move to batches of their own; a batch that is left empty is closed by its wake. Before they
 // are moved their batches are locked, so that no claim comes in between, and looked at again.
-func advance(ctx context.Context, t tx, now time.Time, ladders []core.ID) (int, error) {
+func (s *Store) advance(ctx context.Context, t tx, now time.Time, ladders []core.ID) (int, error) {
 	if len(ladders) == 0 {
 		return 0, nil
 	}
@@ -169,7 +169,7 @@ func advance(ctx context.Context, t tx, now time.Time, ladders []core.ID) (int, 
 				continue // what was read may be old by now
 			}
 		}
-		return bringForward(ctx, t, now, moves)
+		return s.bringForward(ctx, t, now, moves)
 	}
 }
 
@@ -180,28 +180,34 @@ type forward struct {
 }
 
 // bringForward moves deliveries to new batches: those for one route and lane that are due in the same
-// second together.
-func bringForward(ctx context.Context, t tx, now time.Time, moves []forward) (int, error) {
+// second together, as many as the route takes. It returns how many go now.
+func (s *Store) bringForward(ctx context.Context, t tx, now time.Time, moves []forward) (int, error) {
 	type place struct {
 		app, route string
 		lane       core.Lane
 		campaign   core.ID
 		due        int64
 	}
-	at := map[place]int{}
+	type open struct{ at, n int }
+	current := map[place]open{}
 	var batches []core.Batch
 	var sets [][]any
 	atOnce := 0
 	for _, m := range moves {
 		p := place{m.from.App, m.from.Route, m.from.Lane, m.from.Campaign, m.To.Unix()}
-		i, ok := at[p]
-		if !ok {
-			i = len(batches)
-			at[p] = i
+		o, ok := current[p]
+		if !ok || o.n >= max(1, s.maxBatch(p.route)) {
+			o = open{at: len(batches)}
 			batches = append(batches, core.Batch{ID: core.NewID(now), App: p.app, Route: p.route, Lane: p.lane, Campaign: p.campaign,
-				State: core.BatchPending, Fence: 1, DueAt: m.To, RunAt: m.To})
+				State: core.BatchPending, Fence: 1})
 		}
-		sets = append(sets, []any{m.Delivery[:], batches[i].ID[:]})
+		o.n++
+		current[p] = o
+		b := &batches[o.at]
+		if m.To.After(b.DueAt) { // with the latest of them: none goes early
+			b.DueAt, b.RunAt = m.To, m.To
+		}
+		sets = append(sets, []any{m.Delivery[:], b.ID[:]})
 		if !m.To.After(now) {
 			atOnce++
 		}

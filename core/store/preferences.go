@@ -110,7 +110,7 @@ func (s *Store) ruleOut(ctx context.Context, t tx, rec *core.Recipient, rules *c
 	if err := lockLadders(ctx, t, ladders); err != nil {
 		return err
 	}
-	_, err := advance(ctx, t, now, ladders)
+	_, err := s.advance(ctx, t, now, ladders)
 	return err
 }
 

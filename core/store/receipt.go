@@ -117,7 +117,7 @@ func (s *Store) heardOf(ctx context.Context, t tx, e providers.Event, ladder cor
 	if err := lockLadders(ctx, t, []core.ID{ladder}); err != nil {
 		return err
 	}
-	_, err := advance(ctx, t, now, []core.ID{ladder})
+	_, err := s.advance(ctx, t, now, []core.ID{ladder})
 	return err
 }
 

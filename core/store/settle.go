@@ -45,7 +45,7 @@ func (s *Store) SettleAll(ctx context.Context, all []*core.Settlement) (stale []
 	return stale, errs
 }
 
-func settleAll(ctx context.Context, t tx, all []*settling) error {
+func (s *Store) settleAll(ctx context.Context, t tx, all []*settling) error {
 	if len(all) == 0 {
 		return nil
 	}
@@ -70,9 +70,9 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 		}
 	}
 	var moves []core.Batch
-	for _, s := range current {
-		for i := range s.Moves {
-			moves = append(moves, s.Moves[i].Batch)
+	for _, st := range current {
+		for i := range st.Moves {
+			moves = append(moves, st.Moves[i].Batch)
 		}
 	}
 	if err := insertBatches(ctx, t, moves); err != nil {
@@ -89,7 +89,7 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 		return err
 	}
 	if len(ladders) > 0 {
-		if err := moveOn(ctx, t, current, ladders); err != nil {
+		if err := s.moveOn(ctx, t, current, ladders); err != nil {
 			return err
 		}
 	}
@@ -100,13 +100,13 @@ func settleAll(ctx context.Context, t tx, all []*settling) error {
 }
 
 // moveOn lets the fallbacks go on that settlements end a step of.
-func moveOn(ctx context.Context, t tx, all []*core.Settlement, ladders []core.ID) error {
+func (s *Store) moveOn(ctx context.Context, t tx, all []*core.Settlement, ladders []core.ID) error {
 	if err := notePassed(ctx, t, all); err != nil {
 		return err
 	}
-	n, err := advance(ctx, t, all[0].At, ladders)
-	for _, s := range all {
-		s.Advanced = n
+	n, err := s.advance(ctx, t, all[0].At, ladders)
+	for _, st := range all {
+		st.Advanced = n
 	}
 	return err
 }

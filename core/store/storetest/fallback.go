@@ -347,3 +347,19 @@ func fallbackBatches(t *testing.T, s *store.Store) {
 		}
 	}
 }
+
+// fallbackFits: however many deliveries go forward at once, a batch holds no more than its route takes.
+func fallbackFits(t *testing.T, s *store.Store) {
+	const mails = 2*store.DefaultMaxBatch + 1
+	l := climb(t, s, append([]string{"in_app"}, slices.Repeat([]string{"email"}, mails)...)...)
+	l.answer("in_app", providers.Absent)
+	var got []int
+	for r := l.round("email"); r != nil; r = l.round("email") {
+		got = append(got, len(r.Deliveries))
+		l.settle(judge(r, all(providers.Accepted)))
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]int{1, store.DefaultMaxBatch, store.DefaultMaxBatch}, got); diff != "" {
+		t.Errorf("batches of the mails that went forward: %s", diff)
+	}
+}

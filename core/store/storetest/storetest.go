@@ -74,6 +74,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a fallback that is read in the inbox", fallbackInbox},
 		{"a fallback under way", fallbackRounds},
 		{"fallbacks that share batches", fallbackBatches},
+		{"fallbacks go forward in batches that fit", fallbackFits},
 		{"templates and keys", templatesAndKeys},
 		{"inbox", inbox},
 		{"an inbox leaves its trace", inboxTrace},
