@@ -137,6 +137,32 @@ func TestVoidQueued(t *testing.T) {
 	}
 }
 
+// TestVoidQueuedLater: what was queued for later when the embedded queue went comes back at its time. Before, it would be
+// handed to the queue again and again: its alarm clock would ring each time before it is due.
+func TestVoidQueuedLater(t *testing.T) {
+	t.Parallel()
+	url := sqliteURL(t)
+	s, err := store.Open(t.Context(), store.Options{URL: url, Room: func(core.Wake) int { return 1 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := acceptance(s, 1)
+	a.Notification.SendAt = s.Now().Add(core.Near / 2).Truncate(time.Microsecond)
+	if r, err := s.Record(t.Context(), a); err != nil || len(r.Wakes) != 1 {
+		t.Fatalf("with room there is a wake: %+v %v", r, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, store.Options{URL: url, VoidQueued: true})
+	if ws, err := s.Due(t.Context(), "mail", providers.Normal, 10, nil); len(ws) != 0 || err != nil {
+		t.Errorf("long before its time it is due: %+v %v", ws, err)
+	}
+	if n := count(t, raw(t, url), fmt.Sprintf("SELECT count(*) FROM batches WHERE run_at = %d", a.Notification.SendAt.UnixMicro())); n != 1 {
+		t.Error("its alarm clock does not ring at its time")
+	}
+}
+
 // TestRequeueLater: a wake due later that the queue lost comes back at its time, not before.
 func TestRequeueLater(t *testing.T) {
 	t.Parallel()

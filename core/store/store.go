@@ -92,13 +92,15 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
+// voidLeases makes due what the last process held: its rounds, and with queued its wakes, those at their time.
 func (s *Store) voidLeases(ctx context.Context, queued bool) error {
 	states := "state = 3"
 	if queued {
 		states = "state IN (2, 3)"
 	}
 	err := s.b.update(ctx, func(t tx) error {
-		_, err := t.exec(ctx, "UPDATE batches SET run_at = $1 WHERE "+states+" AND state < 4 AND run_at > $1", micros(s.Now()))
+		_, err := t.exec(ctx, "UPDATE batches SET run_at = CASE WHEN state = 2 AND due_at > $1 THEN due_at ELSE $1 END WHERE "+states+" AND state < 4 AND run_at > $1",
+			micros(s.Now()))
 		return err
 	})
 	if err != nil {
