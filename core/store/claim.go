@@ -123,12 +123,13 @@ func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 	if err := loadPending(ctx, t, rounds); err != nil {
 		return err
 	}
-	var started, done [][]any
+	var started [][]any
+	var done []core.ID
 	for i, c := range claims {
 		switch {
 		case c.round == nil:
 		case len(c.round.Deliveries) == 0:
-			done = append(done, []any{c.round.ID[:]})
+			done = append(done, c.round.ID)
 			c.round = nil
 		default:
 			started = append(started, []any{c.round.ID[:], c.round.Fence, attempts[i], c.worker, micros(now)})
@@ -143,9 +144,21 @@ func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 	return markRounds(ctx, t, rounds)
 }
 
-func closeBatches(ctx context.Context, t tx, ids [][]any) error {
-	if err := t.write(ctx, "UPDATE batches SET state = 4, fence = fence + 1 WHERE id = $1", ids); err != nil {
+// closeBatches closes batches of the caller's that have nothing pending. One that is left without deliveries is removed:
+// retention finds batches by their deliveries.
+func closeBatches(ctx context.Context, t tx, ids []core.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	batches := map[core.ID]bool{}
+	for _, id := range ids {
+		batches[id] = true
+	}
+	if err := t.write(ctx, "UPDATE batches SET state = 4, fence = fence + 1 WHERE id = $1", sortedSets(batches)); err != nil {
 		return fmt.Errorf("close batches: %w", err)
+	}
+	if err := forgetEmpty(ctx, t, batches); err != nil {
+		return fmt.Errorf("remove empty batches: %w", err)
 	}
 	return nil
 }

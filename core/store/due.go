@@ -193,7 +193,8 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 	err := s.b.update(ctx, func(t tx) error {
 		rounds = nil
 		now := s.Now()
-		var sets, done [][]any
+		var sets [][]any
+		var done []core.ID
 		err := t.query(ctx, `SELECT id, app, route, lane, fence, due_at, parent, campaign FROM batches WHERE state = 3 AND state < 4 AND run_at <= $1
 			ORDER BY run_at LIMIT $2`+t.skipLocked(), func(r row) error {
 			b := core.Batch{State: core.BatchSending, RunAt: now.Add(lease)}
@@ -219,7 +220,7 @@ func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Dura
 		open := rounds[:0]
 		for _, r := range rounds {
 			if len(r.Deliveries) == 0 {
-				done = append(done, []any{r.ID[:]})
+				done = append(done, r.ID)
 				continue
 			}
 			open = append(open, r)

@@ -211,13 +211,18 @@ func forget(ctx context.Context, t tx, ds []leaf) error {
 			return err
 		}
 	}
-	for len(batches) > 0 {
-		var err error
-		if batches, err = forgetBatches(ctx, t, batches); err != nil {
-			return err
-		}
+	if err := forgetEmpty(ctx, t, batches); err != nil {
+		return err
 	}
 	return unref(ctx, t, pages)
+}
+
+// forgetEmpty removes those of some batches that are done and that nothing refers to, and then those they were split from.
+func forgetEmpty(ctx context.Context, t tx, batches map[core.ID]bool) (err error) {
+	for err == nil && len(batches) > 0 {
+		batches, err = forgetBatches(ctx, t, batches)
+	}
+	return err
 }
 
 // forgetBatches removes those that nothing refers to, and names the ones they were split from.

@@ -159,22 +159,78 @@ func TestSweepLeavesNothing(t *testing.T) {
 		if _, err := s.Receipt(t.Context(), "mail", providers.Receipt{ID: as[0].Deliveries[1].ID.String(), Event: providers.EventDelivered}); err != nil {
 			t.Fatal(err)
 		}
-		l, ok, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
-		if err != nil || !ok {
-			t.Fatal(ok, err)
+		sweepAll(t, s)
+		nothingLeft(t, db)
+	})
+}
+
+// sweepAll removes all that is finished.
+func sweepAll(t *testing.T, s *store.Store) {
+	t.Helper()
+	l, ok, err := s.Acquire(t.Context(), "retention", "test", time.Hour)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	for at, done := (core.ID{}), false; !done; {
+		n, err := s.Sweep(t.Context(), l, -time.Minute, at)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for at, done := (core.ID{}), false; !done; {
-			n, err := s.Sweep(t.Context(), l, -time.Minute, at)
-			if err != nil {
+		at, done = n.Next, n.Done
+	}
+	if err := s.Release(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func nothingLeft(t *testing.T, db *sql.DB) {
+	t.Helper()
+	for _, table := range []string{"notifications", "deliveries", "batches", "rounds", "late_rounds", "receipts", "pages", "idempotency", "retired"} {
+		if n := count(t, db, "SELECT count(*) FROM "+table); n != 0 {
+			t.Errorf("%d rows are left in %s", n, table)
+		}
+	}
+}
+
+// TestEmptyBatches: a batch whose deliveries all went elsewhere, or were removed before its time, is removed as it is
+// closed: no delivery leads retention to it.
+func TestEmptyBatches(t *testing.T) {
+	t.Parallel()
+	bothStores(t, func(t *testing.T, url string) {
+		s := open(t, store.Options{URL: url})
+		db := raw(t, url)
+		later := func(a *core.Acceptance) { a.Notification.SendAt = s.Now().Add(500 * time.Millisecond) }
+		climbs, cancelled := acceptance(s, 2), acceptance(s, 1)
+		later(cancelled)
+		n, first, second := &climbs.Notification, &climbs.Deliveries[0], &climbs.Deliveries[1]
+		n.Mode, n.FallbackAfter = core.ModeFallback, time.Second
+		first.Ladder, first.Route, second.Ladder, second.Step, second.Held = first.ID, "push", first.ID, 1, core.HeldFallback
+		second.DueAt = n.SendAt.Add(n.FallbackAfter)
+		for _, a := range []*core.Acceptance{climbs, cancelled} {
+			if _, err := s.Record(t.Context(), a); err != nil {
 				t.Fatal(err)
 			}
-			at, done = n.Next, n.Done
 		}
-		for _, table := range []string{"notifications", "deliveries", "batches", "rounds", "late_rounds", "receipts", "pages", "idempotency", "retired"} {
-			if n := count(t, db, "SELECT count(*) FROM "+table); n != 0 {
-				t.Errorf("%d rows are left in %s", n, table)
+		left := second.Batch
+		if n, err := s.Cancel(t.Context(), "shop", cancelled.Notification.ID); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		perform(t, s, core.Wake{Batch: first.Batch, Fence: 1, Route: "push"}, func(core.Delivery) providers.Result { return providers.Result{Outcome: providers.Rejected} })
+		if w := waitDue(t, s); w.Batch == left || w.Batch == cancelled.Deliveries[0].Batch {
+			t.Fatal("the second step did not go at once")
+		} else {
+			perform(t, s, w, sent)
+		}
+		sweepAll(t, s)
+		if n := count(t, db, "SELECT count(*) FROM deliveries"); n != 0 {
+			t.Fatalf("%d deliveries are left", n)
+		}
+		for range 2 {
+			if r, err := s.Claim(t.Context(), waitDue(t, s), "w", time.Minute); r != nil || err != nil {
+				t.Fatalf("a batch without deliveries became a round: %+v %v", r, err)
 			}
 		}
+		nothingLeft(t, db)
 	})
 }
 
