@@ -47,10 +47,6 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 			return err
 		}
 	}
-	// That an address is dead, or that its owner complained, outlives the person; whose it was does not.
-	if _, err := t.exec(ctx, "UPDATE suppressions SET recipient = '' WHERE app = $1 AND recipient = $2 AND recipient <> ''", app, id); err != nil {
-		return err
-	}
 	if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2 AND d.recipient <> ''", app, id); err != nil {
 		return err
 	}
@@ -68,8 +64,13 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 	if err := unref(ctx, t, shown); err != nil {
 		return err
 	}
-	_, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', service_id = '', page_id = NULL, slot = 0, quiet = ''
-		WHERE app = $1 AND recipient = $2 AND recipient <> ''`, app, id)
+	if _, err = t.exec(ctx, `UPDATE deliveries SET recipient = '', address = '', name = '', reason = '', provider_id = '', service_id = '', page_id = NULL, slot = 0, quiet = ''
+		WHERE app = $1 AND recipient = $2 AND recipient <> ''`, app, id); err != nil {
+		return err
+	}
+	// That an address is dead, or that its owner complained, outlives the person; whose it was does not. After the
+	// deliveries: a settlement or a receipt that suppresses an address in this moment has it from those.
+	_, err = t.exec(ctx, "UPDATE suppressions SET recipient = '' WHERE app = $1 AND recipient = $2 AND recipient <> ''", app, id)
 	return err
 }
 

@@ -308,8 +308,9 @@ func keepLate(ctx context.Context, t tx, s *core.Settlement) (late bool, err err
 
 type goneAt struct {
 	*core.GoneEndpoint
-	at              time.Time
-	recipient, code string
+	at       time.Time
+	delivery core.ID
+	code     string
 }
 
 // dropGone drops, replaces or suppresses the endpoints that a service reported gone, unless they were given
@@ -320,7 +321,7 @@ func dropGone(ctx context.Context, t tx, all []*core.Settlement) error {
 		for i := range s.Verdicts {
 			if g := s.Verdicts[i].Gone; g != nil {
 				d := &s.Verdicts[i].Delivery
-				gone = append(gone, goneAt{g, s.At, d.Recipient, d.Code})
+				gone = append(gone, goneAt{g, s.At, d.ID, d.Code})
 			}
 		}
 	}
@@ -346,7 +347,7 @@ func dropGone(ctx context.Context, t tx, all []*core.Settlement) error {
 			err := t.query(ctx, "SELECT 1 FROM endpoints WHERE app = $1 AND kind = $2 AND address = $3 AND registered_at > $4 LIMIT 1", func(row) error { again = true; return nil },
 				g.App, g.Kind, g.Address, since)
 			if err == nil && !again {
-				err = suppress(ctx, t, core.Suppression{App: g.App, Kind: g.Kind, Channel: g.Channel, Recipient: g.recipient, Code: g.code}, g.Address, g.at)
+				err = suppressGone(ctx, t, g)
 			}
 			if err != nil {
 				return err
@@ -359,4 +360,14 @@ func dropGone(ctx context.Context, t tx, all []*core.Settlement) error {
 		}
 	}
 	return nil
+}
+
+// suppressGone suppresses an address that is gone. Whose it is may have been erased since the round began.
+func suppressGone(ctx context.Context, t tx, g goneAt) error {
+	x := core.Suppression{App: g.App, Kind: g.Kind, Channel: g.Channel, Code: g.code}
+	err := t.query(ctx, "SELECT recipient FROM deliveries WHERE id = $1", func(r row) error { return r.Scan(&x.Recipient) }, g.delivery[:])
+	if err != nil {
+		return fmt.Errorf("look whose address is gone: %w", err)
+	}
+	return suppress(ctx, t, x, g.Address, g.at)
 }

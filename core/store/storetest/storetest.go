@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"gone endpoints", gone},
 		{"suppressed addresses", suppressions},
 		{"suppressed among many", suppressedAmongMany},
+		{"suppressed as somebody is erased", suppressedErased},
 		{"own outcomes", ownOutcomes},
 		{"receipts", receipts},
 		{"early receipts", earlyReceipts},

@@ -75,6 +75,20 @@ func suppressions(t *testing.T, s *store.Store) {
 	listAndLift(t, s)
 }
 
+// suppressedErased: who is erased while a service calls the address gone is not named by what is remembered of that.
+func suppressedErased(t *testing.T, s *store.Store) {
+	put(t, s, "u1", "ann@example.com")
+	round := claim(t, s, mailTo(t, s, "u1", "ann@example.com"))
+	if err := s.DeleteRecipient(t.Context(), "shop", "u1"); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, s, judge(round, func(int) providers.Result { return providers.Result{Outcome: providers.Gone, Code: "550 5.1.1"} }))
+	ann := core.AddressOf{App: "shop", Kind: "email", Address: "ann@example.com"}
+	if got, err := s.SuppressedAddresses(t.Context(), []core.AddressOf{ann}); err != nil || len(got) != 1 || got[ann].Recipient != "" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func listAndLift(t *testing.T, s *store.Store) {
 	t.Helper()
 	codes := map[string]string{}
