@@ -73,20 +73,19 @@ func (s *Store) MarkInbox(ctx context.Context, app, recipient string, id core.ID
 	if !ok && mark != "unread" {
 		return ErrBadMark
 	}
-	found := false
-	err := s.ride(ctx, &member{run: func(t tx) error {
+	found, err := rideFor(ctx, s, "mark an inbox item", func(t tx) (found bool, err error) {
 		h, err := findHit(ctx, t, inInbox+" AND id = $3", app, recipient, id[:])
-		if found = err == nil && h != nil; !found {
-			return err
+		if err != nil || h == nil {
+			return false, err
 		}
 		if mark == "unread" {
 			_, err = t.exec(ctx, "UPDATE deliveries SET read_at = 0 WHERE id = $1", id[:])
-			return err
+			return true, err
 		}
-		return s.hear(ctx, t, h, providers.Receipt{Event: event})
-	}})
+		return true, s.hear(ctx, t, h, providers.Receipt{Event: event})
+	})
 	if err == nil && !found {
 		return core.ErrNotFound
 	}
-	return s.fail("mark an inbox item", err)
+	return err
 }

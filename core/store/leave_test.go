@@ -11,6 +11,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // held is a store whose transactions stop, where they record something for the route "mail" or "first", until they are
@@ -185,6 +186,17 @@ func TestAnswersOfOneWhoLeft(t *testing.T) {
 	for name, do := range map[string]func(ctx context.Context, h *held, known *core.Acceptance) error{
 		"Cancel": func(ctx context.Context, h *held, known *core.Acceptance) error {
 			_, err := h.Cancel(ctx, "shop", known.Notification.ID)
+			return err
+		},
+		"Receipt": func(ctx context.Context, h *held, known *core.Acceptance) error {
+			_, err := h.Receipt(ctx, "other", providers.Receipt{ID: known.Deliveries[0].ID.String(), Event: providers.EventSeen})
+			return err
+		},
+		"MarkInbox": func(ctx context.Context, h *held, known *core.Acceptance) error {
+			err := h.MarkInbox(ctx, "shop", id, known.Deliveries[0].ID, "seen")
+			if errors.Is(err, core.ErrNotFound) {
+				return nil
+			}
 			return err
 		},
 		"Requeue": func(ctx context.Context, h *held, _ *core.Acceptance) error { _, err := h.Requeue(ctx); return err },

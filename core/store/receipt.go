@@ -24,18 +24,13 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	case err == nil: // a service that goes by our ids
 		where, args = "route = $1 AND (provider_id = $2 AND provider_id <> '' OR id = $3)", append(args, id[:])
 	}
-	err = s.ride(ctx, &member{run: func(t tx) error {
+	return rideFor(ctx, s, "record a receipt", func(t tx) (found bool, err error) {
 		h, err := findHit(ctx, t, where, args...)
-		found = err == nil && h != nil && (rc.App == "" || rc.App == h.app) && (rc.Address == "" || rc.Address == h.address)
-		if !found {
-			return err
+		if err != nil || h == nil || rc.App != "" && rc.App != h.app || rc.Address != "" && rc.Address != h.address {
+			return false, err
 		}
-		return s.hear(ctx, t, h, rc)
-	}})
-	if err != nil {
-		return false, s.fail("record a receipt", err)
-	}
-	return found, nil
+		return true, s.hear(ctx, t, h, rc)
+	})
 }
 
 // hit is a delivery that something is heard of.

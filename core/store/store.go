@@ -175,11 +175,21 @@ func (s *Store) write(ctx context.Context, what string, fn func(tx) error) error
 	return s.fail(what, s.ride(ctx, &member{run: fn, guard: true}))
 }
 
-// writeFor is write for what has an answer: that of fn's last run, and none with an error. A caller that goes away may be
-// outlived by its transaction, so what it returns is never what fn still writes to.
+// writeFor is write for what has an answer: that of fn's last run, and none with an error.
 func writeFor[T any](ctx context.Context, s *Store, what string, fn func(tx) (T, error)) (T, error) {
+	return answerOf(fn, func(run func(tx) error) error { return s.write(ctx, what, run) })
+}
+
+// rideFor is writeFor for what rides in a group commit on PostgreSQL as well.
+func rideFor[T any](ctx context.Context, s *Store, what string, fn func(tx) (T, error)) (T, error) {
+	return answerOf(fn, func(run func(tx) error) error { return s.fail(what, s.ride(ctx, &member{run: run})) })
+}
+
+// answerOf has do run fn in a transaction, and returns its answer. A caller that goes away may be outlived by its
+// transaction, so what it returns is never what fn still writes to.
+func answerOf[T any](fn func(tx) (T, error), do func(run func(tx) error) error) (T, error) {
 	answers := make(chan T, 1)
-	err := s.write(ctx, what, func(t tx) error {
+	err := do(func(t tx) error {
 		v, err := fn(t)
 		select {
 		case <-answers: // of a run before
