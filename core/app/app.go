@@ -296,7 +296,8 @@ func (a *App) openRoutes(ctx context.Context) error {
 }
 
 func (a *App) openQueue(ctx context.Context) error {
-	q, err := queue.Open(ctx, queue.Options{URL: a.cfg.Queue.Reveal(), Logger: a.log, Routes: a.routes.names()})
+	q, err := queue.Open(ctx, queue.Options{URL: a.cfg.Queue.Reveal(), Logger: a.log, Routes: a.routes.names(),
+		Now: func() time.Time { return a.store.Now() }}) // asked with wakes, which are the store's
 	if err != nil {
 		return err
 	}

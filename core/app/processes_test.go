@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -100,6 +101,40 @@ func TestTwoProcesses(t *testing.T) {
 	}
 	if err := back.interrupt(); err != nil {
 		t.Errorf("back: %v", err)
+	}
+}
+
+// TestWrongClock: what is due is due by the database's clock. A process that is alone and whose own is ten minutes off sends at
+// once what is to go at once, and what is held for a moment when that is over.
+func TestWrongClock(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"slow": -10 * time.Minute, "fast": 10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			world := startSandbox(t)
+			file := writeConfig(t, world, fmt.Sprintf("data: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), coretest.StartRedis(t).Addr))
+			p := startProcess(t, "orchestrator", []string{"-config", file}, nil)
+			c := newCaller(t, p.base)
+			switch err := coretest.ShiftClock(p.cmd.Process.Pid, off); {
+			case errors.Is(err, errors.ErrUnsupported):
+				t.Skip(err)
+			case err != nil:
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				var got accepted
+				began := time.Now()
+				c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"apns":%q}],"content":{"title":"the time"}}`, hexToken(i)), &got, http.StatusAccepted)
+				eventually(t, 30*time.Second, "it is sent", func() bool {
+					var v notification
+					c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &v, http.StatusOK)
+					return v.Counts.Sent == 1
+				})
+				if took := time.Since(began); took > 5*time.Second {
+					t.Errorf("it took %v", took)
+				}
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
@@ -37,6 +38,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Routes are the configured routes: each has one queue for each lane.
 	Routes []string
+	// Now is the clock that due times are by, the store's: this process's may be another. It must not block. Nil: time.Now.
+	Now func() time.Time
 }
 
 // Queue carries wakes. It is safe for concurrent use.
@@ -48,6 +51,7 @@ type Queue struct {
 	enqueue  *asynq.Client
 	pipe     io.Closer // the AutoPipeliner, nil for a cluster and the embedded Redis
 	log      *slog.Logger
+	now      func() time.Time // of due times
 	tempo    tempo
 	window   window
 	bells    bells
@@ -65,9 +69,12 @@ type Queue struct {
 // opening only, which gives up after five seconds by itself.
 func Open(ctx context.Context, o Options) (*Queue, error) {
 	quiet()
-	q := &Queue{url: Embedded, log: o.Logger, tempo: usual}
+	q := &Queue{url: Embedded, log: o.Logger, now: o.Now, tempo: usual}
 	if q.log == nil {
 		q.log = slog.Default()
+	}
+	if q.now == nil {
+		q.now = time.Now
 	}
 	if o.Window == 0 {
 		o.Window = WindowRedis
@@ -143,6 +150,12 @@ func (q *Queue) disconnect() error {
 		q.embedded.close()
 	}
 	return errors.Join(errs...)
+}
+
+// here is a due time by this process's clock, which asynq goes by. It is never early.
+func (q *Queue) here(due time.Time) time.Time {
+	ahead := due.Sub(q.now())
+	return time.Now().Add(ahead)
 }
 
 // name is the asynq queue of a route and lane.

@@ -119,6 +119,32 @@ func TestDueScore(t *testing.T) {
 	})
 }
 
+// TestStoresClock: due times are the store's, whose clock may be hours off this process's.
+func TestStoresClock(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"ahead": 2 * time.Hour, "behind": -2 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, url string) {
+				now := func() time.Time { return time.Now().Add(off) }
+				q := open(t, queue.Options{URL: url, Now: now})
+				got := make(inbox, 10)
+				serve(t, q, got.handle)
+				w, later := wake(), wake()
+				w.At = now()
+				later.At = w.At.Add(1500 * time.Millisecond)
+				enqueue(t, q, w, later)
+				if first := got.next(t); first.Batch != w.Batch {
+					t.Error("what is due later came first")
+				}
+				if got.next(t); now().Before(later.At.Add(-core.EarlyWake)) {
+					t.Errorf("it came %v early", later.At.Sub(now()))
+				}
+			})
+		})
+	}
+}
+
 // TestTwice tells that a wake which is in the queue already is no error and comes once, at whichever
 // time; and that the same batch under the next fence is another wake.
 func TestTwice(t *testing.T) {

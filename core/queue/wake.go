@@ -149,8 +149,8 @@ func (q *Queue) wake(ctx context.Context, w core.Wake) error {
 		asynq.Timeout(taskTimeout), asynq.MaxRetry(retries),
 	}
 	var due time.Time
-	if time.Until(w.At) > atOnce {
-		due = w.At.Add(skew)
+	if at := q.here(w.At); time.Until(at) > atOnce {
+		due = at.Add(skew)
 		opts = append(opts, asynq.ProcessAt(due))
 	}
 	_, err = q.enqueue.EnqueueContext(ctx, asynq.NewTask(taskType, body), opts...)

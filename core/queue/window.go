@@ -248,7 +248,7 @@ func (w *window) names() []string {
 // behind, or Redis cannot be reached. It never waits: it answers from a figure at most some 50 ms old, kept up with what
 // this process puts in and takes out.
 func (q *Queue) Room(like core.Wake) int {
-	return q.room(like.App, name(like.Route, like.Lane), time.Until(like.At) > atOnce, true)
+	return q.room(like.App, name(like.Route, like.Lane), time.Until(q.here(like.At)) > atOnce, true)
 }
 
 // Refill is Room for the relay: for wakes due now, of an app that may be behind.
