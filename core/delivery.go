@@ -152,6 +152,10 @@ const (
 	CodeNoContent   = "no_content"        // there is nothing to send any more
 )
 
+// WaitingCodes are those that say why a delivery waits, by our decision. One that is cancelled meanwhile ends without:
+// it did not end for that.
+var WaitingCodes = []string{CodeCircuitOpen, CodeRate, CodePaused, CodeStopped, CodeNoRoute, CodeQuiet, CodeStoreAway, CodeNoContent}
+
 // Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part
 // 4, and pure: jitter is in [0,1).
 func (d Delivery) Apply(r providers.Result, p Policy, at time.Time, jitter float64) Verdict {
@@ -230,7 +234,7 @@ func (d Delivery) Hold(code string, until, at time.Time) Verdict {
 	if !until.Before(d.ExpiresAt) {
 		return d.Expire(at)
 	}
-	d.Code, d.UpdatedAt = code, at
+	d.Code, d.Reason, d.UpdatedAt = code, "", at // a service's reason is not ours
 	return Verdict{Delivery: d, Held: true, DueAt: until}
 }
 

@@ -313,9 +313,11 @@ type Decision struct {
 // Delivery defines model for Delivery.
 type Delivery struct {
 	// Address Masked.
-	Address   string    `json:"address"`
-	Attempts  int       `json:"attempts"`
-	Channel   string    `json:"channel"`
+	Address  string `json:"address"`
+	Attempts int    `json:"attempts"`
+	Channel  string `json:"channel"`
+
+	// Code The service's own word; or ours, why it waits or ended (rate_limited, circuit_open, expired, acknowledged and others). What was cancelled because somebody asked for it keeps no code of ours.
 	Code      string    `json:"code,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	Id        string    `json:"id"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/carillon-notify/carillon/core"
 )
@@ -54,6 +55,9 @@ func cancelIDs(ctx context.Context, t tx, now int64, code string, ids [][]byte) 
 	return cancelFound(ctx, t, now, code, func(q string, scan func(row) error) error { return t.queryIDs(ctx, q+"d.id {ids}", ids, scan) })
 }
 
+// waiting are the codes of what waits, which what is cancelled does not keep.
+var waiting = "'" + strings.Join(core.WaitingCodes, "', '") + "'"
+
 // cancelFound cancels pending deliveries; find completes a statement by a condition on d that selects them, and
 // runs it. It locks their batches first, so that no claim can come in between; as they may move to other batches
 // while it waits for a lock, it looks again until it holds them all.
@@ -96,6 +100,7 @@ func cancelFound(ctx context.Context, t tx, now int64, code string, find func(q 
 	}
 	slices.SortFunc(sets, func(a, b []any) int { return bytes.Compare(a[0].([]byte), b[0].([]byte)) }) // as everybody locks them
 	err = t.write(ctx, `UPDATE deliveries SET state = $2, cancel_requested = $3, updated_at = $4,
-		code = CASE WHEN $5 = '' THEN code ELSE $5 END, reason = CASE WHEN $5 = '' THEN reason ELSE '' END WHERE id = $1 AND state = 1`, sets)
+		code = CASE WHEN $5 <> '' THEN $5 WHEN code IN (`+waiting+`) THEN '' ELSE code END,
+		reason = CASE WHEN $5 <> '' OR code IN (`+waiting+`) THEN '' ELSE reason END WHERE id = $1 AND state = 1`, sets)
 	return len(sets), err
 }

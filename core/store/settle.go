@@ -204,7 +204,11 @@ func (o outcome) sets() (set string, args []any) {
 	}
 	if o.state == core.Pending {
 		state = "CASE WHEN cancel_requested = 1 THEN 6 ELSE $1 END"
-		code = "CASE WHEN cancel_requested = 1 AND code IN ('" + core.CodePreference + "', '" + core.CodeAcknowledged + "') THEN code ELSE $4 END" // why it was asked
+		last := "$4"
+		if slices.Contains(core.WaitingCodes, o.code) {
+			last = "CASE WHEN cancel_requested = 1 THEN '' ELSE $4 END"
+		}
+		code = "CASE WHEN cancel_requested = 1 AND code IN ('" + core.CodePreference + "', '" + core.CodeAcknowledged + "') THEN code ELSE " + last + " END" // why it was asked
 	}
 	set = "state = " + state + ", attempts = $2, unknowns = $3, code = " + code + ", reason = $5, " + id + " = $6, updated_at = $7"
 	args = []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}

@@ -52,3 +52,59 @@ func resuming(t *testing.T, s *store.Store) {
 		t.Errorf("its round is %+v", r)
 	}
 }
+
+// cancelHeld: what is cancelled while it waits does not go down in history as if it had ended for what it waited for.
+// A service's last word stays.
+func cancelHeld(t *testing.T, s *store.Store) {
+	cancel := func(a *core.Acceptance) {
+		t.Helper()
+		if n, err := s.Cancel(t.Context(), "shop", a.Notification.ID); n != len(a.Deliveries) || err != nil {
+			t.Fatalf("cancelled %d: %v", n, err)
+		}
+	}
+	hold := func(st *core.Settlement, code string) {
+		for i := range st.Verdicts {
+			st.Verdicts[i] = st.Verdicts[i].Delivery.Hold(code, st.At.Add(30*time.Second), st.At)
+		}
+	}
+	ended := func(what string, a *core.Acceptance, code, reason string) {
+		t.Helper()
+		ds, _, err := s.Deliveries(t.Context(), "shop", a.Notification.ID, core.Page{})
+		if err != nil || len(ds) != len(a.Deliveries) {
+			t.Fatalf("%s: %+v %v", what, ds, err)
+		}
+		for _, d := range ds {
+			if d.State != core.Cancelled || d.Code != code || d.Reason != reason {
+				t.Errorf("%s: it is %s, code %q, reason %q; want %q, %q", what, d.State, d.Code, d.Reason, code, reason)
+			}
+		}
+	}
+	greylisted := func(int) providers.Result {
+		return providers.Result{Outcome: providers.Deferred, Code: "451", Reason: "greylisted"}
+	}
+	for _, code := range core.WaitingCodes {
+		for n := 1; n <= 5; n += 4 { // one is written otherwise than several
+			waits := record(t, s, ask{n: n})
+			st := judge(claim(t, s, wakeOf(waits)), greylisted)
+			hold(st, code)
+			settle(t, s, st)
+			cancel(waits)
+			ended(code+", and cancelled", waits, "", "")
+
+			goes := record(t, s, ask{n: n})
+			st = judge(claim(t, s, wakeOf(goes)), greylisted)
+			cancel(goes)
+			hold(st, code)
+			settle(t, s, st)
+			ended("cancelled during its round, then "+code, goes, "", "")
+		}
+	}
+	waits, goes := record(t, s, ask{n: 5}), record(t, s, ask{n: 5})
+	settle(t, s, judge(claim(t, s, wakeOf(waits)), greylisted))
+	cancel(waits)
+	ended("put off, and cancelled", waits, "451", "greylisted")
+	st := judge(claim(t, s, wakeOf(goes)), greylisted)
+	cancel(goes)
+	settle(t, s, st)
+	ended("cancelled, and put off", goes, "451", "greylisted")
+}

@@ -32,6 +32,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a lapsed lease is taken over", lapsed},
 		{"cancel", cancel},
 		{"cancel during a round", cancelSending},
+		{"cancel what is held", cancelHeld},
 		{"cancel races claim", cancelRace},
 		{"due is fair and skips paused routes", due},
 		{"due takes turns between apps within their room", dueTurns},
