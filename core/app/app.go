@@ -299,7 +299,7 @@ func (a *App) openQueue(ctx context.Context) error {
 	q, err := queue.Open(ctx, queue.Options{URL: a.cfg.Queue.Reveal(), Logger: a.log, Routes: a.routes.names(),
 		Now: func() time.Time { return a.store.Now() }}) // asked with wakes, which are the store's
 	if err != nil {
-		return err
+		return ofSetting("queue", err)
 	}
 	a.queue = q
 	a.closers = append(a.closers, func(context.Context) error { return q.Close() })
@@ -321,7 +321,7 @@ func (a *App) openStore(ctx context.Context) error {
 	s, err := store.Open(ctx, store.Options{URL: storeURL(&a.cfg), MaxBatch: a.routes.maxBatch, Room: a.queue.Room, Logger: a.log,
 		KeyLife: a.cfg.Retention.Idempotency, VoidQueued: a.cfg.Queue.Reveal() == config.QueueEmbedded})
 	if err != nil {
-		return fmt.Errorf("open the store: %w", err)
+		return ofSetting("store", err)
 	}
 	a.store = s
 	a.closers = append(a.closers, func(context.Context) error { return s.Close() })

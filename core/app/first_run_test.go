@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -200,6 +201,10 @@ func TestMistakesAreOneLine(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	routed := filepath.Join(t.TempDir(), "carillon.yaml")
+	if err := os.WriteFile(routed, []byte("routes: {websocket: {kind: websocket, settings: {secret: 0123456789abcdef0123456789abcdef}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
 		program string
 		args    []string
@@ -213,7 +218,9 @@ func TestMistakesAreOneLine(t *testing.T) {
 		"worker on sqlite":   {"worker", nil, "set store to postgres://"},
 		"worker, idle":       {"worker", []string{"-workers=false", "-store", "postgres://h/db", "-queue", "redis://h/0"}, "-workers, or CARILLON_WORKERS"},
 		"worker, no routes":  {"worker", []string{"-store", coretest.Postgres(t), "-queue", "redis://" + coretest.Redis(t)}, "`orchestrator sandbox` prints routes"},
-		"no redis":           {"orchestrator", []string{"-listen", "127.0.0.1:0", "-queue", "redis://127.0.0.1:1/0"}, "127.0.0.1:1"},
+		"no redis":           {"orchestrator", []string{"-listen", "127.0.0.1:0", "-queue", "redis://u:geheim@127.0.0.1:1/0"}, "queue: reach Redis at redis://127.0.0.1:1/0: dial tcp 127.0.0.1:1: connect: connection refused; nothing listens there: start it, or correct host and port in its URL"},
+		"no postgres":        {"worker", []string{"-config", routed, "-store", "postgres://u:geheim@127.0.0.1:1/d", "-queue", "redis://" + coretest.Redis(t)}, "connection refused; nothing listens there: start it, or correct host and port in its URL"},
+		"no such host":       {"worker", []string{"-config", routed, "-store", "postgres://u:geheim@no-such-host.invalid/d", "-queue", "redis://" + coretest.Redis(t)}, "correct the host in its URL"},
 		"nothing to deliver": {"orchestrator", []string{"-listen", "127.0.0.1:0", "-sandbox", "false"}, "no route is configured"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -225,7 +232,7 @@ func TestMistakesAreOneLine(t *testing.T) {
 				t.Errorf("exit code %d (%v), want 1", cmd.ProcessState.ExitCode(), err)
 			}
 			lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-			if len(lines) != 1 || !strings.Contains(lines[0], tc.want) {
+			if len(lines) != 1 || !strings.Contains(lines[0], tc.want) || strings.Contains(lines[0], "geheim") {
 				t.Errorf("said %q, want one line with %q", out, tc.want)
 			}
 		})

@@ -100,7 +100,7 @@ func (k *keyStore) with(ctx context.Context, do func(context.Context, *store.Sto
 	case errors.Is(err, store.ErrLocked):
 		return fmt.Errorf("stop the orchestrator, run this command again, and start it: %w", err)
 	case err != nil:
-		return fmt.Errorf("open the store: %w", err)
+		return ofSetting("store", err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	return do(ctx, s)

@@ -227,10 +227,10 @@ func (c *Config) Check() error {
 		add("retention.idempotency: must be 1s or more")
 	}
 	if !c.IsSQLite() && !hasScheme(c.Store, "postgres", "postgresql") {
-		add("store: must be %q or a URL such as postgres://user:pass@host/db", StoreSQLite)
+		add("store: must be %q or a URL such as postgres://user:pass@host/db%s", StoreSQLite, escapes(c.Store))
 	}
 	if c.Queue.Reveal() != QueueEmbedded && !hasScheme(c.Queue, "redis", "rediss", "redis-sentinel", "redis-cluster") {
-		add("queue: must be %q or a URL such as redis://host:6379/0", QueueEmbedded)
+		add("queue: must be %q or a URL such as redis://host:6379/0%s", QueueEmbedded, escapes(c.Queue))
 	}
 	if !slices.Contains([]string{SandboxAuto, SandboxOn, SandboxOff}, c.Sandbox) {
 		add("sandbox: %q must be auto, true or false", c.Sandbox)
@@ -340,6 +340,14 @@ func ParseSize(s string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("%q is no size such as 256MiB", s)
+}
+
+// escapes is what else may be wrong with what begins as a URL does.
+func escapes(s Secret) string {
+	if !strings.Contains(s.Reveal(), "://") {
+		return ""
+	}
+	return ", in which a character such as @ : / ? # % of a user's name or password is written as %40 %3A %2F %3F %23 %25"
 }
 
 func hasScheme(s Secret, schemes ...string) bool {

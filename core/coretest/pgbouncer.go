@@ -8,15 +8,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// PgBouncer starts a PgBouncer that pools sessions before a server, and returns the DSN of the server's one
-// database through it. Where none is installed the test is skipped, or fails if CARILLON_REQUIRE_SERVERS is 1. It
+// PgBouncer starts a PgBouncer before a server, in a pool_mode (session, transaction, statement) and with more lines for
+// its settings, and returns the DSN of the server's one database through it. Where none is installed the test is skipped, or fails if CARILLON_REQUIRE_SERVERS is 1. It
 // stops when the test ends.
-func PgBouncer(t testing.TB, server *PostgresServer) string {
+func PgBouncer(t testing.TB, server *PostgresServer, mode string, more ...string) string {
 	t.Helper()
 	bin, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -33,7 +34,7 @@ func PgBouncer(t testing.TB, server *PostgresServer) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	conf := filepath.Join(dir, "pgbouncer.ini")
-	text := fmt.Sprintf("[databases]\n* = host=%s user=postgres\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = %s\nauth_type = any\npool_mode = session\n", server.dir, dir)
+	text := fmt.Sprintf("[databases]\n* = host=%s user=postgres\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = %s\nauth_type = any\npool_mode = %s\n%s\n", server.dir, dir, mode, strings.Join(more, "\n"))
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil { //nolint:gosec // it runs as another user, and there is no secret in it
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -50,12 +51,32 @@ func TestOpenRefuses(t *testing.T) {
 	t.Cleanup(func() { _ = silent.Close() })
 	pki := coretest.NewTLS(t)
 	encrypted, _ := coretest.RedisTLS(t, pki)
+	plain := coretest.StartRedis(t)
+	replica := coretest.StartRedis(t, "--replicaof", strings.ReplaceAll(plain.Addr, ":", " ")).Addr
+	sentinel := coretest.StartSentinel(t, "--requirepass", "right")
+	open := coretest.StartSentinel(t)
+	node := coretest.StartRedisCluster(t)[0].Addr
 	for name, c := range map[string]struct{ url, want string }{
 		"unknown authority": {"rediss://:geheim@" + encrypted, "certificate signed by unknown authority"},
 		"TLS for plain":     {"redis://:geheim@" + encrypted, "reach Redis at redis://" + encrypted},
 		"no such file":      {"rediss://:geheim@" + encrypted + "?ca_file=/no/such.pem", "read ca_file: open /no/such.pem"},
 		"no certificate":    {"rediss://:geheim@" + encrypted + "?ca_file=" + pki.KeyFile, "holds no certificate"},
 		"useless ca_file":   {"redis://:geheim@" + encrypted + "?ca_file=" + pki.CAFile, "it is not redis://"},
+		"TLS's remedy":      {"redis://:geheim@" + encrypted, "if it speaks TLS, write rediss://"},
+		"authority's":       {"rediss://:geheim@" + encrypted, "ca_file=/path/ca.pem"},
+		"no TLS's":          {"rediss://" + plain.Addr, "if the server speaks no TLS, write redis://"},
+		"password's":        {"redis://:geheim@" + closed, "correct the user or the password in the URL"},
+		"no password's":     {"redis://" + closed, "write the password into the URL"},
+		"database 99":       {"redis://" + plain.Addr + "/99", "correct the database's number"},
+		"replica":           {"redis://" + replica, "this is a replica"},
+		"no cluster's":      {"redis-cluster://" + plain.Addr, "this is no Redis Cluster: write redis://"},
+		"node of a cluster": {"redis://" + node, "write redis-cluster://"},
+		"cluster, database": {"redis-cluster://u:geheim@" + node + "/3", "has one database"},
+		"no sentinel's":     {"redis-sentinel://" + plain.Addr + "?master=m", "a Redis answers there and no Sentinel"},
+		"sentinel's secret": {"redis-sentinel://" + sentinel + "?master=m", "set sentinel_password="},
+		"its wrong secret":  {"redis-sentinel://" + sentinel + "?master=m&sentinel_password=geheim", "correct sentinel_password="},
+		"unknown master":    {"redis-sentinel://" + open + "?master=m", "correct master= in the URL"},
+		"a sentinel":        {"redis://" + open, "a Sentinel answers there: write redis-sentinel://"},
 		"evicts":            {"redis://" + evicting, "maxmemory-policy allkeys-lru, which loses wakes: set it to noeviction"},
 		"old":               {"redis://:geheim@" + playing(t, "redis_version:6.0.16\r\nmaxmemory_policy:noeviction\r\n"), "is version 6.0.16: 6.2 or newer is needed"},
 		"very old":          {"redis://" + playing(t, "redis_version:2.8.4\r\n"), "is version 2.8.4"},
@@ -106,6 +127,48 @@ func TestOpenRefuses(t *testing.T) {
 				t.Errorf("it took %v", took)
 			}
 			t.Log(said)
+		})
+	}
+}
+
+// TestOpenAsksWhatItMay: a user who lacks something that wakes need is refused at once, and not only found out when
+// nothing is delivered, or Redis is restarted and scripts are to be loaded again.
+func TestOpenAsksWhatItMay(t *testing.T) {
+	t.Parallel()
+	s := coretest.StartRedis(t)
+	base := []any{"on", ">geheim", "resetkeys", "~asynq:*", "~carillon*", "resetchannels", "&asynq:*", "&carillon*",
+		"-@all", "+@read", "+@write", "+@pubsub", "+@connection", "-@dangerous", "+eval", "+evalsha", "+script|load", "+info"}
+	user := func(name string, change ...any) string {
+		s.Do(slices.Concat([]any{"ACL", "SETUSER", name}, base, change)...)
+		return "redis://" + name + ":geheim@" + s.Addr
+	}
+	for lacks, c := range map[string]struct{ url, want string }{
+		"nothing":          {user("all"), ""},
+		"eval":             {user("a", "-eval"), "run a script: "},
+		"evalsha":          {user("b", "-evalsha"), "run a script again: "},
+		"publish":          {user("c", "-publish"), "publish to carillon:doorbell: "},
+		"subscribe":        {user("d", "-subscribe"), "subscribe to carillon:doorbell and asynq:cancel: "},
+		"asynq's channel":  {user("e", "resetchannels", "&carillon*"), "subscribe to carillon:doorbell and asynq:cancel: "},
+		"our channel":      {user("f", "resetchannels", "&asynq:*"), "publish to carillon:doorbell: "},
+		"asynq's keys":     {user("g", "resetkeys", "~carillon*"), "run a script: "},
+		"our keys":         {user("h", "resetkeys", "~asynq:*"), "read the epoch of Redis"},
+		"writing to a set": {user("i", "-sadd"), "name the queues on Redis"},
+	} {
+		t.Run(lacks, func(t *testing.T) {
+			t.Parallel()
+			q, err := queue.Open(limit(t), queue.Options{URL: c.url, Logger: slog.New(slog.DiscardHandler), Routes: []string{"mail"}})
+			if err == nil {
+				_ = q.Close()
+			}
+			if c.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "permissions that docs/operations.md lists") || strings.Contains(err.Error(), "geheim") {
+				t.Errorf("it says %v, not %q", err, c.want)
+			}
 		})
 	}
 }

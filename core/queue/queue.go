@@ -86,12 +86,12 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 		return nil, err
 	}
 	if err := q.check(ctx); err != nil {
-		return nil, errors.Join(err, q.disconnect())
+		return nil, errors.Join(q.remedy(err), q.disconnect())
 	}
 	q.window.init(o.Window, names(o.Routes))
 	q.bells.init(q.embedded == nil)
 	if _, err := q.Epoch(ctx); err != nil {
-		return nil, errors.Join(err, q.disconnect())
+		return nil, errors.Join(q.remedy(err), q.disconnect())
 	}
 	for _, on := range q.window.names() { // what an earlier process left
 		q.window.begin(on)

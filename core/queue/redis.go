@@ -85,6 +85,9 @@ func (q *Queue) check(ctx context.Context) error {
 	default:
 		return fmt.Errorf("redis at %s has maxmemory-policy %s, which loses wakes: set it to noeviction", q.url, policy)
 	}
+	if err := q.permits(ctx); err != nil {
+		return fmt.Errorf("try Redis at %s: %w", q.url, oneLine{err})
+	}
 	return nil
 }
 
@@ -186,6 +189,9 @@ func parse(rawURL string) (*remote, error) {
 		if o.DB, err = strconv.Atoi(path); err != nil || o.DB < 0 {
 			return nil, errURL
 		}
+	}
+	if scheme == "redis-cluster" && o.DB != 0 {
+		return nil, errOneDatabase
 	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}

@@ -232,3 +232,6 @@ func (t Tx) Run(ctx context.Context, sql string) error {
 	_, err := t.t.exec(ctx, sql)
 	return err
 }
+
+// MigrateLock is the advisory lock of the migrations.
+const MigrateLock = int64(migrateLock)

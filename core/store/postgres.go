@@ -63,16 +63,25 @@ func openPostgres(ctx context.Context, o *Options) (*postgresDB, error) {
 	asides := max(1, left/pgAsides)
 	b := &postgresDB{pool: pool, turns: make(chan struct{}, max(1, left-asides)), asides: make(chan struct{}, asides), done: make(chan struct{})}
 	b.life, b.cutOff = context.WithCancel(context.Background())
-	if err := b.migrate(ctx, o); err != nil {
+	if err := b.prepare(ctx, o); err != nil {
 		b.closePool()
-		return nil, err
-	}
-	if err := b.setClock(ctx); err != nil {
-		b.closePool()
-		return nil, fmt.Errorf("ask PostgreSQL for its time: %w", err)
+		return nil, remedy(err)
 	}
 	go b.keepClock(b.life, o.Logger)
 	return b, nil
+}
+
+func (b *postgresDB) prepare(ctx context.Context, o *Options) error {
+	if err := b.checkServer(ctx); err != nil {
+		return err
+	}
+	if err := b.migrate(ctx, o); err != nil {
+		return err
+	}
+	if err := b.setClock(ctx); err != nil {
+		return fmt.Errorf("ask PostgreSQL for its time: %w", err)
+	}
+	return nil
 }
 
 // migrate applies the migrations under an advisory lock, so that instances that start together wait
@@ -86,6 +95,7 @@ func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 		return fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
 	defer conn.Release()
+	slow := time.After(pgSlow)
 	for got := false; ; {
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrateLock)).Scan(&got); err != nil {
 			return fmt.Errorf("ask for the migrations' lock: %w", err)
@@ -96,6 +106,8 @@ func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for other instances' migrations: %w", ctx.Err())
+		case <-slow:
+			tellHolder(ctx, conn, o.Logger)
 		case <-time.After(migrateEvery):
 		}
 	}

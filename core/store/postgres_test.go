@@ -3,6 +3,8 @@ package store_test
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,12 +105,17 @@ func TestSettlingIsHOT(t *testing.T) {
 	}
 }
 
+// direct is the URL of a server's one database over its socket.
+func direct(server *coretest.PostgresServer) string {
+	return "postgres://postgres@/postgres?sslmode=disable&host=" + filepath.Dir(server.Socket())
+}
+
 // TestPgBouncer: a store behind a pool of sessions, which takes no parameters of the connection that it
 // does not know, and still commits durably.
 func TestPgBouncer(t *testing.T) {
 	t.Parallel()
 	server := coretest.StartPostgres(t, "")
-	url := coretest.PgBouncer(t, server)
+	url := coretest.PgBouncer(t, server, "session")
 	s, err := store.Open(t.Context(), store.Options{URL: url})
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +127,51 @@ func TestPgBouncer(t *testing.T) {
 		if got, err := s.Setting(t.Context(), name); err != nil || got != want {
 			t.Errorf("%s is %q (%v), not %q", name, got, err, want)
 		}
+	}
+}
+
+// TestPgBouncerOfTransactions: a pool that gives a session away after each transaction is refused at once, before anything
+// is written or a lock is left behind, and the error names its setting. That holds while others use the pool.
+func TestPgBouncerOfTransactions(t *testing.T) {
+	t.Parallel()
+	server := coretest.StartPostgres(t, "")
+	t.Cleanup(func() { // once all have tried
+		for what, q := range map[string]string{"locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "tables": "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"} {
+			var n int
+			if err := raw(t, direct(server)).QueryRowContext(context.WithoutCancel(t.Context()), q).Scan(&n); err != nil || n != 0 {
+				t.Errorf("%d %s are left: %v", n, what, err)
+			}
+		}
+	})
+	for name, more := range map[string][]string{
+		"transaction":        nil,
+		"transaction, one":   {"default_pool_size = 1"},
+		"transaction, robin": {"server_round_robin = 1"},
+		"transaction, reset": {"server_reset_query_always = 1"},
+		"statement":          nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mode, _, _ := strings.Cut(name, ",")
+			url := coretest.PgBouncer(t, server, mode, more...)
+			errs := make(chan error)
+			const starts = 6
+			for range starts {
+				go func() {
+					s, err := store.Open(t.Context(), store.Options{URL: url})
+					if err == nil {
+						s.Close()
+					}
+					errs <- err
+				}()
+			}
+			for range starts {
+				err := within(t, 10*time.Second, "an opening", func() error { return <-errs })
+				if !errors.Is(err, store.ErrPooled) || !strings.Contains(err.Error(), "pool_mode = session") || strings.Contains(err.Error(), "\n") {
+					t.Errorf("it says %v", err)
+				}
+			}
+		})
 	}
 }
 

@@ -452,6 +452,7 @@ func TestSettings(t *testing.T) {
 		{good + `,"redis":"redis://:hunter2@x/0?tsl=true"}`, "redis:// does not have; there are tls, ca_file"},
 		{good + `,"redis":"redis://:hunter2@x/0?tls=1"}`, "tls must be true or false"},
 		{good + `,"redis":"redis-cluster://:hunter2@x?master=m"}`, "redis-cluster:// does not have"},
+		{good + `,"redis":"redis-cluster://:hunter2@x/3"}`, "has one database"},
 		{good + `,"redis":"redis://x?tls=true&tls=false"}`, "given more than once"},
 		{good + `,"redis":"redis-sentinel://:hunter2@a,b"}`, "redis-sentinel://"},
 		{good + `,"redis_prefix":"{x}"}`, "redis_prefix"},

@@ -78,6 +78,9 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 		c.Address = addresses[0]
 		return c, nil
 	case "redis-cluster":
+		if c.DB != 0 { // SELECT would be refused, again and again
+			return c, errors.New("redis: a Redis Cluster has one database: leave the number at the end of redis-cluster:// out")
+		}
 		c.ClusterAddresses, err = hostPorts(hosts, "6379")
 		return c, err
 	case "redis-sentinel":
