@@ -132,7 +132,8 @@ func (s *PostgresServer) start() error {
 	cmd := exec.Command(filepath.Join(pg.bin, "postgres"), "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=",
 		"-c", "fsync=on", "-c", "synchronous_commit=on", "-c", "max_connections=200")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &s.log, &s.log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred, Setpgid: true}
+	dieWith(cmd.SysProcAttr, syscall.SIGQUIT)
 	gone := make(chan struct{})
 	if err := Start(cmd); err != nil {
 		return err

@@ -18,7 +18,7 @@ type start struct {
 	err chan error
 }
 
-// Start starts a command that dies with this process, by the signal that its SysProcAttr.Pdeathsig names
+// Start starts a command that on Linux dies with this process, by the signal that its SysProcAttr.Pdeathsig names
 // or, if it names none, SIGKILL. The kernel ties that signal to the thread that forked, and a thread ends
 // with a goroutine that was locked to it: commands started elsewhere may be killed by a goroutine's end.
 func Start(cmd *exec.Cmd) error {
@@ -34,9 +34,7 @@ func Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	if cmd.SysProcAttr.Pdeathsig == 0 {
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	}
+	dieWith(cmd.SysProcAttr, syscall.SIGKILL)
 	s := start{cmd, make(chan error, 1)}
 	starter.todo <- s
 	return <-s.err
