@@ -25,16 +25,14 @@ func BenchmarkBacklog(b *testing.B) {
 		const perRequest = 1000
 		before, next := resident(b, p.cmd.Process.Pid), 0
 		for b.Loop() {
-			err := pour(p.base, 8, *backlog/perRequest, func(request int) string {
+			requests := inquiries(p.base, *backlog/perRequest, func(request int) string {
 				to := make([]string, perRequest)
 				for i := range to {
 					to[i] = fmt.Sprintf(`{"apns":%q}`, hexToken(next+request*perRequest+i))
 				}
 				return `{"to":[` + strings.Join(to, ",") + `],"content":` + pushContent + `,"ttl":"24h"}`
 			})
-			if err != nil {
-				b.Fatal(err)
-			}
+			post(b, p.base, 8, requests)
 			next += *backlog
 		}
 		b.ReportMetric(float64(next), "pending")
