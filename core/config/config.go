@@ -352,6 +352,10 @@ func escapes(s Secret) string {
 
 func hasScheme(s Secret, schemes ...string) bool {
 	u, err := url.Parse(s.Reveal())
+	// Behind a / or ? that a password has in clear there is the rest of it, which would be told as the database's name.
+	if err == nil && u.User == nil && u.Host != "" && strings.Contains(u.Path+u.RawQuery, "@") {
+		return false
+	}
 	// A PostgreSQL on a socket is named by a parameter, and has no host.
 	return err == nil && slices.Contains(schemes, u.Scheme) && (u.Host != "" || u.RawQuery != "")
 }

@@ -46,7 +46,7 @@ func CheckURL(url string) error {
 func pgConfig(url string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, errors.New("the store's PostgreSQL URL cannot be read; it is postgres://user:password@host:port/database")
+		return nil, unreadable(url)
 	}
 	if !strings.Contains(url, "pool_max_conns") {
 		cfg.MaxConns = 16

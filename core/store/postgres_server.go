@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,13 +136,23 @@ func remedy(err error) error {
 	what := ""
 	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) {
 		what = remedies[pe.Code]
-	} else if strings.Contains(err.Error(), "server refused TLS connection") {
-		what = "turn TLS on at the server, or write sslmode=disable into the URL where nobody else can listen"
+	} else {
+		for said, do := range sayings {
+			if strings.Contains(err.Error(), said) {
+				what = do
+			}
+		}
 	}
 	if what == "" {
 		return err
 	}
 	return fmt.Errorf("%w; %s", err, what)
+}
+
+// sayings are what to do, by what the client says.
+var sayings = map[string]string{
+	"server refused TLS connection": "turn TLS on at the server, or write sslmode=disable into the URL where nobody else can listen",
+	"read only connection":          "none of the URL's servers takes writes: name the primary, too",
 }
 
 // remedies are what to do, by SQLSTATE.
@@ -151,4 +165,37 @@ var remedies = map[string]string{
 	"53300": "raise the server's max_connections, or lower pool_max_conns in the URL of each process",
 	"25006": "have the URL lead to the primary, or name all servers in it with target_session_attrs=read-write",
 	"57P03": "start again when the server is up",
+}
+
+// parameters are what a URL may say wrongly, and what each must be. A duration is as Go writes it.
+var parameters = map[string]string{
+	"sslmode": "disable, allow, prefer, require, verify-ca or verify-full", "sslrootcert": "a file of certificates in PEM form", "sslcert": "a file, with sslkey",
+	"sslkey": "a file, with sslcert", "connect_timeout": "a whole number of seconds", "target_session_attrs": "any, read-write, read-only, primary, standby or prefer-standby",
+	"pool_max_conns": "a whole number", "pool_min_conns": "a whole number", "pool_min_idle_conns": "a whole number", "pool_max_conn_lifetime": "a duration",
+	"pool_max_conn_idle_time": "a duration", "pool_health_check_period": "a duration", "pool_max_conn_lifetime_jitter": "a duration", "port": "a whole number",
+}
+
+// unreadable says what of a URL cannot be read, without a value: which parameter it would do without.
+func unreadable(raw string) error {
+	if u, err := url.Parse(raw); err == nil {
+		for _, name := range slices.Sorted(maps.Keys(parameters)) {
+			query := u.Query()
+			if !query.Has(name) {
+				continue
+			}
+			query.Del(name)
+			rest := *u
+			rest.RawQuery = query.Encode()
+			if _, err := pgxpool.ParseConfig(rest.String()); err != nil {
+				continue
+			}
+			if strings.HasPrefix(name, "ssl") && name != "sslmode" {
+				if _, err := os.Stat(u.Query().Get(name)); err != nil {
+					return fmt.Errorf("read what the parameter %s of the store's URL names: %w", name, err)
+				}
+			}
+			return fmt.Errorf("the parameter %s of the store's URL must be %s", name, parameters[name])
+		}
+	}
+	return errors.New("the store's PostgreSQL URL cannot be read; it is postgres://user:password@host:port/database")
 }

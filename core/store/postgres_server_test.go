@@ -32,6 +32,7 @@ func TestPostgresOpenRefuses(t *testing.T) {
 		"another encoding":  {"postgres://postgres:geheim@/latin" + host, "encoding is LATIN1, which cannot keep every text: make one with ENCODING 'UTF8'"},
 		"no encoding":       {"postgres://postgres:geheim@/ascii" + host, ""},
 		"read-only":         {"postgres://postgres:geheim@/standby" + host, "have the URL lead to the primary"},
+		"no primary":        {"postgres://postgres:geheim@/standby" + host + "&target_session_attrs=read-write", "none of the URL's servers takes writes"},
 		"no such parameter": {"postgres://postgres:geheim@/postgres" + host + "&sslmod=require", "correct the parameters in the URL"},
 		"one connection":    {"postgres://crowd:geheim@/postgres" + host, "a second connection to PostgreSQL (a process opens up to pool_max_conns"},
 	} {
