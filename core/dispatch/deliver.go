@@ -234,7 +234,7 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	// What was sent must be written even when the process is told to stop in this moment.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), core.LeaseSlack)
 	defer cancel()
-	wakes := d.split(r)
+	wakes := d.split(r, true)
 	var stale bool
 	err := outlast(ctx, func() (err error) {
 		stale, err = d.store.Settle(ctx, &r.settlement)
@@ -246,11 +246,12 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	return d.settled(ctx, r, stale, wakes)
 }
 
-// split makes of what a round came to a settlement, and the wakes of what is held.
-func (d *Dispatcher) split(r *round) []core.Wake {
+// split makes of what a round came to a settlement, and the wakes of what is held; none where that is not to be woken.
+func (d *Dispatcher) split(r *round, wake bool) []core.Wake {
 	s := &r.settlement
 	s.Worker, s.At = d.worker, r.clock.now()
-	return s.Split(s.At, d.queue.Room(core.Wake{App: r.App, Route: r.Route, Lane: r.Lane, At: s.At.Add(time.Second)}) > 0) // what is held is due later
+	held := core.Wake{App: r.App, Route: r.Route, Lane: r.Lane, At: s.At.Add(time.Second)} // it is due later
+	return s.Split(s.At, wake && d.queue.Room(held) > 0)
 }
 
 // settled tells of a settlement that the store has, and wakes what is held.

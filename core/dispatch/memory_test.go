@@ -408,7 +408,7 @@ func (m *memory) Due(_ context.Context, route string, lane core.Lane, limit int,
 	return wakes, err
 }
 
-func (m *memory) Lapsed(_ context.Context, _ string, limit int, lease time.Duration) (rounds []*core.Round, err error) {
+func (m *memory) Lapsed(_ context.Context, limit int, lease time.Duration) (rounds []*core.Round, err error) {
 	err = m.call("lapsed", core.ID{}, func(now time.Time) {
 		for _, b := range m.overdue(now, limit, func(b *core.Batch) bool { return b.State == core.BatchSending }) {
 			b.Fence++
@@ -425,17 +425,27 @@ func (m *memory) Lapsed(_ context.Context, _ string, limit int, lease time.Durat
 	return rounds, nil
 }
 
-func (m *memory) Stray(_ context.Context, routes []string, until time.Duration) (n int, err error) {
-	err = m.call("stray", core.ID{}, func(now time.Time) {
-		for _, b := range m.overdue(now, len(m.batches), func(b *core.Batch) bool {
+func (m *memory) Strays(_ context.Context, routes []string, limit int, until, lease time.Duration) (rounds []*core.Round, n int, err error) {
+	err = m.call("strays", core.ID{}, func(now time.Time) {
+		for _, b := range m.overdue(now, limit, func(b *core.Batch) bool {
 			return b.State <= core.BatchQueued && !slices.Contains(routes, b.Route)
 		}) {
-			b.RunAt = now.Add(until)
 			n++
+			b.RunAt = now.Add(until)
+			if !slices.ContainsFunc(m.pending(b.ID), func(d core.Delivery) bool { return !d.ExpiresAt.After(now) }) {
+				continue
+			}
+			b.Fence++
+			b.State, b.RunAt = core.BatchSending, now.Add(lease)
+			m.note("stray %v: fence %d", b.ID, b.Fence)
+			rounds = append(rounds, m.round(b, now))
 		}
 		m.strays += n
 	})
-	return n, err
+	if err != nil {
+		return nil, 0, err
+	}
+	return rounds, n, nil
 }
 
 // sending holds a message that is handed to a provider against what is on record: it is in a round that

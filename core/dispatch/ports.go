@@ -42,13 +42,14 @@ type Overdue interface {
 	Due(ctx context.Context, route string, lane core.Lane, limit int, room func(app string) int) ([]core.Wake, error)
 	// Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
 	// returns them as rounds to be settled with unknown outcomes.
-	Lapsed(ctx context.Context, worker string, limit int, lease time.Duration) ([]*core.Round, error)
-	// SettleAll is Settle for the rounds of one call of Lapsed; it says of each whether it was stale, and its
+	Lapsed(ctx context.Context, limit int, lease time.Duration) ([]*core.Round, error)
+	// SettleAll is Settle for the rounds of one call of Lapsed or Strays; it says of each whether it was stale, and its
 	// error, nil where there is none.
 	SettleAll(ctx context.Context, all []*core.Settlement) (stale []bool, errs []error)
-	// Stray closes batches that are overdue on routes not in the configuration any more by moving
-	// their alarm clock on, and returns how many there are, for the log.
-	Stray(ctx context.Context, routes []string, until time.Duration) (int, error)
+	// Strays takes up to limit batches that are overdue on routes not in the configuration any more, and says
+	// how many that were. It moves their alarm clocks on by until; those of which something ran out of time it
+	// takes under a new fence and the given lease instead, and returns as rounds to be settled.
+	Strays(ctx context.Context, routes []string, limit int, until, lease time.Duration) (rounds []*core.Round, found int, err error)
 }
 
 // Receipts is what taking receipts in needs of the store.

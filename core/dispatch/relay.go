@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +21,8 @@ const (
 	relayBusy    = 25 * time.Millisecond  // how soon again while more is due than the queue has room for
 	relayPage    = 500                    // wakes taken in one transaction
 	lapsedPage   = 100
-	repairLease  = core.LeaseSlack // what it has to settle a page of lapsed rounds; a relay that dies in it costs that much again
+	strayPage    = 500
+	repairLease  = core.LeaseSlack // what it has to settle a page of rounds; a relay that dies in it costs that much again
 	strayEvery   = time.Minute
 	drainedEvery = core.Unclaimed / 2 // how often, at most, the queues are asked what waits in them
 	relayBackoff = 2 * time.Second    // after an error of the store
@@ -144,13 +146,8 @@ func (f found) pause(vain *int, tick time.Duration) time.Duration {
 func (r *Relay) look(ctx context.Context) (f found, err error) {
 	if !r.standby.Load() && time.Since(r.strays) > strayEvery {
 		r.strays = time.Now()
-		n, err := r.store.Stray(ctx, *r.routes.Load(), strayEvery)
-		if err != nil {
-			return f, fmt.Errorf("look for strays: %w", err)
-		}
-		if n > 0 {
-			r.d.observer.Repaired("stray", n)
-			r.log.Warn("batches wait for routes that the configuration does not have any more; put the routes back or cancel their notifications", "batches", n)
+		if err := r.putOff(ctx); err != nil {
+			return f, err
 		}
 	}
 	due, unclaimed, err := r.store.Overdue(ctx)
@@ -241,37 +238,65 @@ func (r *Relay) claimless(ctx context.Context) (some bool, err error) {
 	return some, nil
 }
 
+// putOff puts off what waits for routes that the configuration does not have any more. What ran out of time meanwhile
+// expires: it is accepted, and always comes to an end.
+func (r *Relay) putOff(ctx context.Context) error {
+	strays, more := 0, true
+	for more {
+		rounds, n, err := r.store.Strays(ctx, *r.routes.Load(), strayPage, strayEvery, repairLease)
+		if err != nil {
+			return fmt.Errorf("look for strays: %w", err)
+		}
+		strays, more = strays+n, n == strayPage
+		// What ran out of time expires by that.
+		if _, err := r.settleAll(ctx, rounds, func(x *round) { x.holdBeyond(0, strayEvery, core.CodeNoRoute) }); err != nil {
+			return err
+		}
+	}
+	if strays > 0 {
+		r.d.observer.Repaired("stray", strays)
+		r.log.Warn("batches wait for routes that the configuration does not have any more; put the routes back or cancel their notifications", "batches", strays)
+	}
+	return nil
+}
+
 // repair settles rounds whose lease ran out: every delivery still pending in them is Unknown.
 func (r *Relay) repair(ctx context.Context) (more bool, err error) {
-	rounds, err := r.store.Lapsed(ctx, r.d.worker, lapsedPage, repairLease)
+	rounds, err := r.store.Lapsed(ctx, lapsedPage, repairLease)
 	if err != nil {
 		return false, fmt.Errorf("take lapsed rounds: %w", err)
 	}
 	if len(rounds) > 0 {
 		crash.At(crash.RelayLapsed)
 	}
-	settled, err := r.giveUp(ctx, rounds)
+	settled, err := r.settleAll(ctx, rounds, func(x *round) {
+		x.sent, x.todo, x.callErr = x.todo, nil, errWorkerLost
+		x.judge(true)
+	})
 	if settled > 0 {
 		r.d.observer.Repaired("lapsed", settled)
 	}
 	return err == nil && len(rounds) == lapsedPage, err
 }
 
-// giveUp settles rounds whose workers were lost, all in one call: one after the other they might outlast
-// their lease. It says how many that are, also where there is an error: one that fails is not the others' concern.
-func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) (settled int, err error) {
+// settleAll settles rounds that the relay took, each as judge does, all in one call: one after the other they might
+// outlast their lease. It says how many that are, also where there is an error: one that fails is not the others' concern.
+func (r *Relay) settleAll(ctx context.Context, taken []*core.Round, judge func(*round)) (settled int, err error) {
+	if len(taken) == 0 {
+		return 0, nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairLease)
 	defer cancel()
-	rounds := make([]*round, len(lapsed))
-	wakes := make([][]core.Wake, len(lapsed))
-	settlements := make([]*core.Settlement, len(lapsed))
-	for i, b := range lapsed {
+	rounds := make([]*round, len(taken))
+	wakes := make([][]core.Wake, len(taken))
+	settlements := make([]*core.Settlement, len(taken))
+	for i, b := range taken {
 		c := newClock(repairLease)
 		c.set(b.Now)
 		rounds[i] = newRound(b, r.d.routes.Policy(b.Route), c)
-		rounds[i].sent, rounds[i].todo, rounds[i].callErr = rounds[i].todo, nil, errWorkerLost
-		rounds[i].judge(true)
-		wakes[i], settlements[i] = r.d.split(rounds[i]), &rounds[i].settlement
+		judge(rounds[i])
+		served := slices.Contains(*r.routes.Load(), b.Route) // else nobody would take its wakes out of the queue
+		wakes[i], settlements[i] = r.d.split(rounds[i], served), &rounds[i].settlement
 	}
 	stale, errs := r.store.SettleAll(ctx, settlements)
 	var unsettled, unwoken failures
@@ -283,7 +308,7 @@ func (r *Relay) giveUp(ctx context.Context, lapsed []*core.Round) (settled int, 
 		settled++
 		unwoken.add(r.d.settled(ctx, rounds[i], stale[i], wakes[i]))
 	}
-	return settled, errors.Join(unsettled.err("settle lapsed rounds"), unwoken.err("wake what lapsed rounds hold"))
+	return settled, errors.Join(unsettled.err("settle overdue rounds"), unwoken.err("wake what overdue rounds hold"))
 }
 
 // failures are what went wrong with many things of which each is tried. They mostly fail alike, so that the first

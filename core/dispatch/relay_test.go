@@ -341,3 +341,52 @@ func TestRelayKeepsPolicy(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestRelayStrays tells that what waits for a route that is not there any more expires in its time, that what has time is
+// not woken meanwhile, for nobody takes such wakes out of the queue, and that it is when the route is back. So it is with
+// what a lost worker held.
+func TestRelayStrays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		l := &lapsing{window: &window{memory: m, room: map[string]int{"": 10}, behind: map[string]bool{}, woken: map[string]int{}}}
+		now := time.Now()
+		put := func(state core.BatchState, lives ...time.Duration) (ids []core.ID) {
+			b := core.Batch{ID: core.NewID(now), Route: "gone", Lane: "normal", State: state, Fence: 1, DueAt: now, RunAt: now}
+			var ds []core.Delivery
+			for _, life := range lives {
+				d := core.Delivery{ID: core.NewID(now), Batch: b.ID, Route: b.Route, State: core.Pending, MaxUnknown: 9, ExpiresAt: now.Add(life)}
+				ds, ids = append(ds, d), append(ids, d.ID)
+			}
+			m.put(ds, b)
+			return ids
+		}
+		waits := put(core.BatchPending, 90*time.Second, time.Hour)
+		lost := put(core.BatchSending, time.Hour)
+		d := dispatch.New(dispatch.Options{Store: l, Queue: l, Routes: elsewhere{core.DefaultPolicy}, Observer: l, Logger: slog.New(slog.DiscardHandler)})
+		relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: l, Dispatcher: d, Routes: []string{"r"}, Logger: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go relay.Run(ctx)
+		time.Sleep(90*time.Second + 2*time.Minute) // synctest's clock
+		got := []string{}
+		for _, id := range slices.Concat(waits, lost) {
+			d := m.get(id)
+			got = append(got, d.State.String()+" "+d.Code)
+		}
+		if diff := cmp.Diff([]string{"expired expired", "pending no_route", "pending outcome_unknown"}, got); diff != "" {
+			t.Error(diff)
+		}
+		if len(l.tried) != 0 {
+			t.Errorf("woken for %v", l.tried)
+		}
+		relay.SetRoutes([]string{"r", "gone"})
+		time.Sleep(2 * time.Minute)
+		if !slices.Contains(l.tried, "gone") {
+			t.Error("the route is back, and nothing is woken")
+		}
+		cancel()
+		close(m.end)
+		synctest.Wait()
+	})
+}

@@ -188,50 +188,61 @@ func (s *Store) dueApps(ctx context.Context, route string, lane core.Lane) ([]st
 
 // Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
 // returns them as rounds to be settled with unknown outcomes. One with nothing pending is closed.
-func (s *Store) Lapsed(ctx context.Context, _ string, limit int, lease time.Duration) ([]*core.Round, error) {
-	var rounds []*core.Round
-	err := s.b.update(ctx, func(t tx) error {
-		rounds = nil
+func (s *Store) Lapsed(ctx context.Context, limit int, lease time.Duration) (rounds []*core.Round, err error) {
+	err = s.b.update(ctx, func(t tx) error {
 		now := s.Now()
-		var sets [][]any
-		var done []core.ID
-		err := t.query(ctx, `SELECT id, app, route, lane, fence, due_at, parent, campaign FROM batches WHERE state = 3 AND state < 4 AND run_at <= $1
-			ORDER BY run_at LIMIT $2`+t.skipLocked(), func(r row) error {
-			b := core.Batch{State: core.BatchSending, RunAt: now.Add(lease)}
-			var lane int64
-			if err := r.Scan(key{&b.ID}, &b.App, &b.Route, &lane, &b.Fence, stamp{&b.DueAt}, key{&b.Parent}, key{&b.Campaign}); err != nil {
-				return err
-			}
-			b.Lane = laneOf(lane)
-			b.Fence++
-			sets = append(sets, []any{b.ID[:], b.Fence, micros(b.RunAt)})
-			rounds = append(rounds, &core.Round{Batch: b, Now: now, LeaseEnd: b.RunAt})
-			return nil
+		var lapsed []*core.Round
+		err := t.query(ctx, "SELECT "+takenColumns+" FROM batches WHERE state = 3 AND state < 4 AND run_at <= $1 ORDER BY run_at LIMIT $2"+t.skipLocked(), func(r row) error {
+			x, err := scanTaken(r, now, lease)
+			lapsed = append(lapsed, x)
+			return err
 		}, micros(now), int64(limit))
 		if err != nil {
 			return err
 		}
-		if err := t.write(ctx, "UPDATE batches SET fence = $2, run_at = $3 WHERE id = $1", sets); err != nil {
-			return err
-		}
-		if err := loadPending(ctx, t, rounds); err != nil {
-			return err
-		}
-		open := rounds[:0]
-		for _, r := range rounds {
-			if len(r.Deliveries) == 0 {
-				done = append(done, r.ID)
-				continue
-			}
-			open = append(open, r)
-		}
-		rounds = open
-		return closeBatches(ctx, t, done)
+		rounds, err = take(ctx, t, lapsed)
+		return err
 	})
 	if err != nil {
 		return nil, s.fail("take lapsed batches", err)
 	}
 	return rounds, nil
+}
+
+// takenColumns are those of a batch that the relay takes, to be read by scanTaken.
+const takenColumns = "id, app, route, lane, fence, due_at, parent, campaign"
+
+// scanTaken is a batch as the relay has it, under the next fence and a lease. It is to be taken.
+func scanTaken(r row, now time.Time, lease time.Duration) (*core.Round, error) {
+	b := core.Batch{State: core.BatchSending, RunAt: now.Add(lease)}
+	var lane int64
+	err := r.Scan(key{&b.ID}, &b.App, &b.Route, &lane, &b.Fence, stamp{&b.DueAt}, key{&b.Parent}, key{&b.Campaign})
+	b.Lane = laneOf(lane)
+	b.Fence++
+	return &core.Round{Batch: b, Now: now, LeaseEnd: b.RunAt}, err
+}
+
+// take makes rounds of batches that the caller has locked. One with nothing pending is closed, and none.
+func take(ctx context.Context, t tx, batches []*core.Round) (rounds []*core.Round, err error) {
+	sets := make([][]any, len(batches))
+	for i, r := range batches {
+		sets[i] = []any{r.ID[:], r.Fence, micros(r.RunAt)}
+	}
+	if err := t.write(ctx, "UPDATE batches SET state = 3, fence = $2, run_at = $3 WHERE id = $1", sets); err != nil {
+		return nil, err
+	}
+	if err := loadPending(ctx, t, batches); err != nil {
+		return nil, err
+	}
+	var done []core.ID
+	for _, r := range batches {
+		if len(r.Deliveries) == 0 {
+			done = append(done, r.ID)
+		} else {
+			rounds = append(rounds, r)
+		}
+	}
+	return rounds, closeBatches(ctx, t, done)
 }
 
 // Requeue makes every batch whose wake was handed to the queue due by its due time, or now if that is
@@ -269,21 +280,52 @@ func (s *Store) Unqueue(ctx context.Context, wakes []core.Wake) error {
 // unqueuePage is how many batches one transaction of Unqueue takes, lostPage one of Unclaimed.
 const unqueuePage, lostPage = 500, 500
 
-// Stray moves the alarm clock of overdue batches on routes that are not in the list on by until, and
-// returns how many there are.
-func (s *Store) Stray(ctx context.Context, routes []string, until time.Duration) (int, error) {
+// Strays takes up to limit batches that are overdue on routes that are not in the list, and says how many that were. It
+// moves their alarm clocks on by until. Those of which something ran out of time it takes under a new fence and the
+// given lease instead, and returns as rounds: nobody else would ever say that it expired.
+func (s *Store) Strays(ctx context.Context, routes []string, limit int, until, lease time.Duration) (rounds []*core.Round, found int, err error) {
 	known := ""
-	args := []any{micros(s.Now()), micros(s.Now().Add(until))}
-	if len(routes) > 0 {
-		marks := make([]string, len(routes))
-		for i, r := range routes {
-			args = append(args, r)
-			marks[i] = fmt.Sprintf("$%d", len(args))
-		}
-		known = " AND route NOT IN (" + strings.Join(marks, ", ") + ")"
+	var names []any
+	for i, r := range routes {
+		known += fmt.Sprintf("$%d, ", i+3)
+		names = append(names, r)
 	}
-	n, err := writeFor(ctx, s, "look for strays", func(t tx) (int64, error) {
-		return t.exec(ctx, "UPDATE batches SET run_at = $2 WHERE state IN (1, 2) AND state < 4 AND run_at <= $1"+known, args...)
+	if known != "" {
+		known = " AND route NOT IN (" + strings.TrimSuffix(known, ", ") + ")"
+	}
+	err = s.b.update(ctx, func(t tx) error {
+		rounds, found = nil, 0
+		now := s.Now()
+		var ids [][]byte
+		byID := map[core.ID]*core.Round{}
+		err := t.query(ctx, "SELECT "+takenColumns+" FROM batches WHERE state IN (1, 2) AND state < 4 AND run_at <= $1"+known+" ORDER BY run_at LIMIT $2"+t.skipLocked(), func(r row) error {
+			x, err := scanTaken(r, now, lease)
+			byID[x.ID] = x
+			ids = append(ids, x.ID[:])
+			return err
+		}, append([]any{micros(now), int64(limit)}, names...)...)
+		if err != nil {
+			return err
+		}
+		found = len(ids)
+		if err := t.execIDs(ctx, "UPDATE batches SET run_at = $1 WHERE id {ids}", ids, micros(now.Add(until))); err != nil {
+			return err
+		}
+		var late []*core.Round
+		err = t.queryIDs(ctx, "SELECT DISTINCT batch_id FROM deliveries WHERE batch_id {ids} AND state = 1 AND expires_at <= $1", ids, func(r row) error {
+			var id core.ID
+			err := r.Scan(key{&id})
+			late = append(late, byID[id])
+			return err
+		}, micros(now))
+		if err != nil {
+			return err
+		}
+		rounds, err = take(ctx, t, late)
+		return err
 	})
-	return int(n), err
+	if err != nil {
+		return nil, 0, s.fail("look for strays", err)
+	}
+	return rounds, found, nil
 }

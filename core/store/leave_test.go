@@ -204,10 +204,6 @@ func TestAnswersOfOneWhoLeft(t *testing.T) {
 			_, err := h.Unclaimed(ctx, core.RouteLane{Route: "other", Lane: "normal"}, time.Nanosecond)
 			return err
 		},
-		"Stray": func(ctx context.Context, h *held, _ *core.Acceptance) error {
-			_, err := h.Stray(ctx, nil, time.Minute)
-			return err
-		},
 		"Acquire": func(ctx context.Context, h *held, _ *core.Acceptance) error {
 			_, _, err := h.Acquire(ctx, "n", "h", time.Minute)
 			return err

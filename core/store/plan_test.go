@@ -118,9 +118,10 @@ func lookups(t *testing.T, s *store.Store, as []*core.Acceptance) {
 	for _, w := range ws {
 		perform(t, s, w, sent)
 	}
-	must(s.Lapsed(t.Context(), "relay", 10, time.Minute))
+	must(s.Lapsed(t.Context(), 10, time.Minute))
 	must(s.Requeue(t.Context()))
-	must(s.Stray(t.Context(), []string{"mail"}, time.Minute))
+	_, _, err = s.Strays(t.Context(), []string{"mail"}, 10, time.Minute, time.Minute)
+	must(nil, err)
 	must(s.Backlog(t.Context()))
 	must(s.Notification(t.Context(), "shop", as[0].Notification.ID))
 	must(s.Timeline(t.Context(), "shop", as[0].Notification.ID))

@@ -103,7 +103,7 @@ func TestKilled(t *testing.T) {
 			t.Errorf("accepted and lost: %s %+v %v", id, v, err)
 		}
 	}
-	rounds, err := s.Lapsed(t.Context(), "relay", 10, time.Minute)
+	rounds, err := s.Lapsed(t.Context(), 10, time.Minute)
 	if err != nil || len(rounds) != 1 || len(rounds[0].Deliveries) != 2 {
 		t.Errorf("the dead process's lease is not void: %+v %v", rounds, err)
 	}

@@ -110,7 +110,7 @@ func (m *machine) settle(rt *rapid.T) {
 }
 
 func (m *machine) lapse(rt *rapid.T) {
-	rounds, err := m.s.Lapsed(m.t.Context(), "relay", 2, lease)
+	rounds, err := m.s.Lapsed(m.t.Context(), 2, lease)
 	if err != nil {
 		rt.Fatal(err)
 	}

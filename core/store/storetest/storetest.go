@@ -277,13 +277,13 @@ func lapsed(t *testing.T, s *store.Store) {
 	}
 	var got []*core.Round
 	until(t, "the lease's end", func() bool {
-		got, err = s.Lapsed(t.Context(), "relay", 10, lease)
+		got, err = s.Lapsed(t.Context(), 10, lease)
 		return err != nil || len(got) > 0
 	})
 	if err != nil || len(got) != 1 || got[0].Fence != 2 || len(got[0].Deliveries) != 2 {
 		t.Fatalf("%+v %v", got, err)
 	}
-	if again, err := s.Lapsed(t.Context(), "relay", 10, lease); err != nil || len(again) != 0 {
+	if again, err := s.Lapsed(t.Context(), 10, lease); err != nil || len(again) != 0 {
 		t.Errorf("taken twice: %v %v", again, err)
 	}
 	if !settle(t, s, judge(r, all(providers.Accepted))) {
@@ -380,15 +380,65 @@ func due(t *testing.T, s *store.Store) {
 	}
 }
 
+// strays: what waits for a route that is not there is put off, a page at a time; what ran out of time of it is taken as
+// a round.
 func strays(t *testing.T, s *store.Store) {
-	record(t, s, ask{n: 1, route: "old"})
+	short := build(s, ask{n: 2, route: "old"})
+	soon := s.Now().Add(time.Second).Truncate(time.Microsecond)
+	short.Deliveries[1].ExpiresAt = soon
+	if _, err := s.Record(t.Context(), short); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		record(t, s, ask{n: 1, route: "old"})
+	}
 	record(t, s, ask{n: 1, route: "mail"})
-	if n, err := s.Stray(t.Context(), []string{"mail", "push"}, time.Minute); n != 1 || err != nil {
-		t.Errorf("%d %v", n, err)
+	find := func(routes []string, until time.Duration, want ...int) (all []*core.Round) {
+		t.Helper()
+		var got []int
+		for range want {
+			rounds, n, err := s.Strays(t.Context(), routes, 3, until, lease)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, all = append(got, n), append(all, rounds...)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("found of routes other than %v: %s", routes, diff)
+		}
+		return all
 	}
-	if n, err := s.Stray(t.Context(), nil, time.Minute); n != 1 || err != nil {
-		t.Errorf("no routes: %d %v", n, err)
+	known := []string{"mail", "push"}
+	const off = 2 * time.Second
+	if rounds := find(known, off, 3, 1); len(rounds) != 0 {
+		t.Errorf("nothing expired, and yet %+v", rounds)
 	}
+	again := s.Now().Add(off)
+	until(t, "one to expire, and all to be overdue again", func() bool { return s.Now().After(again) })
+	rounds := find(known, time.Minute, 3, 1)
+	if len(rounds) != 1 || len(rounds[0].Deliveries) != 2 || rounds[0].ID != short.Deliveries[0].Batch {
+		t.Fatalf("%+v", rounds)
+	}
+	if claim(t, s, wakeOf(short)) != nil {
+		t.Error("its wake is still good")
+	}
+	st := &core.Settlement{Batch: rounds[0].Batch, Worker: "relay", At: rounds[0].Now}
+	for i, d := range rounds[0].Deliveries {
+		v := d.Hold(core.CodeNoRoute, st.At.Add(time.Minute), st.At)
+		if i == 1 {
+			v = d.Expire(st.At)
+		}
+		st.Verdicts = append(st.Verdicts, v)
+		st.Results = append(st.Results, core.Attempt{Delivery: d.ID, Code: v.Delivery.Code, State: v.Delivery.State, None: true})
+	}
+	st.Split(st.At, false)
+	if settle(t, s, st) {
+		t.Error("stale")
+	}
+	if c := counts(t, s, short); c.Expired != 1 || c.Pending != 1 {
+		t.Errorf("%+v", c)
+	}
+	find(nil, time.Minute, 1)
 	if ok, _, err := s.Overdue(t.Context()); ok || err != nil {
 		t.Errorf("%v %v", ok, err)
 	}
