@@ -234,7 +234,7 @@ func (d *Dispatcher) settle(ctx context.Context, r *round) error {
 	// What was sent must be written even when the process is told to stop in this moment.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), core.LeaseSlack)
 	defer cancel()
-	wakes := d.split(r, true)
+	wakes := d.split(r, !r.Paused)
 	var stale bool
 	err := outlast(ctx, func() (err error) {
 		stale, err = d.store.Settle(ctx, &r.settlement)
@@ -295,7 +295,7 @@ func newRound(b *core.Round, p core.Policy, c *clock) *round {
 // waiting is how many deliveries are still to be sent.
 func (r *round) waiting() int { return len(r.todo) }
 
-// pausedFor is how far a paused route's batches are put off. The relay leaves them alone until the
+// pausedFor is how far a paused route's batches are put off, without a wake. The relay leaves them alone until the
 // route is resumed, and takes them at once then.
 const pausedFor = 30 * time.Second
 

@@ -221,6 +221,20 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
+// TestPausedRests: what a paused route holds has no wake, which would make it a round again and again until the route
+// is resumed.
+func TestPausedRests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(2)
+		b.round.Paused = true
+		b.run(t)
+		if got := b.settled.Stay; got.State != core.BatchPending || !got.RunAt.Equal(got.DueAt) || !got.DueAt.After(time.Now()) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
 // TestCallEndsBeforeLease: a provider's context ends a margin before the lease does, and one that
 // ignores it does not hold the settlement up.
 func TestCallEndsBeforeLease(t *testing.T) {
