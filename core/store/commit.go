@@ -85,14 +85,22 @@ func (s *Store) commitGroups() {
 	}
 }
 
+// left reports whether the caller went away, so that nothing of m is to be begun.
+func (m *member) left() bool {
+	if m.err = m.ctx.Err(); m.err == nil && m.decided.Load() {
+		m.err = errLate
+	}
+	return m.err != nil
+}
+
 // commit runs a group in one transaction. If that fails by one member's fault, each is tried alone, so
 // that only the bad one fails. An error of the connection is everybody's: to try again could do twice
 // what was done.
 func (s *Store) commit(group []*member) {
 	live := group[:0:0]
 	for _, m := range group {
-		if m.err = m.ctx.Err(); m.err != nil || m.decided.Load() {
-			close(m.done) // left before it was begun: nothing is
+		if m.left() {
+			close(m.done)
 			continue
 		}
 		live = append(live, m)
@@ -111,6 +119,7 @@ func (s *Store) commit(group []*member) {
 		case err == nil:
 		case len(live) == 1 || s.b.unavailable(err):
 			m.err = err
+		case m.left():
 		default:
 			one := []*member{m}
 			if e := s.b.update(ctx, func(t tx) error { return s.apply(ctx, t, one) }); e != nil {

@@ -153,6 +153,49 @@ func TestWakeOfOneWhoLeft(t *testing.T) {
 	}
 }
 
+// TestLeftBeforeAlone: who left while the members of a group that failed are tried one by one is not begun any more. A
+// database that hangs meanwhile may have kept them for minutes.
+func TestLeftBeforeAlone(t *testing.T) {
+	t.Parallel()
+	h := newHeld(t)
+	h.busy()
+	bad, good, gone := acceptance(h.Store, 1), acceptance(h.Store, 1), acceptance(h.Store, 1)
+	bad.Deliveries[0].Content.Slot, gone.Deliveries[0].Route = 7, "other"
+	leaving, leave := context.WithCancel(t.Context())
+	defer leave()
+	var answers []<-chan recorded
+	for i, a := range []*core.Acceptance{bad, good, gone} {
+		ctx := t.Context()
+		if a == gone {
+			ctx = leaving
+		}
+		answers = append(answers, h.record(ctx, a))
+		h.joined(i + 1)
+	}
+	h.goOn <- struct{}{}
+	for range 2 { // together, and the bad one alone
+		h.entered("mail")
+		h.goOn <- struct{}{}
+	}
+	h.entered("mail")
+	leave()
+	if r := <-answers[2]; !errors.Is(r.err, context.Canceled) {
+		t.Errorf("who left has %v", r.err)
+	}
+	h.goOn <- struct{}{}
+	if bad, good := <-answers[0], <-answers[1]; bad.err == nil || good.err != nil {
+		t.Errorf("%v, %v", bad.err, good.err)
+	}
+	last := acceptance(h.Store, 1)
+	last.Deliveries[0].Route = "other"
+	if _, err := h.Record(t.Context(), last); err != nil { // in the next group
+		t.Fatal(err)
+	}
+	if _, err := h.Notification(t.Context(), "shop", gone.Notification.ID); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("who left was recorded: %v", err)
+	}
+}
+
 // TestLeavingRaces: whoever goes away just as the commit ends is told of it with the wake, or has left and another has it.
 func TestLeavingRaces(t *testing.T) {
 	t.Parallel()
