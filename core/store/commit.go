@@ -16,7 +16,8 @@ type member struct {
 	claim  *claim
 	settle *settling
 	run    func(tx) error
-	guard  bool // run may fail by its own rules: undo it alone
+	guard  bool     // run may fail by its own rules: undo it alone
+	of     *finding // the delivery that run is about, nil: none
 
 	ctx  context.Context
 	err  error
@@ -174,6 +175,10 @@ func (s *Store) apply(ctx context.Context, t tx, group []*member) error {
 			settles, touched = append(settles, m.settle), append(touched, m.settle.s.Batch.ID)
 		}
 	}
+	runs, ahead, err := lookAhead(ctx, t, group)
+	if err != nil {
+		return err
+	}
 	now := s.Now()
 	if err := s.recordAll(ctx, t, now, records); err != nil {
 		return err
@@ -181,7 +186,7 @@ func (s *Store) apply(ctx context.Context, t tx, group []*member) error {
 	if len(records) > 0 {
 		crash.At(crash.AcceptWritten)
 	}
-	if err := t.lock(ctx, touched); err != nil {
+	if err := t.lock(ctx, append(touched, ahead...)); err != nil {
 		return fmt.Errorf("lock batches: %w", err)
 	}
 	if err := s.settleAll(ctx, t, settles); err != nil {
@@ -196,10 +201,7 @@ func (s *Store) apply(ctx context.Context, t tx, group []*member) error {
 	if len(claims) > 0 {
 		crash.At(crash.ClaimWritten)
 	}
-	for _, m := range group {
-		if m.run == nil {
-			continue
-		}
+	for _, m := range runs {
 		if err := runAlone(ctx, t, m, len(group) == 1); err != nil {
 			return err
 		}

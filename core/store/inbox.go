@@ -73,8 +73,9 @@ func (s *Store) MarkInbox(ctx context.Context, app, recipient string, id core.ID
 	if !ok && mark != "unread" {
 		return ErrBadMark
 	}
-	found, err := rideFor(ctx, s, "mark an inbox item", func(t tx) (found bool, err error) {
-		h, err := findHit(ctx, t, inInbox+" AND id = $3", app, recipient, id[:])
+	of := finding{inInbox + " AND id = $3", []any{app, recipient, id[:]}}
+	found, err := rideFor(ctx, s, "mark an inbox item", of, func(t tx) (found bool, err error) {
+		h, err := findHit(ctx, t, of)
 		if err != nil || h == nil {
 			return false, err
 		}

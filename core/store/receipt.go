@@ -24,8 +24,9 @@ func (s *Store) Receipt(ctx context.Context, route string, rc providers.Receipt)
 	case err == nil: // a service that goes by our ids
 		where, args = "route = $1 AND (provider_id = $2 AND provider_id <> '' OR id = $3)", append(args, id[:])
 	}
-	return rideFor(ctx, s, "record a receipt", func(t tx) (found bool, err error) {
-		h, err := findHit(ctx, t, where, args...)
+	of := finding{where, args}
+	return rideFor(ctx, s, "record a receipt", of, func(t tx) (found bool, err error) {
+		h, err := findHit(ctx, t, of)
 		if err != nil || h == nil || rc.App != "" && rc.App != h.app || rc.Address != "" && rc.Address != h.address {
 			return false, err
 		}
@@ -41,12 +42,22 @@ type hit struct {
 	unknowns       int64
 }
 
-// findHit finds and locks the newest delivery that a condition selects; nil if there is none.
-func findHit(ctx context.Context, t tx, where string, args ...any) (h *hit, err error) {
-	err = t.query(ctx, "SELECT id, notification_id, app, address, state, ladder, step, unknowns FROM deliveries WHERE "+where+" ORDER BY id DESC LIMIT 1"+t.forUpdate(), func(r row) error {
+// finding is a condition that finds a delivery: the newest that it selects.
+type finding struct {
+	where string
+	args  []any
+}
+
+func (f finding) sql(columns string) string {
+	return "SELECT " + columns + " FROM deliveries WHERE " + f.where + " ORDER BY id DESC LIMIT 1"
+}
+
+// findHit finds and locks a delivery; nil if there is none.
+func findHit(ctx context.Context, t tx, f finding) (h *hit, err error) {
+	err = t.query(ctx, f.sql("id, notification_id, app, address, state, ladder, step, unknowns")+t.forUpdate(), func(r row) error {
 		h = &hit{}
 		return r.Scan(key{&h.id}, key{&h.of}, &h.app, &h.address, &h.state, key{&h.ladder}, &h.step, &h.unknowns)
-	}, args...)
+	}, f.args...)
 	return h, err
 }
 

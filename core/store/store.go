@@ -180,9 +180,9 @@ func writeFor[T any](ctx context.Context, s *Store, what string, fn func(tx) (T,
 	return answerOf(fn, func(run func(tx) error) error { return s.write(ctx, what, run) })
 }
 
-// rideFor is writeFor for what rides in a group commit on PostgreSQL as well.
-func rideFor[T any](ctx context.Context, s *Store, what string, fn func(tx) (T, error)) (T, error) {
-	return answerOf(fn, func(run func(tx) error) error { return s.fail(what, s.ride(ctx, &member{run: run})) })
+// rideFor is writeFor for what is about one delivery. It rides in a group commit on PostgreSQL as well.
+func rideFor[T any](ctx context.Context, s *Store, what string, of finding, fn func(tx) (T, error)) (T, error) {
+	return answerOf(fn, func(run func(tx) error) error { return s.fail(what, s.ride(ctx, &member{run: run, of: &of})) })
 }
 
 // answerOf has do run fn in a transaction, and returns its answer. A caller that goes away may be outlived by its
