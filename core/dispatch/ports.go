@@ -1,5 +1,9 @@
 // Package dispatch turns wakes into rounds: claim, admit, send, settle; it takes receipts in; and its
-// relay finds what is due or overdue. Deliver tells the whole story of a round.
+// relay finds what is due or overdue. Deliver tells the whole story of a round, look that of the relay.
+//
+// The four rules of docs/architecture.md are kept by the store's side of the ports below; what this package adds is
+// the order: Deliver calls the provider after claim returned and before the lease ends (clock), settles once all answers
+// are in or given up, and leaves what fails on the way to the batch's alarm clock, for the relay.
 package dispatch
 
 import (

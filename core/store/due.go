@@ -228,7 +228,7 @@ func take(ctx context.Context, t tx, batches []*core.Round) (rounds []*core.Roun
 	for i, r := range batches {
 		sets[i] = []any{r.ID[:], r.Fence, micros(r.RunAt)}
 	}
-	if err := t.write(ctx, "UPDATE batches SET state = 3, fence = $2, run_at = $3 WHERE id = $1", sets); err != nil {
+	if err := t.write(ctx, "UPDATE batches SET state = 3, fence = $2, run_at = $3 WHERE id = $1 AND fence = $2 - 1", sets); err != nil {
 		return nil, err
 	}
 	if err := loadPending(ctx, t, batches); err != nil {
