@@ -52,8 +52,8 @@ func TestRedisKinds(t *testing.T) {
 		},
 		"tls": func(t *testing.T) (string, []string) {
 			pki := coretest.NewTLS(t)
-			addr, plain := coretest.RedisTLS(t, pki, user(t)...)
-			return "rediss://carillon:" + redisSecret + "@" + addr + "/0?ca_file=" + pki.CAFile, []string{plain}
+			addr, plain := coretest.RedisTLS(t, pki, append(user(t), "--tls-auth-clients", "yes")...)
+			return "rediss://carillon:" + redisSecret + "@" + addr + "/0?ca_file=" + pki.CAFile + "&cert_file=" + pki.CertFile + "&key_file=" + pki.KeyFile, []string{plain}
 		},
 		"cluster": func(t *testing.T) (string, []string) {
 			var addrs []string

@@ -51,6 +51,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Cleanup(func() { _ = silent.Close() })
 	pki := coretest.NewTLS(t)
 	encrypted, _ := coretest.RedisTLS(t, pki)
+	asking, _ := coretest.RedisTLS(t, pki, "--tls-auth-clients", "yes")
 	plain := coretest.StartRedis(t)
 	replica := coretest.StartRedis(t, "--replicaof", strings.ReplaceAll(plain.Addr, ":", " ")).Addr
 	sentinel := coretest.StartSentinel(t, "--requirepass", "right")
@@ -62,6 +63,10 @@ func TestOpenRefuses(t *testing.T) {
 		"no such file":      {"rediss://:geheim@" + encrypted + "?ca_file=/no/such.pem", "read ca_file: open /no/such.pem"},
 		"no certificate":    {"rediss://:geheim@" + encrypted + "?ca_file=" + pki.KeyFile, "holds no certificate"},
 		"useless ca_file":   {"redis://:geheim@" + encrypted + "?ca_file=" + pki.CAFile, "it is not redis://"},
+		"who are you":       {"rediss://:geheim@" + asking + "?ca_file=" + pki.CAFile, "cert_file=/path/client.pem&key_file=/path/client.key"},
+		"half of us":        {"rediss://:geheim@" + asking + "?cert_file=" + pki.CertFile, "cert_file and key_file go together"},
+		"none of us":        {"rediss://:geheim@" + asking + "?cert_file=" + pki.CertFile + "&key_file=/no/such.key", "read cert_file and key_file: open /no/such.key"},
+		"useless cert_file": {"redis://:geheim@" + asking + "?cert_file=a&key_file=b", "it is not redis://"},
 		"TLS's remedy":      {"redis://:geheim@" + encrypted, "if it speaks TLS, write rediss://"},
 		"authority's":       {"rediss://:geheim@" + encrypted, "ca_file=/path/ca.pem"},
 		"no TLS's":          {"rediss://" + plain.Addr, "if the server speaks no TLS, write redis://"},
@@ -101,7 +106,7 @@ func TestOpenRefuses(t *testing.T) {
 		"mistyped":          {"redis://u:geheim@h/0?tsl=true", "there is no parameter tsl for redis://; there are tls, ca_file"},
 		"mistyped ca_file":  {"redis://u:geheim@h/0?ca_fil=/nope", "there is no parameter ca_fil for redis://; there are tls, ca_file"},
 		"sentinel's":        {"redis-cluster://u:geheim@h?tls=true&master=m", "there is no parameter master for redis-cluster://; there are tls, ca_file"},
-		"sentinel mistyped": {"redis-sentinel://u:geheim@h?master=m&sentinelpassword=geheim", "there is no parameter sentinelpassword for redis-sentinel://; there are tls, ca_file, master, sentinel_password"},
+		"sentinel mistyped": {"redis-sentinel://u:geheim@h?master=m&sentinelpassword=geheim", "there is no parameter sentinelpassword for redis-sentinel://; there are tls, ca_file, cert_file, key_file, master, sentinel_password"},
 		"tls=1":             {"redis://u:geheim@h/0?tls=1", "the parameter tls must be true or false"},
 		"tls=yes":           {"redis-cluster://u:geheim@h?tls=yes&x=1", "there is no parameter x"},
 		"tls=":              {"redis://u:geheim@h/0?tls", "the parameter tls must be true or false"},

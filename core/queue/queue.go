@@ -30,7 +30,7 @@ type Options struct {
 	// URL is Embedded, redis://[user:password@]host[:port][/db], rediss:// for TLS,
 	// redis-sentinel://host,host?master=name[&sentinel_password=...] or redis-cluster://host,host;
 	// tls=true makes the last two speak TLS, and ca_file names the certificates (PEM) that the server's has
-	// to come from, in place of the system's.
+	// to come from, in place of the system's; cert_file and key_file are what we show a server that asks who we are.
 	URL string
 	// Window is how many wakes each queue may hold; 0 is WindowEmbedded or WindowRedis.
 	Window int

@@ -106,12 +106,12 @@ var errURL = errors.New("it is not redis://[user:password@]host[:port][/db], red
 
 // parameters are what a URL's query may say, by its scheme.
 var parameters = map[string][]string{
-	"redis": {"tls", "ca_file"}, "rediss": {"tls", "ca_file"}, "redis-cluster": {"tls", "ca_file"},
-	"redis-sentinel": {"tls", "ca_file", "master", "sentinel_password"},
+	"redis": {"tls", "ca_file", "cert_file", "key_file"}, "rediss": {"tls", "ca_file", "cert_file", "key_file"}, "redis-cluster": {"tls", "ca_file", "cert_file", "key_file"},
+	"redis-sentinel": {"tls", "ca_file", "cert_file", "key_file", "master", "sentinel_password"},
 }
 
 // CheckURL says what is wrong with a queue's URL, as Open would, without touching the network; Embedded is
-// right. It reads the file that ca_file names. No error holds what may be secret.
+// right. It reads the files that the URL names. No error holds what may be secret.
 func CheckURL(rawURL string) error {
 	if rawURL == Embedded {
 		return nil
@@ -194,14 +194,11 @@ func parse(rawURL string) (*remote, error) {
 		return nil, errOneDatabase
 	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
-		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		if file := query.Get("ca_file"); file != "" {
-			if o.TLSConfig.RootCAs, err = authorities(file); err != nil {
-				return nil, err
-			}
+		if o.TLSConfig, err = secure(query); err != nil {
+			return nil, err
 		}
-	} else if query.Has("ca_file") {
-		return nil, errURL // it would not be looked at
+	} else if query.Has("ca_file") || query.Has("cert_file") || query.Has("key_file") {
+		return nil, errURL // they would not be looked at
 	}
 	if scheme == "redis-sentinel" {
 		port, o.MasterName, o.SentinelPassword = "26379", query.Get("master"), query.Get("sentinel_password")
@@ -211,6 +208,29 @@ func parse(rawURL string) (*remote, error) {
 		return nil, errURL
 	}
 	return r, nil
+}
+
+// secure is TLS as a URL's query says.
+func secure(query url.Values) (_ *tls.Config, err error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if file := query.Get("ca_file"); file != "" {
+		if c.RootCAs, err = authorities(file); err != nil {
+			return nil, err
+		}
+	}
+	cert, key := query.Get("cert_file"), query.Get("key_file")
+	if cert == "" && key == "" {
+		return c, nil
+	}
+	if cert == "" || key == "" {
+		return nil, errors.New("the parameters cert_file and key_file go together")
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("read cert_file and key_file: %w", err)
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c, nil
 }
 
 // authorities are the certificates that a server's has to come from, in place of the system's.

@@ -66,6 +66,7 @@ var remedies = []struct{ scheme, says, what string }{
 	{"", "unknown command 'eval'", "a Sentinel answers there: write redis-sentinel://host:26379?master=NAME"},
 	{"", "DB index is out of range", "correct the database's number at the end of the URL"},
 	{"", "certificate signed by unknown authority", "name the authority's file in the URL: ca_file=/path/ca.pem"},
+	{"", "certificate required", "name our own in the URL, cert_file=/path/client.pem&key_file=/path/client.key, or set the server's tls-auth-clients to no"},
 	{"", "OOM ", "free memory there, or raise its maxmemory"},
 	{"", "LOADING", "start again when it has loaded its data"},
 	{"redis", ": EOF", "the server closes the connection: if it speaks TLS, write rediss:// (tls=true for Sentinel and Cluster); else it is no Redis"},

@@ -60,14 +60,11 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 		return c, err
 	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
-		c.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		if file := query.Get("ca_file"); file != "" {
-			if c.TLSConfig.RootCAs, err = authorities(file); err != nil {
-				return c, err
-			}
+		if c.TLSConfig, err = secure(query); err != nil {
+			return c, err
 		}
-	} else if query.Has("ca_file") {
-		return c, errRedisURL // it would not be looked at
+	} else if query.Has("ca_file") || query.Has("cert_file") || query.Has("key_file") {
+		return c, errRedisURL // they would not be looked at
 	}
 	switch scheme {
 	case "redis", "rediss":
@@ -96,8 +93,8 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 
 // redisParameters are what a URL's query may say, by its scheme.
 var redisParameters = map[string][]string{
-	"redis": {"tls", "ca_file"}, "rediss": {"tls", "ca_file"}, "redis-cluster": {"tls", "ca_file"},
-	"redis-sentinel": {"tls", "ca_file", "master", "sentinel_password"},
+	"redis": {"tls", "ca_file", "cert_file", "key_file"}, "rediss": {"tls", "ca_file", "cert_file", "key_file"}, "redis-cluster": {"tls", "ca_file", "cert_file", "key_file"},
+	"redis-sentinel": {"tls", "ca_file", "cert_file", "key_file", "master", "sentinel_password"},
 }
 
 // readQuery reads a URL's query. What is not known is refused: a mistyped tls would send the password in clear.
@@ -122,6 +119,29 @@ func readQuery(scheme, raw string) (url.Values, error) {
 		return nil, errors.New("redis: the parameter tls must be true or false, and not false for rediss://")
 	}
 	return query, nil
+}
+
+// secure is TLS as a URL's query says.
+func secure(query url.Values) (_ *tls.Config, err error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if file := query.Get("ca_file"); file != "" {
+		if c.RootCAs, err = authorities(file); err != nil {
+			return nil, err
+		}
+	}
+	cert, key := query.Get("cert_file"), query.Get("key_file")
+	if cert == "" && key == "" {
+		return c, nil
+	}
+	if cert == "" || key == "" {
+		return nil, errors.New("redis: the parameters cert_file and key_file go together")
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("redis: read cert_file and key_file: %w", err)
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c, nil
 }
 
 // authorities are the certificates that a server's has to come from, in place of the system's.
