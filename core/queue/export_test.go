@@ -49,8 +49,14 @@ func (q *Queue) Known(route string, lane core.Lane) (pending, scheduled int) {
 	return p.now.depth, p.later.depth
 }
 
-// NewLogger is what asynq's servers log to.
-func NewLogger(log *slog.Logger) asynq.Logger { return &logger{log: log} }
+// NewLoggers are what the asynq servers of some queues log to.
+func NewLoggers(log *slog.Logger, queues ...string) (out []asynq.Logger) {
+	words := new(said)
+	for _, on := range queues {
+		out = append(out, &logger{log: log, queue: on, words: words})
+	}
+	return out
+}
 
 // Bell is one doorbell by itself.
 type Bell struct{ b *bell }

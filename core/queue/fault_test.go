@@ -187,7 +187,7 @@ func TestComplaints(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
-		l := queue.NewLogger(log.logger()) // from info on
+		l := queue.NewLoggers(log.logger(), "a.bulk")[0] // from info on
 		for minute := 1; minute <= 3; minute++ {
 			for i := range 100 {
 				l.Error(fmt.Sprintf("Failed to forward scheduled tasks: %d", i))
@@ -203,6 +203,30 @@ func TestComplaints(t *testing.T) {
 		}
 		if n := len(log.with("")); n != 6 {
 			t.Errorf("%d lines", n)
+		}
+	})
+}
+
+// TestComplaintsOfAll tells that what the servers of all queues say in the same words is said once, and what one of them
+// alone says is said as well.
+func TestComplaintsOfAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		ls := queue.NewLoggers(log.logger(), "a.bulk", "a.normal", "b.bulk")
+		for minute := 1; minute <= 2; minute++ {
+			for i, l := range ls {
+				on := []string{"a.bulk", "a.normal", "b.bulk"}[i]
+				l.Error("Dequeue error: connection refused")
+				l.Error(fmt.Sprintf("Failed to delete expired completed tasks from queue %q: connection refused", on))
+			}
+			ls[1].Error("Dequeue error: WRONGTYPE")
+			for said, want := range map[string]int{"Dequeue error: connection refused": minute, "Failed to delete": minute, "WRONGTYPE\" queue=a.normal": minute, "": 3 * minute} {
+				if n := len(log.with(said)); n != want {
+					t.Errorf("%q was said %d times in %d minutes, not %d", said, n, minute, want)
+				}
+			}
+			time.Sleep(61 * time.Second)
 		}
 	})
 }

@@ -26,12 +26,36 @@ func (redisLog) Printf(ctx context.Context, format string, args ...any) {
 // Redis is away.
 const sayAgain = time.Minute
 
-// logger hands the log lines of one asynq server on, each kind of complaint once in sayAgain.
-type logger struct {
-	log *slog.Logger
+// mostSaid is how much is remembered of what was said.
+const mostSaid = 256
 
-	mu   sync.Mutex
-	said map[string]time.Time // by how the line begins
+// said is what was said within sayAgain.
+type said struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+// again reports whether something was said within sayAgain. If not, it is now.
+func (s *said) again(what string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, ok := s.at[what]; ok && time.Since(last) < sayAgain {
+		return true
+	}
+	if s.at == nil || len(s.at) >= mostSaid {
+		s.at = map[string]time.Time{}
+	}
+	s.at[what] = time.Now()
+	return false
+}
+
+// logger hands the log lines of one asynq server on, each kind of complaint once in sayAgain; what another queue's
+// said in the same words, as they all do while Redis is away, not at all.
+type logger struct {
+	log   *slog.Logger
+	queue string
+	kinds said  // of this server: by how the line begins
+	words *said // of all of them
 }
 
 // repeated reports whether a line's like was said within sayAgain. Lines of one kind differ by an error
@@ -41,16 +65,7 @@ func (l *logger) repeated(text string) bool {
 	if i := strings.IndexAny(text, ":="); i > 0 {
 		kind = text[:i]
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if last, ok := l.said[kind]; ok && time.Since(last) < sayAgain {
-		return true
-	}
-	if l.said == nil {
-		l.said = map[string]time.Time{}
-	}
-	l.said[kind] = time.Now()
-	return false
+	return l.words.again(strings.ReplaceAll(text, l.queue, "")) || l.kinds.again(kind)
 }
 
 func (l *logger) say(level slog.Level, args []any) {
@@ -58,7 +73,7 @@ func (l *logger) say(level slog.Level, args []any) {
 	if level > slog.LevelDebug && l.repeated(text) {
 		level = slog.LevelDebug
 	}
-	l.log.Log(context.Background(), level, "asynq: "+text)
+	l.log.Log(context.Background(), level, "asynq: "+text, "queue", l.queue)
 }
 
 func (l *logger) Debug(args ...any) { l.say(slog.LevelDebug, args) }

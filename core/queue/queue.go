@@ -51,6 +51,7 @@ type Queue struct {
 	enqueue  *asynq.Client
 	pipe     io.Closer // the AutoPipeliner, nil for a cluster and the embedded Redis
 	log      *slog.Logger
+	words    said             // by asynq's servers
 	now      func() time.Time // of due times
 	tempo    tempo
 	window   window

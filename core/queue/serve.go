@@ -84,7 +84,7 @@ func (s *Server) start(on string, n int, handle func(*asynq.Task)) error {
 		ShutdownTimeout: s.o.Timeout + core.LeaseSlack,
 		BaseContext:     func() context.Context { return context.WithoutCancel(s.base) },
 		RetryDelayFunc:  func(int, error, *asynq.Task) time.Duration { return time.Second },
-		Logger:          &logger{log: q.log.With("queue", on)}, LogLevel: asynq.WarnLevel,
+		Logger:          &logger{log: q.log, queue: on, words: &q.words}, LogLevel: asynq.WarnLevel,
 	})
 	// asynq lets go of a worker whose lease it lost, though the handler still runs: this one counts.
 	slots := make(chan struct{}, n)
