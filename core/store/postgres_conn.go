@@ -28,12 +28,14 @@ var errReadOnly = errors.New("the database is read-only")
 
 // pgSession is what each connection sets.
 //
-// Durable accept: a server or role set to asynchronous commit must not weaken it.
+// Durable accept: a server or role set to asynchronous commit must not weaken it. Nor must one set to a stricter
+// isolation have a settlement fail where others write, after the service was called: what is read and written together
+// is locked, and SKIP LOCKED wants what is committed.
 //
 // A prepared statement keeps the plan of its first executions, and on tables that are nearly empty that is to read
 // them from end to end: until they are analyzed, each settlement would read all deliveries. Every frequent statement
 // has its index. What has none looks so dear without that reading that it would be compiled each time.
-const pgSession = "SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off"
+const pgSession = "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET jit = off"
 
 // CheckURL says what is wrong with a PostgreSQL URL, as Open would, without touching the network. It reads the files
 // that the URL names. No error holds what may be secret.

@@ -55,6 +55,31 @@ func TestPostgresOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestPostgresSession: what a server, database or role is set to does not weaken what a commit is, or how transactions
+// see each other.
+func TestPostgresSession(t *testing.T) {
+	t.Parallel()
+	server := coretest.StartPostgres(t, "")
+	db := raw(t, direct(server))
+	for _, q := range []string{"ALTER DATABASE postgres SET synchronous_commit = off", "ALTER ROLE postgres SET default_transaction_isolation = 'serializable'"} {
+		if _, err := db.ExecContext(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := store.Open(t.Context(), store.Options{URL: direct(server)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	record(t, s, acceptance(s, 3))
+	perform(t, s, waitDue(t, s), sent)
+	for name, want := range map[string]string{"synchronous_commit": "on", "transaction_isolation": "read committed"} {
+		if got, err := s.Setting(t.Context(), name); err != nil || got != want {
+			t.Errorf("%s is %q (%v), not %q", name, got, err, want)
+		}
+	}
+}
+
 // TestMigrationsLockIsHeld: a start that waits for a lock that nobody gives back says who holds it.
 func TestMigrationsLockIsHeld(t *testing.T) {
 	t.Parallel()
