@@ -80,7 +80,7 @@ type Round struct {
 	Batch
 	// Now is the database's time at the claim; LeaseEnd the time by which the round must be settled.
 	Now, LeaseEnd time.Time
-	Paused        bool       // the route is paused: hold everything
+	Paused        bool       // the route or the campaign is paused: hold everything
 	Deliveries    []Delivery // pending ones only
 	// Contents are what the deliveries point at. One is missing where its recipient was erased meanwhile, or it
 	// cannot be made sense of.
@@ -104,7 +104,7 @@ type Settlement struct {
 	// Advanced is the store's answer: how many deliveries of later channels go now, because their fallback
 	// moved on with this. Their batches are due; the relay finds them.
 	Advanced int
-	// At is the time the round ended, FinishedAt minus the claim's Now measured monotonically.
+	// At is when the round ended: the claim's Now, and what passed since by the monotonic clock.
 	At time.Time
 }
 

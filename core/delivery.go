@@ -156,8 +156,8 @@ const (
 // it did not end for that.
 var WaitingCodes = []string{CodeCircuitOpen, CodeRate, CodePaused, CodeStopped, CodeNoRoute, CodeQuiet, CodeStoreAway, CodeNoContent}
 
-// Apply says what follows for d from a provider's answer at a time. It is the table of DESIGN.md part
-// 4, and pure: jitter is in [0,1).
+// Apply says what follows for d from a provider's answer at a time. It is the table of
+// outcomes, and pure: jitter is in [0,1).
 func (d Delivery) Apply(r providers.Result, p Policy, at time.Time, jitter float64) Verdict {
 	d.Code, d.Reason, d.UpdatedAt = r.Code, r.Reason, at
 	if r.ProviderID != "" && !strings.EqualFold(r.ProviderID, d.ID.String()) {

@@ -135,7 +135,7 @@ func (c *Counts) Add(s State, n int) {
 	}
 }
 
-// Total is the sum over all states: what was accepted (rule 4 of DESIGN.md part 3).
+// Total is the sum over all states: what was accepted (rule 4 of docs/architecture.md).
 func (c Counts) Total() int {
 	return c.Pending + c.Sent + c.Delivered + c.Failed + c.Expired + c.Cancelled + c.Suppressed
 }

@@ -39,7 +39,7 @@ func floor(pkg string) int {
 	return -1
 }
 
-// TestHouse holds DESIGN.md part 2: no arrow up, one door for each big dependency, use cases that know
+// TestHouse holds the house of docs/architecture.md: no arrow up, one door for each big dependency, use cases that know
 // no adapter. (The compiler refuses cycles.)
 func TestHouse(t *testing.T) {
 	t.Parallel()

@@ -40,7 +40,7 @@ func (f mishap) String() string {
 }
 
 // memory keeps batches and deliveries by the rules that core/store's SQL has, and looks after every
-// write whether DESIGN's rules hold.
+// write whether the rules of docs/architecture.md hold.
 type memory struct {
 	mu         sync.Mutex
 	batches    map[core.ID]*core.Batch

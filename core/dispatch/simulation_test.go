@@ -73,7 +73,7 @@ func (w *world) fill() {
 
 // simulate runs one seed until everything is terminal, and returns its steps if they are traced.
 //
-// DESIGN's four rules are looked at on the way: that every write is under the fence and fences only grow
+// The four rules of docs/architecture.md are looked at on the way: that every write is under the fence and fences only grow
 // (memory.Settle, memory.look), that a round is on record before its provider is called, and each
 // attempt counted (memory.sending, memory.burnt, and the end of this function), that whatever is not
 // terminal has an alarm clock (memory.look), and that what is terminal stays so and nothing is lost
@@ -121,7 +121,7 @@ func simulate(t *testing.T, seed uint64, traced bool) (trace []string) {
 	return trace
 }
 
-// TestSimulation asserts DESIGN's four rules under everything that may go wrong. CARILLON_SEED=n runs
+// TestSimulation asserts the four rules under everything that may go wrong. CARILLON_SEED=n runs
 // one seed alone and prints its steps, CARILLON_SEEDS=n runs that many.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
