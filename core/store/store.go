@@ -115,8 +115,8 @@ func (s *Store) Now() time.Time { return s.b.now() }
 // pingTimeout bounds a Ping.
 const pingTimeout = 1500 * time.Millisecond
 
-// Ping reports whether the database answers, within 1.5 s, and takes writes; else the error is
-// core.ErrUnavailable.
+// Ping reports whether the database answers, within 1.5 s, and where it is PostgreSQL whether that server takes
+// writes; else the error is core.ErrUnavailable. It writes nothing: that the disk is full it does not say.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
