@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -251,7 +252,7 @@ func (s *Store) Requeue(ctx context.Context) (int, error) {
 	n, err := writeFor(ctx, s, "make queued batches due", func(t tx) (int64, error) {
 		now := micros(s.Now())
 		return t.exec(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $1 THEN due_at ELSE $1 END
-			WHERE state = 2 AND state < 4 AND run_at > $1`, now)
+			WHERE id IN (SELECT id FROM batches WHERE state = 2 AND state < 4 AND run_at > $1 ORDER BY id`+t.forUpdate()+`)`, now)
 	})
 	return int(n), err
 }
@@ -266,6 +267,7 @@ func (s *Store) Unqueue(ctx context.Context, wakes []core.Wake) error {
 			for i := range page {
 				sets[i] = []any{page[i].Batch[:], page[i].Fence, now}
 			}
+			slices.SortFunc(sets, func(a, b []any) int { return bytes.Compare(a[0].([]byte), b[0].([]byte)) }) // as everybody locks them
 			err := t.write(ctx, `UPDATE batches SET run_at = CASE WHEN due_at > $3 THEN due_at ELSE $3 END
 				WHERE id = $1 AND fence = $2 AND state = 2 AND run_at > $3`, sets)
 			return err
