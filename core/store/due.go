@@ -284,7 +284,8 @@ const unqueuePage, lostPage = 500, 500
 
 // Strays takes up to limit batches that are overdue on routes that are not in the list, and says how many that were. It
 // moves their alarm clocks on by until. Those of which something ran out of time it takes under a new fence and the
-// given lease instead, and returns as rounds: nobody else would ever say that it expired.
+// given lease instead, and returns as rounds: nobody else would ever say that it expired. Nor would anybody close those
+// with nothing pending any more, which it does.
 func (s *Store) Strays(ctx context.Context, routes []string, limit int, until, lease time.Duration) (rounds []*core.Round, found int, err error) {
 	known := ""
 	var names []any
@@ -299,11 +300,10 @@ func (s *Store) Strays(ctx context.Context, routes []string, limit int, until, l
 		rounds, found = nil, 0
 		now := s.Now()
 		var ids [][]byte
-		byID := map[core.ID]*core.Round{}
+		var strays []*core.Round
 		err := t.query(ctx, "SELECT "+takenColumns+" FROM batches WHERE state IN (1, 2) AND state < 4 AND run_at <= $1"+known+" ORDER BY run_at LIMIT $2"+t.skipLocked(), func(r row) error {
 			x, err := scanTaken(r, now, lease)
-			byID[x.ID] = x
-			ids = append(ids, x.ID[:])
+			strays, ids = append(strays, x), append(ids, x.ID[:])
 			return err
 		}, append([]any{micros(now), int64(limit)}, names...)...)
 		if err != nil {
@@ -313,17 +313,19 @@ func (s *Store) Strays(ctx context.Context, routes []string, limit int, until, l
 		if err := t.execIDs(ctx, "UPDATE batches SET run_at = $1 WHERE id {ids}", ids, micros(now.Add(until))); err != nil {
 			return err
 		}
-		var late []*core.Round
-		err = t.queryIDs(ctx, "SELECT DISTINCT batch_id FROM deliveries WHERE batch_id {ids} AND state = 1 AND expires_at <= $1", ids, func(r row) error {
+		waits := map[core.ID]bool{} // it has something pending, and nothing that expired
+		err = t.queryIDs(ctx, "SELECT batch_id, min(expires_at) FROM deliveries WHERE batch_id {ids} AND state = 1 GROUP BY batch_id", ids, func(r row) error {
 			var id core.ID
-			err := r.Scan(key{&id})
-			late = append(late, byID[id])
+			var first time.Time
+			err := r.Scan(key{&id}, stamp{&first})
+			waits[id] = first.After(now)
 			return err
-		}, micros(now))
+		})
 		if err != nil {
 			return err
 		}
-		rounds, err = take(ctx, t, late)
+		over := slices.DeleteFunc(strays, func(r *core.Round) bool { return waits[r.ID] })
+		rounds, err = take(ctx, t, over)
 		return err
 	})
 	if err != nil {

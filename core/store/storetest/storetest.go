@@ -439,6 +439,11 @@ func strays(t *testing.T, s *store.Store) {
 		t.Errorf("%+v", c)
 	}
 	find(nil, time.Minute, 1)
+	cancelled := record(t, s, ask{n: 1, route: "old"})
+	if _, err := s.Cancel(t.Context(), "shop", cancelled.Notification.ID); err != nil {
+		t.Fatal(err)
+	}
+	find(known, 0, 1, 0) // nothing is left of it to wait for
 	if ok, _, err := s.Overdue(t.Context()); ok || err != nil {
 		t.Errorf("%v %v", ok, err)
 	}
