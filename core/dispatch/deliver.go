@@ -384,6 +384,9 @@ func (r *round) expire() {
 // holdBeyond holds all but the first n for a while. Of a round that waited for its route's rate and sent some, the rest
 // is due at once: it goes on where it stopped, or the route would stand still until then. Where the service asked for a wait meanwhile,
 // that is what the next round is held for, which sends nothing.
+//
+// The wait for a rate is that of the whole round. What has not that much time comes again when half of its own is over,
+// for it may be among the first.
 func (r *round) holdBeyond(n int, wait time.Duration, code string) {
 	n = min(max(n, 0), len(r.todo))
 	if wait = max(wait, time.Second); code == core.CodeRate && len(r.sent) > 0 {
@@ -391,7 +394,11 @@ func (r *round) holdBeyond(n int, wait time.Duration, code string) {
 	}
 	now := r.clock.now()
 	for _, d := range r.todo[n:] {
-		r.add(d.Hold(code, now.Add(wait), now), nil)
+		own := wait
+		if half := d.ExpiresAt.Sub(now) / 2; code == core.CodeRate && half >= time.Second {
+			own = min(own, half)
+		}
+		r.add(d.Hold(code, now.Add(own), now), nil)
 	}
 	r.todo = r.todo[:n]
 }

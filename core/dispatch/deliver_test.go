@@ -221,6 +221,31 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
+// TestRateExpiresNobody: what waits for its route's rate is not given up because the whole round would have to wait for
+// longer than it has: it may be among the first. What is past its time is.
+func TestRateExpiresNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(3)
+		b.granted = 0 // for a minute
+		now := time.Now()
+		b.round.Deliveries[0].ExpiresAt = now.Add(30 * time.Second)
+		b.round.Deliveries[1].ExpiresAt = now.Add(time.Second)
+		if diff := cmp.Diff(map[core.State]int{core.Pending: 2, core.Expired: 1}, b.run(t)); diff != "" {
+			t.Fatal(diff)
+		}
+		var due []time.Duration
+		for _, v := range b.settled.Verdicts {
+			if v.Held {
+				due = append(due, v.DueAt.Sub(now))
+			}
+		}
+		if diff := cmp.Diff([]time.Duration{15 * time.Second, time.Minute}, due); diff != "" {
+			t.Error("due: " + diff)
+		}
+	})
+}
+
 // TestPausedRests: what a paused route holds has no wake, which would make it a round again and again until the route
 // is resumed.
 func TestPausedRests(t *testing.T) {
