@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -244,6 +245,12 @@ func (t *turn) lookAhead(ctx context.Context, c core.Campaign, p *core.CampaignP
 	most := t.most
 	go func() {
 		defer close(a.done)
+		defer func() {
+			if p := recover(); p != nil { // here nobody else would, and the process would end
+				t.Logger.Error("a page panicked as it was prepared; the turn prepares it again", "campaign", c.ID.String(), "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+				a.page, a.err = nil, nil
+			}
+		}()
 		a.page, a.err = t.prepare(ctx, c, most)
 	}()
 }
