@@ -141,6 +141,7 @@ type Options struct {
 	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes
 	Ready         func(context.Context) error // nil: always ready
 	MaxAccepts    int                         // requests being accepted at once, beyond which 503; 0: 512
+	Stopping      <-chan struct{}             // closed when streams without an end of their own are to end; nil: never
 	Logger        *slog.Logger                // nil: slog.Default()
 }
 

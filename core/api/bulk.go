@@ -129,7 +129,14 @@ func (b *bulk) refuse(n int, err error) bulkAnswer {
 }
 
 // line accepts one line, under a key of its own made of the stream's and its number.
-func (b *bulk) line(ctx context.Context, n int, text []byte) bulkAnswer {
+func (b *bulk) line(ctx context.Context, n int, text []byte) (answer bulkAnswer) {
+	defer func() { // here, for nobody else sees a goroutine of the handler's panic, and the process would end
+		if p := recover(); p != nil {
+			f := failureOf(b.api.panicked(b.call, p))
+			problem := f.problem(b.call.requestID)
+			answer = bulkAnswer{Line: n, Status: f.status, Problem: &problem}
+		}
+	}()
 	var body NotificationRequest
 	faults, err := decode(text, &body)
 	if err != nil {

@@ -305,6 +305,8 @@ func (e *campaignEvents) VisitStreamCampaignResponse(w http.ResponseWriter) erro
 		select {
 		case <-e.ctx.Done():
 			return nil
+		case <-e.api.Stopping:
+			return nil // the client asks again, of whoever serves then
 		case <-tick.C:
 		}
 		if e.c, err = e.api.Campaigns.Get(e.ctx, e.app, e.c.ID); err != nil {

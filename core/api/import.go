@@ -181,6 +181,7 @@ func (im *importer) tell(line int, bad error) *ImportEvent {
 // read reads and checks line after line.
 func (im *importer) read(ctx context.Context, control *http.ResponseController, parts chan<- importPart) {
 	defer close(parts)
+	line := 0
 	hand := func(p importPart) bool {
 		select {
 		case parts <- p:
@@ -189,6 +190,11 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 			return false
 		}
 	}
+	defer func() { // here, for nobody else sees a goroutine of the handler's panic, and the process would end
+		if p := recover(); p != nil {
+			hand(importPart{line: line, err: im.api.panicked(im.call, p)})
+		}
+	}()
 	chunk, size := make([]core.Import, 0, importChunk), 0
 	var extended time.Time
 	for {
@@ -196,7 +202,8 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 			extended = time.Now()
 			_ = control.SetReadDeadline(extended.Add(streamIdle))
 		}
-		body, line, bad, err := im.source.next()
+		body, at, bad, err := im.source.next()
+		line = at
 		if bad == nil && err == nil {
 			var x core.Import
 			if x, bad = im.check(ctx, body); bad == nil {
@@ -274,8 +281,8 @@ func (im *importer) check(ctx context.Context, body *ImportedRecipient) (core.Im
 		add(a.checkPreferences(x.Preferences, nil, "/preferences"))
 	}
 	for i, topic := range body.Topics {
-		if !recipientID.MatchString(topic) {
-			faults = append(faults, intake.Fault{Pointer: fmt.Sprintf("/topics/%d", i), Code: intake.FaultInvalid, Detail: "a topic's name has 1 to 255 characters, none of them a slash or a control character"})
+		if !isName(topic) {
+			faults = append(faults, intake.Fault{Pointer: fmt.Sprintf("/topics/%d", i), Code: intake.FaultInvalid, Detail: "a topic's name " + nameForm})
 		}
 	}
 	if len(faults) > 0 {
@@ -382,8 +389,10 @@ func (s *csvSource) head() error {
 	var f []intake.Fault
 	for i, name := range names {
 		name = strings.TrimSpace(strings.TrimPrefix(name, "\ufeff"))
-		if seen[name] || !strings.HasPrefix(name, "attributes.") && !kindName.MatchString(name) {
-			f = append(f, intake.Fault{Pointer: fmt.Sprintf("/%d", i), Code: intake.FaultInvalid, Detail: fmt.Sprintf("%q is given twice, or is no column: those are id, locale, timezone, topics, attributes.<name> and kinds of endpoints", name)})
+		// What it says is not told: where the line that names the columns was left out, it is somebody's address.
+		if (seen[name] || !strings.HasPrefix(name, "attributes.") && !kindName.MatchString(name)) && len(f) < maxFaults {
+			f = append(f, intake.Fault{Pointer: fmt.Sprintf("/%d", i), Code: intake.FaultInvalid,
+				Detail: fmt.Sprintf("column %d of the first line is given twice, or is none: columns are id, locale, timezone, topics, attributes.<name> and kinds of endpoints", i+1)})
 		}
 		seen[name] = true
 		s.columns = append(s.columns, name)

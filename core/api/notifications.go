@@ -341,7 +341,7 @@ func targetOf(t *Target, i int, add adder) intake.Target {
 		named++
 		out.Topic = t.Topic
 		if checkTopic(t.Topic) != nil {
-			add(at("/topic"), intake.FaultInvalid, "a topic's name has 1 to 255 characters, none of them a slash or a control character")
+			add(at("/topic"), intake.FaultInvalid, "a topic's name "+nameForm)
 		}
 		if t.Route != "" {
 			add(at("/route"), intake.FaultConflict, "belongs to an address; recipients' endpoints name their own")

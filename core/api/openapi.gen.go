@@ -93,7 +93,7 @@ type Audience struct {
 	// Filter An expression on id, locale, timezone and attributes, such as: attributes.plan == "pro" and attributes.age >= 18 and attributes.country in ["DE", "FR"]. Operators: == != < <= > >= + - * / % ?? in contains startsWith endsWith matches (RE2) not and or; functions: len lower upper trim hasPrefix hasSuffix int float string abs. For whom it makes no sense (a number held against a text, a division by zero), it does not hold.
 	Filter     string   `json:"filter,omitempty" validate:"max=2000"`
 	Recipients []string `json:"recipients,omitempty" validate:"omitempty,max=10000,dive,required,max=255"`
-	Topic      string   `json:"topic,omitempty" validate:"max=128"`
+	Topic      string   `json:"topic,omitempty" validate:"max=255"`
 }
 
 // Campaign defines model for Campaign.

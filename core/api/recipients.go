@@ -15,9 +15,16 @@ import (
 // recipientID is what a recipient's id may be; it is the address of its in-app channel too.
 var recipientID = regexp.MustCompile(`^[^\x00-\x1f\x7f/]{1,255}$`)
 
+// isName reports whether a text can be the id of a recipient, or the name of a topic. Both are parts of paths, where
+// "." and ".." lead elsewhere: to take x out of a topic ".." would be to erase x.
+func isName(s string) bool { return recipientID.MatchString(s) && s != "." && s != ".." }
+
+// nameForm is what isName wants.
+const nameForm = `has 1 to 255 characters, none of them a slash or a control character, and is not "." or ".."`
+
 func checkRecipientID(id string) error {
-	if !recipientID.MatchString(id) {
-		return fault("/id", intake.FaultInvalid, "a recipient's id has 1 to 255 characters, none of them a slash or a control character")
+	if !isName(id) {
+		return fault("/id", intake.FaultInvalid, "a recipient's id "+nameForm)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -134,8 +136,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p := recover(); p == any(http.ErrAbortHandler) { //nolint:errorlint // a panic's value is compared, as net/http does
 			panic(p)
 		} else if p != nil {
-			a.Logger.Error("a request panicked", "request_id", c.requestID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			a.fail(w, r, refuse(http.StatusInternalServerError, "Something went wrong here; the log has it under the request_id."))
+			a.fail(w, r, a.panicked(c, p))
 		}
 		if a.Logger.Enabled(r.Context(), slog.LevelDebug) {
 			a.Logger.Debug("request", "request_id", c.requestID, "method", r.Method, "operation", r.Pattern, "took", time.Since(began))
@@ -143,7 +144,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	next, pattern := a.mux.Handler(r)
 	who, ok := operations[pattern]
-	if !ok {
+	if !ok || !IsClean(r.URL) {
 		a.failRoute(w, r)
 		return
 	}
@@ -168,6 +169,23 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mux.ServeHTTP(w, r)
 }
 
+// panicked logs a panic, and is the answer to its request. What is not the runtime's own word may hold anything.
+func (a *API) panicked(c *call, p any) error {
+	what := fmt.Sprintf("%T", p)
+	if err, ok := p.(runtime.Error); ok {
+		what = err.Error()
+	}
+	a.Logger.Error("a request panicked", "request_id", c.requestID, "panic", what, "stack", string(debug.Stack()))
+	return refuse(http.StatusInternalServerError, "Something went wrong here; the log has it under the request_id.")
+}
+
+// IsClean reports whether a path is as a ServeMux would clean it: it leads where it says.
+func IsClean(u *url.URL) bool {
+	p := u.EscapedPath()
+	clean := path.Clean(p)
+	return p == clean || p == clean+"/"
+}
+
 // cleanURL reports whether what a URL says can be kept as a text.
 func cleanURL(u *url.URL) bool {
 	query, err := url.QueryUnescape(u.RawQuery)
@@ -187,6 +205,10 @@ func (a *API) failRoute(w http.ResponseWriter, r *http.Request) {
 			a.fail(w, r, refuse(http.StatusNotFound, "This version does not offer "+l.name+" yet."))
 			return
 		}
+	}
+	if !IsClean(r.URL) {
+		a.fail(w, r, refuse(http.StatusNotFound, "There is nothing at a path with an empty part or with . or .. for one; a name that is one of these is written %2E or %2E%2E."))
+		return
 	}
 	h, _ := a.mux.Handler(r)
 	seen := &statusWriter{header: http.Header{}}

@@ -7,8 +7,8 @@ import (
 )
 
 func checkTopic(name string) error {
-	if !recipientID.MatchString(name) {
-		return fault("/topic", intake.FaultInvalid, "a topic's name has 1 to 255 characters, none of them a slash or a control character")
+	if !isName(name) {
+		return fault("/topic", intake.FaultInvalid, "a topic's name "+nameForm)
 	}
 	return nil
 }

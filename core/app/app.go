@@ -74,7 +74,8 @@ type App struct {
 	running      sync.WaitGroup                // the relay and what else runs beside the routes
 	receiving    sync.WaitGroup
 	failed       chan error
-	draining     atomic.Bool // told to stop
+	draining     atomic.Bool   // told to stop
+	unserved     chan struct{} // closed when the API stops: what has no end of its own ends
 
 	reloading sync.Mutex
 	paused    pausedRoutes
@@ -85,7 +86,7 @@ type App struct {
 // Start opens and starts everything in the order of its dependence. When it returns, requests are
 // served and wakes are handled. An error has closed what was opened, and says what to mend.
 func Start(ctx context.Context, cfg config.Config, role Role, log *slog.Logger) (_ *App, err error) {
-	a := &App{cfg: cfg, role: role, log: log, kinds: newKinds(log), failed: make(chan error, 4)}
+	a := &App{cfg: cfg, role: role, log: log, kinds: newKinds(log), failed: make(chan error, 4), unserved: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout)

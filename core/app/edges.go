@@ -255,7 +255,8 @@ func (t tokens) Verify(token string) (app, recipient string, expires time.Time, 
 // mount puts the edges beside the API on one mux.
 func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/", a.metrics.Requests(apiHandler))
+	rest := a.metrics.Requests(apiHandler)
+	mux.Handle("/", rest)
 	mux.Handle("/console/", consoleHandler)
 	mux.Handle("/console", consoleHandler)
 	mux.HandleFunc("GET /favicon.ico", console.Icon) // browsers ask for it beside every page
@@ -268,13 +269,25 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 		mux.Handle("/sandbox/", a.sandbox.Handler())
 		mux.Handle("/v1/sandbox/", a.sandbox.Handler())
 	}
-	return a.leaving(mux)
+	return a.leaving(asWritten(mux, rest))
+}
+
+// asWritten has a path of the API that is not clean answered by the API. The mux would send the caller on to the clean
+// one, whose meaning may be another: of /v1/topics/../recipients/x it is the recipient itself.
+func asWritten(mux *http.ServeMux, rest http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1/") && !api.IsClean(r.URL) {
+			rest.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(ctx context.Context, catalog *templates.Catalog) (http.Handler, error) {
 	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Logger: a.log}
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Stopping: a.unserved, Logger: a.log}
 	t, err := a.tokens()
 	if err != nil {
 		return nil, err

@@ -60,7 +60,8 @@ func (a *App) leaving(next http.Handler) http.Handler {
 func (a *App) stopServing(ctx context.Context) error {
 	half, cancel := part(ctx, 2)
 	defer cancel()
-	// Live connections are not idle ones: they are asked to leave before the server waits for them.
+	// Live connections and streams are not idle ones: they are ended before the server waits for them.
+	close(a.unserved)
 	a.closeGateways(half)
 	err := a.server.Shutdown(half)
 	if errors.Is(err, context.DeadlineExceeded) {

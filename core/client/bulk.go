@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"sync/atomic"
 )
 
 // BulkAnswer is the answer to one notification of a stream.
@@ -22,8 +23,9 @@ type BulkAnswer struct {
 
 // SendBulk streams notifications and hands each one's answer to each, in their order, while it still
 // sends. It is not tried again: send the same notifications under the same key, and those that were
-// taken already are answered as then. The client's HTTP timeout does not count here, ctx does. An error
-// of each ends the stream and is returned.
+// taken already are answered as then. Where the server ends the stream before its end (a line that is too long, a
+// stop) that is an error, and what has no answer was not taken. The client's HTTP timeout does not count here, ctx
+// does. An error of each ends the stream and is returned.
 func (c *Client) SendBulk(ctx context.Context, notifications iter.Seq[*Notification], key string, each func(BulkAnswer) error) error {
 	if key == "" {
 		key = NewKey()
@@ -38,14 +40,18 @@ func (c *Client) SendBulk(ctx context.Context, notifications iter.Seq[*Notificat
 	}
 	r.Header.Set("Content-Type", "application/x-ndjson")
 	r.Header.Set("Idempotency-Key", key)
+	var all atomic.Int64 // how many there were; -1 as long as that is not known
+	all.Store(-1)
 	go func() {
-		out := json.NewEncoder(in)
+		out, count := json.NewEncoder(in), int64(0)
 		for n := range notifications {
 			if err := out.Encode(n); err != nil {
 				in.CloseWithError(fmt.Errorf("encode a notification: %w", err))
 				return
 			}
+			count++
 		}
+		all.Store(count)
 		_ = in.Close() // a pipe's end: that cannot fail
 	}()
 	endless := *c.http
@@ -59,13 +65,15 @@ func (c *Client) SendBulk(ctx context.Context, notifications iter.Seq[*Notificat
 		return problem(a)
 	}
 	answers := json.NewDecoder(bufio.NewReader(a.Body))
-	for {
+	for got := int64(0); ; got++ {
 		var one BulkAnswer
 		err := answers.Decode(&one)
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF) && got == all.Load():
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("the server ended the stream after %d answers, and took nothing behind them: %w", got, io.ErrUnexpectedEOF)
+		case err != nil:
 			return fmt.Errorf("read the answers: %w", err)
 		}
 		if one.Accepted != nil {

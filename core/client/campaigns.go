@@ -95,7 +95,7 @@ type CampaignProgress struct {
 	ETA        *time.Time `json:"eta"`
 }
 
-func campaignPath(id string) string { return "/v1/campaigns/" + url.PathEscape(id) }
+func campaignPath(id string) string { return "/v1/campaigns/" + segment(id) }
 
 // CreateCampaign makes a campaign, under the idempotency key given, or a new one if that is "".
 func (c *Client) CreateCampaign(ctx context.Context, r *CampaignRequest, key string) (*Campaign, error) {
@@ -120,7 +120,7 @@ func (c *Client) Campaigns(ctx context.Context, p Page) ([]Campaign, string, err
 // SteerCampaign starts, pauses, resumes or cancels a campaign ("start", "pause", "resume", "cancel"). After
 // a pause or a cancel has returned, no new attempt begins.
 func (c *Client) SteerCampaign(ctx context.Context, id, action string) (*Campaign, error) {
-	return c.campaign(ctx, ask{method: http.MethodPost, path: campaignPath(id) + "/" + url.PathEscape(action)})
+	return c.campaign(ctx, ask{method: http.MethodPost, path: campaignPath(id) + "/" + segment(action)})
 }
 
 // SetCampaignRate changes how fast a campaign goes, also while it runs; "" is as fast as the routes do.

@@ -227,6 +227,14 @@ func (c *Client) once(ctx context.Context, q ask, body []byte) (http.Header, err
 	return a.Header, nil
 }
 
+// segment is a name as a part of a path. Dots alone would lead up in it, to somebody else's.
+func segment(name string) string {
+	if name == "." || name == ".." {
+		return strings.ReplaceAll(name, ".", "%2E")
+	}
+	return url.PathEscape(name)
+}
+
 // route is a path without what may be personal in it.
 func route(path string) string {
 	parts := strings.SplitN(path, "/", 4)

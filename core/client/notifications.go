@@ -169,7 +169,7 @@ func (c *Client) Send(ctx context.Context, n *Notification, key string) (*Accept
 // Notification reads a notification as it stands.
 func (c *Client) Notification(ctx context.Context, id string) (*Status, error) {
 	out := &Status{}
-	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/notifications/" + url.PathEscape(id), answer: out})
+	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/notifications/" + segment(id), answer: out})
 	if err != nil {
 		return nil, err
 	}
@@ -179,14 +179,14 @@ func (c *Client) Notification(ctx context.Context, id string) (*Status, error) {
 // Deliveries lists a notification's deliveries, and the cursor of the next page, "" after the last.
 func (c *Client) Deliveries(ctx context.Context, id string, p Page) ([]Delivery, string, error) {
 	var out list[Delivery]
-	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/notifications/" + url.PathEscape(id) + "/deliveries" + p.query(url.Values{}), answer: &out})
+	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/notifications/" + segment(id) + "/deliveries" + p.query(url.Values{}), answer: &out})
 	return out.Data, out.Next, err
 }
 
 // Timeline lists every step of a notification, in order.
 func (c *Client) Timeline(ctx context.Context, id string) ([]Step, error) {
 	var out list[Step]
-	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/notifications/" + url.PathEscape(id) + "/timeline", answer: &out})
+	_, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/notifications/" + segment(id) + "/timeline", answer: &out})
 	return out.Data, err
 }
 
@@ -195,6 +195,6 @@ func (c *Client) Cancel(ctx context.Context, id string) (int, error) {
 	var out struct {
 		Cancelled int `json:"cancelled"`
 	}
-	_, err := c.do(ctx, ask{method: http.MethodPost, path: "/v1/notifications/" + url.PathEscape(id) + "/cancel", answer: &out})
+	_, err := c.do(ctx, ask{method: http.MethodPost, path: "/v1/notifications/" + segment(id) + "/cancel", answer: &out})
 	return out.Cancelled, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"time"
 )
 
@@ -31,10 +30,10 @@ type Token struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-func recipientPath(id string) string { return "/v1/recipients/" + url.PathEscape(id) }
+func recipientPath(id string) string { return "/v1/recipients/" + segment(id) }
 
 func endpointPath(recipient, kind, address string) string {
-	return recipientPath(recipient) + "/endpoints/" + url.PathEscape(kind) + "/" + url.PathEscape(address)
+	return recipientPath(recipient) + "/endpoints/" + segment(kind) + "/" + segment(address)
 }
 
 // PutRecipient creates or replaces a recipient.

@@ -17,7 +17,7 @@ type Suppression struct {
 }
 
 func suppressionPath(kind, address string) string {
-	return "/v1/suppressions/" + url.PathEscape(kind) + "/" + url.PathEscape(address)
+	return "/v1/suppressions/" + segment(kind) + "/" + segment(address)
 }
 
 // Suppression tells why an address is suppressed; IsNotFound(err) if it is not.

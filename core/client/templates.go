@@ -21,7 +21,7 @@ type Template struct {
 // *Problem that lists what is wrong with it.
 func (c *Client) PutTemplate(ctx context.Context, name string, source json.RawMessage) (*Template, error) {
 	out := &Template{}
-	if _, err := c.do(ctx, ask{method: http.MethodPut, path: "/v1/templates/" + url.PathEscape(name), body: source, answer: out}); err != nil {
+	if _, err := c.do(ctx, ask{method: http.MethodPut, path: "/v1/templates/" + segment(name), body: source, answer: out}); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -30,7 +30,7 @@ func (c *Client) PutTemplate(ctx context.Context, name string, source json.RawMe
 // Template reads the latest version of a template, or the server's file where none is stored.
 func (c *Client) Template(ctx context.Context, name string) (*Template, error) {
 	out := &Template{}
-	if _, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/templates/" + url.PathEscape(name), answer: out}); err != nil {
+	if _, err := c.do(ctx, ask{method: http.MethodGet, path: "/v1/templates/" + segment(name), answer: out}); err != nil {
 		return nil, err
 	}
 	return out, nil

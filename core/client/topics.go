@@ -13,17 +13,17 @@ type TopicRecipient struct {
 	Since     time.Time `json:"since"`
 }
 
-func topicPath(topic string) string { return "/v1/topics/" + url.PathEscape(topic) + "/recipients" }
+func topicPath(topic string) string { return "/v1/topics/" + segment(topic) + "/recipients" }
 
 // PutTopicRecipient puts a recipient into a topic; it creates the recipient if needed.
 func (c *Client) PutTopicRecipient(ctx context.Context, topic, recipient string) error {
-	_, err := c.do(ctx, ask{method: http.MethodPut, path: topicPath(topic) + "/" + url.PathEscape(recipient)})
+	_, err := c.do(ctx, ask{method: http.MethodPut, path: topicPath(topic) + "/" + segment(recipient)})
 	return err
 }
 
 // DeleteTopicRecipient takes a recipient out of a topic.
 func (c *Client) DeleteTopicRecipient(ctx context.Context, topic, recipient string) error {
-	_, err := c.do(ctx, ask{method: http.MethodDelete, path: topicPath(topic) + "/" + url.PathEscape(recipient)})
+	_, err := c.do(ctx, ask{method: http.MethodDelete, path: topicPath(topic) + "/" + segment(recipient)})
 	return err
 }
 
