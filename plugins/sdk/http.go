@@ -51,7 +51,7 @@ type HTTPOptions struct {
 
 // HTTP sends requests for a provider. It keeps connections for the next request, bounds them and counts
 // them for Health, and it tells what net/http does not: whether a request that has no answer may have
-// arrived. It speaks HTTP/1.1, which gives each request a connection to itself. It follows no redirects
+// arrived. One that may have is never sent again, be it a GET or one with an Idempotency-Key. It speaks HTTP/1.1, which gives each request a connection to itself. It follows no redirects
 // and uses no proxy. It is safe for concurrent use.
 type HTTP struct {
 	client    *http.Client
@@ -126,13 +126,16 @@ func (h *HTTP) Do(req *http.Request) (resp *http.Response, handed bool, err erro
 	h.inFlight.Add(1)
 	h.mu.Unlock()
 	ctx, cancel := context.WithCancel(req.Context())
-	u := &use{http: h, cancel: cancel, unlink: context.AfterFunc(h.life, cancel)}
+	u := &use{http: h, cancel: cancel, unlink: context.AfterFunc(h.life, cancel), replayable: replayable(req)}
 	h.waiting.Add(1)
 	resp, err = h.client.Do(req.WithContext(httptrace.WithClientTrace(ctx, u.trace())))
 	if err != nil {
 		u.end()
 		var wrapped *url.Error
-		if errors.As(err, &wrapped) {
+		switch {
+		case u.repeats:
+			err = errNoAnswer
+		case errors.As(err, &wrapped):
 			err = wrapped.Err
 		}
 		return nil, u.handed.Load(), fmt.Errorf("send the request: %w", err)
@@ -203,20 +206,55 @@ func (h *HTTP) count(c net.Conn) (net.Conn, error) {
 	return counted, nil
 }
 
+var errNoAnswer = errors.New("the connection ended without an answer")
+
+// replayable says whether net/http may send a request again that was written already (net/http's
+// Request.isReplayable).
+func replayable(req *http.Request) bool {
+	for _, key := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if _, ok := req.Header[key]; ok {
+			return true
+		}
+	}
+	return slices.Contains([]string{"", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace}, req.Method)
+}
+
 // use is one request's use of a connection.
 type use struct {
-	http      *HTTP
-	cancel    context.CancelFunc
-	unlink    func() bool
-	connected bool
-	handed    atomic.Bool
+	http       *HTTP
+	cancel     context.CancelFunc
+	unlink     func() bool
+	replayable bool
+	conn       *countedConn // which it was given last
+	before     int64        // what had been written to it by then
+	repeats    bool         // net/http wants to send it again, and must not
+	connected  bool
+	handed     atomic.Bool
+}
+
+// again is called when net/http looks for a connection. The second time, a kept connection turned out to
+// be dead: mostly before anything was written. A request that may have arrived is not sent again.
+func (u *use) again() {
+	if u.handed.Load() && u.replayable && (u.conn == nil || u.conn.written.Load() != u.before) {
+		u.repeats = true
+		u.cancel()
+		return
+	}
+	u.handed.Store(false)
 }
 
 func (u *use) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		// Once more when a kept connection turned out to be dead before anything was written.
-		GetConn: func(string) { u.handed.Store(false) },
+		GetConn: func(string) { u.again() },
 		GotConn: func(info httptrace.GotConnInfo) {
+			if u.repeats { // the context's end may be seen too late
+				_ = info.Conn.Close()
+				return
+			}
+			u.conn = counted(info.Conn)
+			if u.conn != nil {
+				u.before = u.conn.written.Load()
+			}
 			if info.Reused {
 				u.http.reused.Add(1)
 			}
@@ -259,10 +297,27 @@ func (b *answerBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// countedConn is a connection whose end is counted.
+// countedConn is a connection whose end is counted, and what is written to it.
 type countedConn struct {
 	net.Conn
-	ended func()
+	ended   func()
+	written atomic.Int64
+}
+
+// counted finds the connection below TLS; nil is none of ours.
+func counted(c net.Conn) *countedConn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	found, _ := c.(*countedConn)
+	return found
+}
+
+// Write implements net.Conn.
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written.Add(int64(n))
+	return n, err
 }
 
 // Close implements net.Conn.
