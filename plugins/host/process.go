@@ -196,10 +196,9 @@ func (h *hold) beyond(patience context.Context) bool {
 func (p *Process) lost(i *instance) {
 	i.condemn(verdict{reason: "it cannot be reached", lost: true})
 	p.mu.Lock()
-	mine := p.now == i
-	p.mu.Unlock()
-	if mine {
-		p.withdraw(&hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin has just ended"})
+	defer p.mu.Unlock()
+	if p.now == i { // else the supervisor was faster, and what it said counts
+		p.withdrawLocked(&hold{outcome: providers.Throttled, code: CodeDown, reason: "the plugin has just ended"})
 	}
 }
 

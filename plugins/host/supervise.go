@@ -81,6 +81,10 @@ func (p *Process) publish(i *instance) {
 func (p *Process) withdraw(h *hold) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.withdrawLocked(h)
+}
+
+func (p *Process) withdrawLocked(h *hold) {
 	p.now, p.hold = nil, h
 	close(p.changed)
 	p.changed = make(chan struct{})
