@@ -461,3 +461,28 @@ func TestCloseLetsAnswersCome(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestDeliverLeavesADeafConnection has a connection whose server answers PINGs and nothing else, as one
+// does whose process behind the proxy hangs: the messages after the first go elsewhere.
+func TestDeliverLeavesADeafConnection(t *testing.T) {
+	t.Parallel()
+	p := newPeer(t, func(c *peerConn, r *peerRequest) {
+		if c.n > 1 {
+			c.ok(r)
+		}
+	})
+	pr := p.open(t, map[string]any{"timeout": "500ms"})
+	if got, err := deliver(t, within(t, 5*time.Second), pr, batch(1)); err == nil {
+		t.Errorf("the first was answered: %v", got)
+	}
+	for range 3 {
+		got, err := deliver(t, within(t, 5*time.Second), pr, batch(1))
+		if err != nil {
+			t.Error(err)
+		}
+		wantOutcomes(t, got, map[string]int{"accepted": 1})
+	}
+	if conns, _, _ := p.counts(); conns != 2 {
+		t.Errorf("%d connections were opened", conns)
+	}
+}

@@ -62,7 +62,7 @@ func (p *provider) dial(ctx context.Context, slot *pool.Conn[*link]) (*link, err
 	}
 	// APNs may begin with one stream and allow more when it has seen a valid provider token.
 	l := &link{conn: h2.New(conn, h2.Options{WriteTimeout: p.cfg.timeout, PingAfter: p.cfg.pool.HealthEvery, PingTimeout: pingTimeout,
-		Varying: varying, OnLimit: slot.SetStreams, OnEnd: slot.Retire})}
+		DeafAfter: min(p.cfg.timeout/2, pingTimeout), Varying: varying, OnLimit: slot.SetStreams, OnEnd: slot.Retire})}
 	if err := l.conn.Ping(ctx); err != nil {
 		_ = l.conn.Close()
 		return nil, fmt.Errorf("begin HTTP/2 with APNs at %s: %w", p.cfg.addr, err)

@@ -54,7 +54,8 @@ func (d *dialer) connect(ctx context.Context, slot *pool.Conn[*h2.Conn]) (*h2.Co
 		_ = secure.Close()
 		return nil, errors.New("the server does not speak HTTP/2 and cannot be FCM")
 	}
-	c := h2.New(secure, h2.Options{WriteTimeout: d.timeout, PingAfter: d.ping, PingTimeout: pingTimeout, OnLimit: slot.SetStreams, OnEnd: slot.Retire})
+	c := h2.New(secure, h2.Options{WriteTimeout: d.timeout, PingAfter: d.ping, PingTimeout: pingTimeout,
+		DeafAfter: min(d.timeout/2, pingTimeout), OnLimit: slot.SetStreams, OnEnd: slot.Retire})
 	if err := c.Ping(ctx); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("begin HTTP/2: %w", err)

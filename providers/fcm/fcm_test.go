@@ -184,6 +184,31 @@ func TestTimeoutSetting(t *testing.T) {
 	}
 }
 
+// TestDeafConnection has a connection whose server answers PINGs and nothing else: the next message goes
+// to another one.
+func TestDeafConnection(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	p := g.open(map[string]any{"timeout": "1s"})
+	if _, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil {
+		t.Fatal(err)
+	}
+	deaf := g.got()[0].conn
+	g.answers(func(w http.ResponseWriter, r request) {
+		if r.conn == deaf {
+			<-r.ctx.Done()
+			return
+		}
+		fmt.Fprint(w, `{"name":"n"}`)
+	})
+	if results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); len(results) != 0 || err == nil {
+		t.Errorf("results %v, error %v", results, err)
+	}
+	if results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); len(results) != 1 || err != nil {
+		t.Errorf("the next one: results %v, error %v", results, err)
+	}
+}
+
 func TestNobodyThere(t *testing.T) {
 	t.Parallel()
 	g := startGoogle(t)

@@ -27,6 +27,9 @@ type Options struct {
 	// PingAfter is how long the server may be silent before it is asked whether it is there, and
 	// PingTimeout how long its answer may take. 0 asks nothing.
 	PingAfter, PingTimeout time.Duration
+	// DeafAfter is after how long a request that is given up ends the connection for further ones, if not
+	// one was answered meanwhile: a proxy answers PINGs whatever became of the server behind it. 0: never.
+	DeafAfter time.Duration
 	// Varying are the headers, in lower case, that differ from request to request: they are kept out
 	// of the compression table. The path always is.
 	Varying []string
@@ -95,6 +98,7 @@ type Conn struct {
 	streams map[uint32]*stream
 	begun   int           // streams reserved that have no id yet
 	resets  int           // streams that we gave up and the server may not know of yet
+	answers uint64        // to any stream, late ones and resets too
 	room    chan struct{} // closed when a stream may be begun again; nil while nobody waits
 
 	limit      int   // streams at a time, as the server has it
@@ -116,6 +120,8 @@ type stream struct {
 	id     uint32
 	window int64
 	sent   int64         // what queued was when the request was complete; 0: it is not
+	began  time.Time     // and how many answers there had been by then
+	before uint64        //
 	done   chan struct{} // closed when it ended; guards what follows
 	more   chan struct{} // tells whoever waits to send that the window has grown
 

@@ -244,6 +244,7 @@ func (r *reader) decode(block []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.stream, r.response = 0, nil
+	c.answers++
 	if s == nil || c.streams[s.id] != s {
 		return nil
 	}
@@ -299,6 +300,7 @@ func (r *reader) field(f hpack.HeaderField) {
 func (c *Conn) reset(id, code uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.answers++
 	if s := c.streams[id]; s != nil {
 		c.endLocked(s, &StreamError{code})
 	}

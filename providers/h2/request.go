@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http2/hpack"
@@ -115,7 +116,7 @@ func (c *Conn) begin(req *http.Request, body []byte) (s *stream, rest []byte, er
 		c.roomLocked()
 		return nil, nil, fmt.Errorf("%w: the server takes nothing", ErrUnprocessed)
 	}
-	s = &stream{id: c.next, window: int64(c.peerWindow), done: make(chan struct{})}
+	s = &stream{id: c.next, window: int64(c.peerWindow), done: make(chan struct{}), began: time.Now(), before: c.answers}
 	c.streams[s.id] = s
 	c.next += 2
 	c.headersLocked(s.id, req, len(body))
@@ -157,11 +158,11 @@ func (c *Conn) send(ctx context.Context, s *stream, body []byte) (rest []byte, e
 }
 
 // giveUp resets a stream whose answer nobody waits for. Until the server has seen that, it counts as
-// open.
+// open. A server that answers nobody is not asked again on this connection.
 func (c *Conn) giveUp(s *stream) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.streams[s.id] != s {
+		c.mu.Unlock()
 		return
 	}
 	c.resets++
@@ -171,7 +172,13 @@ func (c *Conn) giveUp(s *stream) {
 		c.roomLocked()
 	})
 	c.endLocked(s, errGivenUp)
+	tell := func() {}
+	if c.o.DeafAfter > 0 && c.answers == s.before && time.Since(s.began) >= c.o.DeafAfter {
+		tell = c.closeLocked()
+	}
+	c.mu.Unlock()
 	c.poke()
+	tell()
 }
 
 var errGivenUp = errors.New("the request was given up")
