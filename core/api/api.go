@@ -112,8 +112,8 @@ type Campaigns interface {
 	Now() time.Time
 }
 
-// Tokens makes and checks the tokens of recipients' clients. Verify's error may hold anything: it is
-// not shown.
+// Tokens makes and checks the tokens of recipients' clients. Both fail with ErrNoChannel while there is no in-app
+// channel. Another error of Verify may hold anything: it is not shown.
 type Tokens interface {
 	Mint(app, recipient string, ttl time.Duration) (token string, expires time.Time, err error)
 	Verify(token string) (app, recipient string, expires time.Time, err error)
@@ -134,10 +134,10 @@ type Options struct {
 	Routes        Routes
 	Campaigns     Campaigns                   // nil: its operations answer 404
 	Channels      func() []ChannelDoc         // described in /openapi.yaml; nil: none but the document's own
-	Tokens        Tokens                      // nil: no in-app channel; its operations answer 404
+	Tokens        Tokens                      // nil: no in-app channel; its operations answer ErrNoChannel
 	Categories    func() core.Categories      // of the notifications, as they are now; nil: there are none
 	Unsubscriber  *core.Unsubscriber          // reads the links of mails; nil: there are none
-	Refresh       bool                        // POST /v1/token/refresh is offered
+	Refresh       func() bool                 // POST /v1/token/refresh is offered now; nil: it is not
 	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes
 	Ready         func(context.Context) error // nil: always ready
 	MaxAccepts    int                         // requests being accepted at once, beyond which 503; 0: 512

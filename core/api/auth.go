@@ -86,9 +86,12 @@ func (a *API) authorize(r *http.Request, c *call, scope string) error {
 
 func (a *API) authorizeRecipient(c *call, token string, from netip.Prefix, now time.Time) error {
 	if a.Tokens == nil {
-		return refuse(http.StatusNotFound, "There is no in-app channel here: configure a route of kind websocket.")
+		return ErrNoChannel
 	}
 	app, recipient, expires, err := a.Tokens.Verify(token)
+	if errors.Is(err, ErrNoChannel) {
+		return ErrNoChannel
+	}
 	if err != nil || !expires.After(now) || recipient == "" {
 		if a.Auth.fail(from, now) {
 			return errTooMany

@@ -164,7 +164,7 @@ func newRig(t *testing.T, change func(*api.Options)) *rig {
 	categories := core.Categories{"security": {Mandatory: true}}
 	in := intake.New(intake.Options{Store: s, Queue: noQueue{}, Templates: catalog, Routing: routing, Rules: func() *core.Rules { return &core.Rules{Categories: categories} }, Logger: quiet})
 	o := api.Options{Intake: in, Addresses: routing, Notifications: s, Recipients: s, Topics: s, Inbox: s, Stored: keptTemplates{s}, Catalog: catalog,
-		Keys: s, Routes: oneRoute{s}, Categories: func() core.Categories { return categories }, Tokens: plainTokens{}, Refresh: true, Ready: s.Ping, Logger: quiet,
+		Keys: s, Routes: oneRoute{s}, Categories: func() core.Categories { return categories }, Tokens: plainTokens{}, Refresh: func() bool { return true }, Ready: s.Ping, Logger: quiet,
 		Campaigns: &campaign.Manager{Keeper: s, Pages: s, Audiences: s, Checker: in, Queue: noQueue{}}}
 	if change != nil {
 		change(&o)

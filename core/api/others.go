@@ -90,12 +90,13 @@ func (a *API) Ready(ctx context.Context, _ ReadyRequestObject) (ReadyResponseObj
 	return Ready200TextResponse("ok\n"), nil
 }
 
-var errNoChannel = refuse(http.StatusNotFound, "There is no in-app channel here: configure a route of kind websocket.")
+// ErrNoChannel is the error of what needs an in-app channel where there is none, and is answered as such.
+var ErrNoChannel = refuse(http.StatusNotFound, "There is no in-app channel here: configure a route of kind websocket.")
 
 // MintToken implements StrictServerInterface.
 func (a *API) MintToken(ctx context.Context, q MintTokenRequestObject) (MintTokenResponseObject, error) {
 	if a.Tokens == nil {
-		return nil, errNoChannel
+		return nil, ErrNoChannel
 	}
 	if err := checkRecipientID(q.Id); err != nil {
 		return nil, err
@@ -109,7 +110,7 @@ func (a *API) MintToken(ctx context.Context, q MintTokenRequestObject) (MintToke
 
 // RefreshToken implements StrictServerInterface.
 func (a *API) RefreshToken(ctx context.Context, _ RefreshTokenRequestObject) (RefreshTokenResponseObject, error) {
-	if !a.Refresh {
+	if a.Refresh == nil || !a.Refresh() {
 		return nil, refuse(http.StatusNotFound, "Refreshing is off; set refresh: true in the websocket route's settings, or have your own back end ask for a token.")
 	}
 	c := callOf(ctx)

@@ -47,6 +47,7 @@ const (
 type App struct {
 	cfg     config.Config // as at the start; what can change while it runs is config's
 	current atomic.Pointer[config.Config]
+	gateway atomic.Pointer[gateway]       // of the routes as they are now; nil: there is none
 	rules   atomic.Pointer[core.Rules]    // of current: all that decides by categories asks it here
 	source  func() (config.Config, error) // reads the settings anew; nil: they do not change
 	role    Role

@@ -11,7 +11,7 @@ import (
 )
 
 // console makes the web console. It shares the API's authenticator, and so its count of wrong keys.
-func (a *App) console(ctx context.Context, t *tokens, auth *api.Authenticator) (*console.Console, error) {
+func (a *App) console(ctx context.Context, auth *api.Authenticator) (*console.Console, error) {
 	secret, err := a.consoleSecret(ctx)
 	if err != nil {
 		return nil, err
@@ -21,9 +21,9 @@ func (a *App) console(ctx context.Context, t *tokens, auth *api.Authenticator) (
 	if a.sandbox != nil {
 		o.Example = a.exampleBody()
 	}
-	if t != nil {
+	if a.gateway.Load() != nil {
 		o.Token = func(app, recipient string) (string, error) {
-			token, _, err := t.Mint(app, recipient, time.Hour)
+			token, _, err := tokens{a}.Mint(app, recipient, time.Hour)
 			return token, err
 		}
 	}

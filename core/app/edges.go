@@ -23,7 +23,6 @@ import (
 	"github.com/carillon-notify/carillon/core/store"
 	"github.com/carillon-notify/carillon/providers/builtin"
 	"github.com/carillon-notify/carillon/providers/sandbox"
-	"github.com/carillon-notify/carillon/providers/websocket"
 	"github.com/carillon-notify/carillon/templates"
 )
 
@@ -123,17 +122,6 @@ func routingOf(c *config.Config, all map[string]*route) (*intake.Routing, error)
 		return nil, fmt.Errorf("put channels and routes together: %w", err)
 	}
 	return r, nil
-}
-
-// gateways are the slots of providers with live clients.
-func (a *App) gateways() []*slot {
-	var out []*slot
-	for _, name := range a.routes.names() {
-		if r := a.routes.get(name); r != nil && r.Kind == websocketKind && r.slot != nil {
-			out = append(out, r.slot)
-		}
-	}
-	return out
 }
 
 // startRoute starts what a route has going besides its provider: it takes in what that hears back, and
@@ -238,20 +226,6 @@ func (t storedTemplates) Template(ctx context.Context, app, name string, version
 	return src, nil
 }
 
-// tokens are the recipients' own.
-type tokens struct{ t *websocket.Tokens }
-
-// Mint makes a token for a recipient's client.
-func (t tokens) Mint(app, recipient string, ttl time.Duration) (string, time.Time, error) {
-	return t.t.Mint(app, recipient, ttl)
-}
-
-// Verify reads a recipient's token.
-func (t tokens) Verify(token string) (app, recipient string, expires time.Time, err error) {
-	c, err := t.t.Verify(token)
-	return c.App, c.Recipient, c.ExpiresAt, err
-}
-
 // mount puts the edges beside the API on one mux.
 func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 	mux := http.NewServeMux()
@@ -261,10 +235,7 @@ func (a *App) mount(apiHandler, consoleHandler http.Handler) http.Handler {
 	mux.Handle("/console", consoleHandler)
 	mux.HandleFunc("GET /favicon.ico", console.Icon) // browsers ask for it beside every page
 	mux.Handle("GET /metrics", a.metrics.Handler())
-	for _, s := range a.gateways() {
-		mux.Handle("/connection/", s.Handler())
-		break // one gateway has the public paths; further ones are other routes of the same kind
-	}
+	mux.Handle("/connection/", a.live(rest))
 	if a.sandbox != nil {
 		mux.Handle("/sandbox/", a.sandbox.Handler())
 		mux.Handle("/v1/sandbox/", a.sandbox.Handler())
@@ -286,53 +257,21 @@ func asWritten(mux *http.ServeMux, rest http.Handler) http.Handler {
 
 // edges puts the REST API and the console on one handler.
 func (a *App) edges(ctx context.Context, catalog *templates.Catalog) (http.Handler, error) {
-	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
-		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.categories, Unsubscriber: a.unsubscriber, Ready: a.ready, Stopping: a.unserved, Logger: a.log}
-	t, err := a.tokens()
-	if err != nil {
+	if err := a.findGateway(); err != nil {
 		return nil, err
 	}
-	if t != nil {
-		o.Tokens = t
-	}
-	for _, r := range a.cfg.Routes {
-		if refresh, _ := r.Settings["refresh"].(bool); r.Kind == websocketKind && refresh {
-			o.Refresh = true
-		}
-	}
+	o := api.Options{Intake: a.intake, Addresses: addresses{a.intake}, Notifications: a.store, Recipients: a.store, Topics: a.store, Inbox: a.store, Stored: keptTemplates{a.store},
+		Catalog: catalog, Keys: a.store, Auth: api.NewAuthenticator(a.store), Routes: a, Campaigns: a.manager(), Channels: a.channelDocs, Categories: a.categories, Unsubscriber: a.unsubscriber, Tokens: tokens{a}, Refresh: a.refreshes, Ready: a.ready, Stopping: a.unserved, Logger: a.log}
 	rest, err := api.New(o)
 	if err != nil {
 		return nil, fmt.Errorf("make the API: %w", err)
 	}
-	pages, err := a.console(ctx, t, o.Auth)
+	pages, err := a.console(ctx, o.Auth)
 	if err != nil {
 		return nil, err
 	}
 	a.closers = append(a.closers, func(context.Context) error { return pages.Close() })
 	return a.mount(rest, pages), nil
-}
-
-// tokens signs as the first gateway does, wherever that runs; nil if there is none that serves clients.
-func (a *App) tokens() (*tokens, error) {
-	for _, name := range a.routes.names() {
-		r := a.routes.get(name)
-		if r.Kind != websocketKind || r.slot == nil {
-			continue
-		}
-		var s struct {
-			Secret          string
-			PreviousSecrets []string `json:"previous_secrets"`
-		}
-		if err := json.Unmarshal(r.settings, &s); err != nil {
-			return nil, fmt.Errorf("read the settings of route %s: %w", name, err)
-		}
-		t, err := websocket.NewTokens(s.Secret, s.PreviousSecrets...)
-		if err != nil {
-			return nil, fmt.Errorf("the secret of route %s: %w", name, err)
-		}
-		return &tokens{t}, nil
-	}
-	return nil, nil
 }
 
 // addresses checks addresses by the routing as it is now.

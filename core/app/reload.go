@@ -166,7 +166,7 @@ func changedCategories(before, after *config.Config) []string {
 	})
 }
 
-// reroute has intake, relay and wakes follow the routes.
+// reroute has intake, relay, wakes, tokens and live connections follow the routes.
 func (a *App) reroute() error {
 	a.relay.SetRoutes(a.routes.names())
 	a.relay.Nudge()
@@ -178,7 +178,7 @@ func (a *App) reroute() error {
 		return err
 	}
 	a.intake.SetRouting(r)
-	return nil
+	return a.findGateway()
 }
 
 // add opens a new route.
