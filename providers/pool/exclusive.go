@@ -30,6 +30,9 @@ type Exclusive[T any] struct {
 	sweep   *time.Timer
 	sweepAt time.Time // zero: not set
 	done    bool
+	freed   chan struct{} // closed when a connection is free, new or gone; nil while nobody waits for that
+	begun   int           // openings
+	opening map[int]bool  // those under way, by their number
 }
 
 // held is a connection and what the pool knows of it; while it is leased, the lease owns it.
@@ -46,7 +49,7 @@ type held[T any] struct {
 // that was silent for cfg.HealthEvery before it is used again; its error discards the connection.
 func NewExclusive[T any](cfg Config, open func(context.Context) (T, error), shut func(T), check func(context.Context, T) error) *Exclusive[T] {
 	cfg.Max = min(max(cfg.Max, 1), maxMax)
-	p := &Exclusive[T]{cfg: cfg, open: open, shut: shut, check: check}
+	p := &Exclusive[T]{cfg: cfg, open: open, shut: shut, check: check, opening: map[int]bool{}}
 	conns, err := puddle.NewPool(&puddle.Config[*held[T]]{
 		Constructor: p.construct,
 		Destructor:  p.destruct,
@@ -89,6 +92,7 @@ func (l *Lease[T]) Release() {
 	l.res.Release()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.freedLocked()
 	p.scheduleLocked(due, now)
 }
 
@@ -101,7 +105,8 @@ func (l *Lease[T]) Destroy() {
 }
 
 // Acquire leases a connection: an idle one, the last used first, else a new one, else it waits in line
-// until one is given back or ctx ends. An *OpenError says that none could be opened.
+// until one is given back or ctx ends. An *OpenError says that none is open and none could be opened: a
+// service that takes no further connection still has those that others use.
 func (p *Exclusive[T]) Acquire(ctx context.Context) (*Lease[T], error) {
 	p.waiting.Add(1)
 	defer p.waiting.Add(-1)
@@ -112,8 +117,11 @@ func (p *Exclusive[T]) Acquire(ctx context.Context) (*Lease[T], error) {
 			return nil, ErrClosed
 		case err != nil && ctx.Err() != nil:
 			return nil, fmt.Errorf("wait for a connection: %w", ctx.Err())
-		case err != nil:
-			return nil, err // an *OpenError of construct
+		case err != nil: // an *OpenError of construct
+			if err = p.others(ctx, err); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		conn := res.Value()
 		if !p.usable(ctx, conn) {
@@ -125,6 +133,72 @@ func (p *Exclusive[T]) Acquire(ctx context.Context) (*Lease[T], error) {
 		}
 		conn.uses++
 		return &Lease[T]{pool: p, res: res, conn: conn}, nil
+	}
+}
+
+// others waits, after an opening failed, for one of the connections that there are, or until another may be
+// opened. It returns the failure when there are none, and none that was being opened at the same time.
+func (p *Exclusive[T]) others(ctx context.Context, err error) error {
+	var failed *OpenError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	again := time.NewTimer(failed.RetryIn)
+	defer again.Stop()
+	p.mu.Lock()
+	last := p.begun
+	p.mu.Unlock()
+	for {
+		p.mu.Lock()
+		if p.done {
+			p.mu.Unlock()
+			return ErrClosed
+		}
+		if p.freed == nil {
+			p.freed = make(chan struct{})
+		}
+		freed, opening := p.freed, p.openingLocked(last)
+		p.mu.Unlock()
+		some, retry := p.closed.Load() != p.opened.Load(), again.C
+		switch {
+		case !some && !opening:
+			return err
+		case p.conns.Stat().IdleResources() > 0: // since the failure
+			return nil
+		case !some:
+			retry = nil // whoever opens one tells us
+		}
+		select {
+		case <-freed:
+			if some {
+				return nil
+			}
+		case <-retry:
+			return nil
+		case <-ctx.Done():
+			if !some {
+				return err
+			}
+			return fmt.Errorf("wait for a connection: %w", ctx.Err())
+		}
+	}
+}
+
+// openingLocked says whether one of the openings up to a number is still under way.
+func (p *Exclusive[T]) openingLocked(last int) bool {
+	for n := range p.opening {
+		if n <= last {
+			return true
+		}
+	}
+	return false
+}
+
+// freedLocked lets those look again who wait for a connection that others use.
+func (p *Exclusive[T]) freedLocked() {
+	if p.freed != nil {
+		close(p.freed)
+		p.freed = nil
 	}
 }
 
@@ -148,11 +222,14 @@ func (p *Exclusive[T]) spent(c *held[T], now time.Time) bool {
 func (p *Exclusive[T]) construct(ctx context.Context) (*held[T], error) {
 	p.mu.Lock()
 	began := time.Now()
-	wait := p.backoff.wait(began)
-	p.mu.Unlock()
-	if wait != nil {
+	if wait := p.backoff.wait(began); wait != nil {
+		p.mu.Unlock()
 		return nil, wait
 	}
+	p.begun++
+	number := p.begun
+	p.opening[number] = true
+	p.mu.Unlock()
 	if p.cfg.OpenTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, p.cfg.OpenTimeout)
@@ -162,6 +239,8 @@ func (p *Exclusive[T]) construct(ctx context.Context) (*held[T], error) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.opening, number)
+	defer p.freedLocked()
 	if err != nil {
 		p.failed.Add(1)
 		return nil, p.backoff.failed(began, now, err)
@@ -179,6 +258,9 @@ func (p *Exclusive[T]) construct(ctx context.Context) (*held[T], error) {
 func (p *Exclusive[T]) destruct(c *held[T]) {
 	p.shut(c.value)
 	p.closed.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.freedLocked()
 }
 
 // due is when c, idle since now, would have to go; zero is never.
@@ -191,7 +273,6 @@ func (p *Exclusive[T]) due(c *held[T], now time.Time) time.Time {
 }
 
 // scheduleLocked sees to it that idle connections are looked at by the time given.
-
 func (p *Exclusive[T]) scheduleLocked(at, now time.Time) {
 	if at.IsZero() || p.done || !p.sweepAt.IsZero() && !at.Before(p.sweepAt) {
 		return
@@ -236,6 +317,7 @@ func (p *Exclusive[T]) sweepIdle() {
 		res.ReleaseUnused()
 	}
 	p.mu.Lock()
+	p.freedLocked()
 	p.scheduleLocked(next, now)
 	p.mu.Unlock()
 }
@@ -261,6 +343,7 @@ func (p *Exclusive[T]) Close(ctx context.Context) error {
 	if p.sweep != nil {
 		p.sweep.Stop()
 	}
+	p.freedLocked()
 	p.mu.Unlock()
 	closed := make(chan struct{})
 	go func() {
