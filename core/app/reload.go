@@ -113,7 +113,7 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		now, is := have[name]
 		switch {
-		case is && now.print == want[name].print:
+		case is && now.print == want[name].print && !now.empty():
 			continue
 		case is:
 			if err = a.change(ctx, c, now, want[name]); err == nil {

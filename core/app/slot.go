@@ -103,6 +103,15 @@ func (s *slot) Deliver(ctx context.Context, batch []providers.Message, report fu
 	return t.Provider.Deliver(ctx, batch, report)
 }
 
+// empty reports whether nobody is in a route's slot: an exchange failed, and what was there before could not be had either.
+func (r *route) empty() bool {
+	if r.slot == nil {
+		return false // there is to be nobody
+	}
+	t, _, _ := r.slot.now()
+	return t == nil
+}
+
 // silent says that the tenant is no providers.Receiver.
 func (s *slot) silent() bool {
 	t, _, _ := s.now()
