@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-playground/validator/v10"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/campaign"
@@ -141,6 +142,7 @@ type Options struct {
 	TokenTTL      time.Duration               // of the tokens minted; 0: 15 minutes
 	Ready         func(context.Context) error // nil: always ready
 	MaxAccepts    int                         // requests being accepted at once, beyond which 503; 0: 512
+	BulkRoom      int64                       // bytes of lines of all bulk streams together that are held at once; 0: 64 MiB
 	Stopping      <-chan struct{}             // closed when streams without an end of their own are to end; nil: never
 	Logger        *slog.Logger                // nil: slog.Default()
 }
@@ -151,6 +153,7 @@ type API struct {
 	validate *validator.Validate
 	inflight inflight
 	accepts  chan struct{}
+	room     *semaphore.Weighted // of bulk streams
 	mux      *http.ServeMux
 }
 
@@ -169,13 +172,17 @@ func New(o Options) (http.Handler, error) {
 	if o.MaxAccepts <= 0 {
 		o.MaxAccepts = 512
 	}
+	if o.BulkRoom <= 0 {
+		o.BulkRoom = 64 << 20
+	}
+	o.BulkRoom = max(o.BulkRoom, MaxBody) // a line has to fit
 	if o.Auth == nil {
 		o.Auth = NewAuthenticator(o.Keys)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	a := &API{Options: o, validate: newValidator(), accepts: make(chan struct{}, o.MaxAccepts), mux: http.NewServeMux()}
+	a := &API{Options: o, validate: newValidator(), accepts: make(chan struct{}, o.MaxAccepts), room: semaphore.NewWeighted(o.BulkRoom), mux: http.NewServeMux()}
 	strict := NewStrictHandlerWithOptions(a, []StrictMiddlewareFunc{a.check}, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: a.fail, ResponseErrorHandlerFunc: a.fail})
 	HandlerWithOptions(strict, StdHTTPServerOptions{BaseRouter: a.mux, ErrorHandlerFunc: a.failParameter})

@@ -82,7 +82,8 @@ func (b *bulk) VisitSendBulkResponse(w http.ResponseWriter) error {
 	return nil
 }
 
-// read takes line after line and starts each, at most bulkAhead at a time.
+// read takes line after line and starts each, at most bulkAhead at a time, and as many as there is room for among all
+// streams.
 func (b *bulk) read(ctx context.Context, control *http.ResponseController, answers chan<- chan bulkAnswer) {
 	defer close(answers)
 	lines := bufio.NewReaderSize(b.body, MaxBody+1)
@@ -95,14 +96,9 @@ func (b *bulk) read(ctx context.Context, control *http.ResponseController, answe
 		}
 		last := err != nil
 		if text = bytes.TrimSpace(text); len(text) > 0 {
-			line := make(chan bulkAnswer, 1)
-			select {
-			case answers <- line:
-			case <-ctx.Done():
+			if !b.begin(ctx, n, text, answers) {
 				return
 			}
-			text = bytes.Clone(text)
-			go func() { line <- b.line(ctx, n, text) }()
 		}
 		if last {
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
@@ -111,6 +107,27 @@ func (b *bulk) read(ctx context.Context, control *http.ResponseController, answe
 			return
 		}
 	}
+}
+
+// begin starts a line as soon as there is room for it. It reports false where ctx ended before.
+func (b *bulk) begin(ctx context.Context, n int, text []byte, answers chan<- chan bulkAnswer) bool {
+	size := int64(len(text))
+	if b.api.room.Acquire(ctx, size) != nil {
+		return false
+	}
+	line := make(chan bulkAnswer, 1)
+	select {
+	case answers <- line:
+	case <-ctx.Done():
+		b.api.room.Release(size)
+		return false
+	}
+	text = bytes.Clone(text) // the reader goes on
+	go func() {
+		defer b.api.room.Release(size)
+		line <- b.line(ctx, n, text)
+	}()
+	return true
 }
 
 func (b *bulk) answer(answers chan<- chan bulkAnswer, a bulkAnswer) {
