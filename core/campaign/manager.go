@@ -323,7 +323,7 @@ func (m *Manager) occurrences(ctx context.Context, parent *core.Campaign, change
 				return err
 			}
 			m.wake(ctx, c)
-			if c.State != core.CampaignRunning {
+			if c.State == core.CampaignPaused || c.State == core.CampaignCancelled {
 				if err := m.settled(ctx, c.ID); err != nil {
 					return err
 				}
@@ -414,7 +414,8 @@ func cancel(c *core.Campaign, now time.Time) error {
 	return nil
 }
 
-// SetRate changes how fast a campaign goes, "" being as fast as the routes do. It takes hold at once.
+// SetRate changes how fast a campaign goes, "" being as fast as the routes do; with a cron, its occurrences that are not
+// over too. It takes hold at once.
 func (m *Manager) SetRate(ctx context.Context, app string, id core.ID, rate string) (*core.Campaign, error) {
 	perSecond, err := core.ParseRate(rate)
 	if err != nil {
@@ -422,8 +423,7 @@ func (m *Manager) SetRate(ctx context.Context, app string, id core.ID, rate stri
 		f.add("/rate", intake.FaultInvalid, err.Error())
 		return nil, &intake.Invalid{Faults: f}
 	}
-	now := m.Keeper.Now()
-	c, err := m.Keeper.UpdateCampaign(ctx, app, id, func(c *core.Campaign) error {
+	change := func(c *core.Campaign, now time.Time) error {
 		if c.State.Over() {
 			return &Conflict{c.State, remedyOver}
 		}
@@ -432,9 +432,16 @@ func (m *Manager) SetRate(ctx context.Context, app string, id core.ID, rate stri
 			c.RunAt = now
 		}
 		return nil
-	})
+	}
+	now := m.Keeper.Now()
+	c, err := m.Keeper.UpdateCampaign(ctx, app, id, func(c *core.Campaign) error { return change(c, now) })
 	if err != nil {
 		return nil, err
+	}
+	if c.Cron != "" {
+		if err := m.occurrences(ctx, c, change); err != nil {
+			return nil, err
+		}
 	}
 	m.wake(ctx, c)
 	return m.Get(ctx, app, id)
