@@ -33,6 +33,7 @@ func TestGarbage(t *testing.T) {
 		"garbage":     {want: first, broken: "what it speaks is not the protocol: ", fails: "unmarshal"},
 		"huge":        {want: first, broken: "a reply of more than 4 MiB", fails: "received message larger than max (629145600 vs. 4194304)"},
 		"endless":     {want: first, broken: "an answer for an id that was not given to it, or a second one", fails: "did not end the call in time"},
+		"empty":       {want: first, broken: "replies without a result, one after the other", fails: "replies hold nothing"},
 		"just-ends":   {want: first},
 		"status":      {want: first, fails: "could not reach *** with ***"},
 	} {

@@ -225,6 +225,10 @@ func (p *Process) judge(i *instance, broken string, hung int) {
 
 // judgeError looks at how the gRPC call ended: the protocol knows no status but OK, and the connection's.
 func (p *Process) judgeError(i *instance, batch []providers.Message, err error) {
+	if errors.Is(err, wire.ErrHollow) {
+		p.judge(i, "replies without a result, one after the other", 0)
+		return
+	}
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		// Said of our reading by gRPC here, and of its own reading by a plugin that takes no request so large.

@@ -220,6 +220,12 @@ func (r *raw) misbehave(stream providerv1.Provider_DeliverServer, ids []string) 
 				return err
 			}
 		}
+	case "empty":
+		for {
+			if err := send(); err != nil {
+				return err
+			}
+		}
 	case "never-ends":
 		<-stream.Context().Done()
 		return nil

@@ -23,6 +23,8 @@ const (
 	requestSize = 1 << 20
 	// receipts is how many receipts are kept side by side.
 	receipts = 64
+	// maxHollow is how many replies without a result are borne in one call.
+	maxHollow = 1000
 	// codeTime is the code of messages that the plugin never had, for want of time.
 	codeTime = "time"
 )
@@ -36,6 +38,9 @@ var ErrCut = errors.New("the plugin did not end the call in time")
 // ErrEnough is the cause of a context that ends because the plugin's answers are of no use: its call is cut
 // off at once, without waiting for more.
 var ErrEnough = errors.New("the plugin's answers are of no use")
+
+// ErrHollow says that a call was cut off whose replies held nothing, one after the other.
+var ErrHollow = errors.New("the plugin's replies hold nothing")
 
 // ProviderError is what the provider itself said; any other error of a Client speaks of the connection.
 type ProviderError struct {
@@ -97,7 +102,7 @@ func (c *Client) Check(ctx context.Context, m *providers.Message) error {
 }
 
 // Deliver sends a batch and reports what it is answered, as it is: the ids are not looked at. A
-// *ProviderError is the provider's own; ErrNotSent and ErrCut are wrapped where they hold.
+// *ProviderError is the provider's own; ErrNotSent, ErrCut and ErrHollow are wrapped where they hold.
 func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
 	if ctx.Err() != nil { // the plugin would learn of it only after it had the batch
 		for i := range batch {
@@ -126,7 +131,7 @@ func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report 
 	// From here on nobody else sends: the end of ctx closes our side, which asks the plugin to stop.
 	stop := context.AfterFunc(ctx, func() { _ = stream.CloseSend() })
 	defer stop()
-	for {
+	for hollow := 0; ; {
 		resp, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -143,6 +148,12 @@ func (c *Client) Deliver(ctx context.Context, batch []providers.Message, report 
 				return c.ended(ctx, call, err)
 			}
 			return &ProviderError{Text: resp.GetError()}
+		}
+		if len(resp.GetResults()) > 0 {
+			continue
+		}
+		if hollow++; hollow > maxHollow {
+			return ErrHollow
 		}
 	}
 }
