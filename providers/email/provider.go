@@ -94,7 +94,7 @@ func (d *delivery) work(ctx context.Context) {
 			return
 		}
 		s := lease.Value()
-		s.run(ctx, d, d.p.max, d.p.server.timeout, lease.Uses() > 1)
+		s.run(ctx, d, d.p.max, d.p.server.timeout, lease.Kept())
 		if s.broken || s.sent >= d.p.max {
 			lease.Destroy()
 		} else {

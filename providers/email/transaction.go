@@ -31,19 +31,19 @@ const finalDot = ".\r\n"
 var errClosing = errors.New("the mail server closes the session")
 
 // run sends messages over the session until there are none, it has had its share of limit messages, or
-// it breaks. reused says that it had been used before, so that it may be stale.
+// it breaks. kept says that it was not opened just now, so that it may be stale.
 //
 // With PIPELINING (RFC 2920, 3.1) a message's text, the commands of the next message and its DATA are
 // one group: a message costs one round trip. Nothing is taken by the server before the final dot is
 // written; from then on only its reply counts.
-func (s *session) run(ctx context.Context, f feed, limit int, timeout time.Duration, reused bool) {
+func (s *session) run(ctx context.Context, f feed, limit int, timeout time.Duration, kept bool) {
 	stop := context.AfterFunc(ctx, s.conn.interrupt)
 	defer func() {
 		if !stop() {
 			s.broken = true // cut off, maybe in the middle of something
 		}
 	}()
-	x := &exchange{session: s, feed: f, ctx: ctx, limit: limit, timeout: timeout, proven: !reused}
+	x := &exchange{session: s, feed: f, ctx: ctx, limit: limit, timeout: timeout, proven: !kept}
 	j := x.take()
 	for j != nil && !s.broken {
 		j = x.transact(j)

@@ -68,6 +68,7 @@ type Lease[T any] struct {
 	pool  *Exclusive[T]
 	res   *puddle.Resource[*held[T]]
 	conn  *held[T]
+	kept  bool
 	ended atomic.Bool
 }
 
@@ -76,6 +77,9 @@ func (l *Lease[T]) Value() T { return l.conn.value }
 
 // Uses is how often the connection was leased, this lease included: 1 is a connection just opened.
 func (l *Lease[T]) Uses() int { return l.conn.uses }
+
+// Kept says that the connection was there before this Acquire, used or not: its peer may have let it go.
+func (l *Lease[T]) Kept() bool { return l.kept }
 
 // Release gives the connection back for others to use.
 func (l *Lease[T]) Release() {
@@ -110,6 +114,7 @@ func (l *Lease[T]) Destroy() {
 func (p *Exclusive[T]) Acquire(ctx context.Context) (*Lease[T], error) {
 	p.waiting.Add(1)
 	defer p.waiting.Add(-1)
+	began := time.Now()
 	for {
 		res, err := p.conns.Acquire(ctx)
 		switch {
@@ -131,8 +136,9 @@ func (p *Exclusive[T]) Acquire(ctx context.Context) (*Lease[T], error) {
 		if conn.uses > 0 {
 			p.reused.Add(1)
 		}
+		kept := conn.uses > 0 || conn.lastUsed.Before(began)
 		conn.uses++
-		return &Lease[T]{pool: p, res: res, conn: conn}, nil
+		return &Lease[T]{pool: p, res: res, conn: conn, kept: kept}, nil
 	}
 }
 
