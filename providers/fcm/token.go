@@ -26,6 +26,8 @@ const (
 	early = 5 * time.Minute
 	// last is how long before its end a token is not used any more.
 	last = 30 * time.Second
+	// unsaid is how long a token is taken to be good for whose end the token endpoint does not tell.
+	unsaid = time.Hour
 )
 
 // account reads a service account's key file.
@@ -139,6 +141,9 @@ func (t *tokens) startLocked() *fetching {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if f.err == nil {
+			if f.token.Expiry.IsZero() {
+				f.token.Expiry = time.Now().Add(unsaid)
+			}
 			t.token = f.token
 		}
 		t.pending = nil

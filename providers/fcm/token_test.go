@@ -167,3 +167,23 @@ func TestAccessTokenIsReplacedInTime(t *testing.T) {
 		})
 	}
 }
+
+// TestTokenWithoutAnEnd has a token endpoint that does not say how long its tokens are good for (RFC 6749,
+// 5.1, does not make it): one is used until FCM refuses it.
+func TestTokenWithoutAnEnd(t *testing.T) {
+	t.Parallel()
+	g := startGoogle(t)
+	g.grant = func(w http.ResponseWriter, n int) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"access_token":"access-%d","token_type":"Bearer"}`, n)
+	}
+	p := g.open(nil)
+	for range 5 {
+		if results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(1)...); err != nil || len(results) != 1 {
+			t.Fatalf("%v, %v", results, err)
+		}
+	}
+	if n := g.granted(); n != 1 {
+		t.Errorf("%d tokens were fetched for 5 messages", n)
+	}
+}
