@@ -29,13 +29,15 @@ func (a *App) mend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			if len(a.routes.fault()) == 0 {
+			had := a.routes.fault()
+			if len(had) == 0 {
 				continue
 			}
 			a.reloading.Lock()
-			_, err := a.apply(ctx, a.config())
+			out, err := a.apply(ctx, a.config())
 			a.reloading.Unlock()
-			if err != nil && ctx.Err() == nil {
+			a.tellFaults(out.Faults, had)
+			if ctx.Err() == nil {
 				a.log.Debug("the plugins that cannot be had were tried again", "error", err)
 			}
 		}
@@ -73,6 +75,7 @@ func (a *App) Reload(ctx context.Context) (api.Reloaded, error) {
 		}
 	}
 	out, err := a.apply(ctx, &c)
+	a.tellFaults(out.Faults, nil)
 	if err == nil {
 		fresh.Routes = c.Routes // those to the sandbox are in no file
 		out.Restart = append(out.Restart, a.tellRestart(&c, &fresh)...)
@@ -146,12 +149,20 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 	}
 	for _, name := range slices.Sorted(maps.Keys(faults)) {
 		out.Faults = append(out.Faults, api.RouteFault{Route: name, Reason: faults[name]})
-		a.log.Error("a route cannot be had as it is configured", "route", name, "reason", faults[name])
 	}
 	if n := len(out.Added) + len(out.Changed) + len(out.Removed); n > 0 {
 		a.log.Info("routes reloaded", "added", out.Added, "changed", out.Changed, "removed", out.Removed)
 	}
 	return out, err
+}
+
+// tellFaults logs why routes cannot be had, but for what is known.
+func (a *App) tellFaults(faults []api.RouteFault, known map[string]string) {
+	for _, f := range faults {
+		if known[f.Route] != f.Reason {
+			a.log.Error("a route cannot be had as it is configured", "route", f.Route, "reason", f.Reason)
+		}
+	}
 }
 
 // changedCategories are those that are not the same in two configurations, or not there.
