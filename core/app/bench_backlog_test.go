@@ -25,14 +25,16 @@ func BenchmarkBacklog(b *testing.B) {
 		const perRequest = 1000
 		before, next := resident(b, p.cmd.Process.Pid), 0
 		for b.Loop() {
-			requests := inquiries(p.base, *backlog/perRequest, func(request int) string {
+			err := pour(p.base, 8, *backlog/perRequest, func(request int) string {
 				to := make([]string, perRequest)
 				for i := range to {
 					to[i] = fmt.Sprintf(`{"apns":%q}`, hexToken(next+request*perRequest+i))
 				}
 				return `{"to":[` + strings.Join(to, ",") + `],"content":` + pushContent + `,"ttl":"24h"}`
 			})
-			post(b, p.base, 8, requests)
+			if err != nil {
+				b.Fatal(err)
+			}
 			next += *backlog
 		}
 		b.ReportMetric(float64(next), "pending")

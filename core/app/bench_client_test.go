@@ -13,21 +13,10 @@ import (
 	"sync/atomic"
 )
 
-// inquiries are n requests of a notification each, as they go over the wire to base.
-func inquiries(base string, n int, body func(i int) string) [][]byte {
-	all := make([][]byte, n)
-	for i := range all {
-		text := body(i)
-		all[i] = fmt.Appendf(nil, "POST /v1/notifications HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-			strings.TrimPrefix(base, "http://"), testKey, len(text), text)
-	}
-	return all
-}
-
-// pour posts requests over as many connections as there are clients, each with one request at a
+// pour posts n notifications over as many connections as there are clients, each with one request at a
 // time. It does as little as may be beside that, for client and server share the machine's cores: net/http
 // would cost more than the server's share of a request.
-func pour(base string, clients int, requests [][]byte) error {
+func pour(base string, clients, n int, body func(i int) string) error {
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	errs := make(chan error, clients)
@@ -39,8 +28,8 @@ func pour(base string, clients int, requests [][]byte) error {
 				return
 			}
 			defer h.conn.Close()
-			for i := int(next.Add(1)); i <= len(requests); i = int(next.Add(1)) {
-				if err := h.post(requests[i-1]); err != nil {
+			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
+				if err := h.post(body(i - 1)); err != nil {
 					errs <- err
 					return
 				}
@@ -60,19 +49,25 @@ func pour(base string, clients int, requests [][]byte) error {
 type hose struct {
 	conn net.Conn
 	in   *bufio.Reader
+	host string
+	out  bytes.Buffer
 }
 
 func dialHose(base string) (*hose, error) {
-	conn, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	host := strings.TrimPrefix(base, "http://")
+	conn, err := net.Dial("tcp", host)
 	if err != nil {
 		return nil, err
 	}
-	return &hose{conn: conn, in: bufio.NewReader(conn)}, nil
+	return &hose{conn: conn, in: bufio.NewReader(conn), host: host}, nil
 }
 
 // post has one notification accepted.
-func (h *hose) post(request []byte) error {
-	if _, err := h.conn.Write(request); err != nil {
+func (h *hose) post(body string) error {
+	h.out.Reset()
+	fmt.Fprintf(&h.out, "POST /v1/notifications HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		h.host, testKey, len(body), body)
+	if _, err := h.conn.Write(h.out.Bytes()); err != nil {
 		return err
 	}
 	status, length := "", 0

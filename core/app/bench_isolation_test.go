@@ -34,13 +34,9 @@ func BenchmarkIsolation(b *testing.B) {
 		bases[isolation], pids[isolation] = p.base, p.cmd.Process.Pid
 	}
 	used := map[string]time.Duration{}
-	requests := map[string][][]byte{}
-	for isolation, base := range bases {
-		requests[isolation] = c.requests(base, n, 100)
-	}
 	send := func(isolation string) time.Duration {
 		start, before, began := w.taken(b, sandbox.APNs), family(b, pids[isolation]), time.Now()
-		post(b, bases[isolation], 8, requests[isolation])
+		c.send(b, bases[isolation], n, 100)
 		eventually(b, 2*time.Minute, "all pushes taken", func() bool { return w.taken(b, sandbox.APNs) >= start+n })
 		took := time.Since(began)
 		used[isolation] += family(b, pids[isolation]) - before

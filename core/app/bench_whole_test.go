@@ -85,7 +85,7 @@ var pushContent = `{"title":"Message","body":"of the benchmark"}`
 // recipients and of one, beside a raw loop of apns2 on the same sandbox: 200 callers, one connection.
 func BenchmarkAPNs(b *testing.B) {
 	wholeWay(b, channel{
-		kind: "apns", service: sandbox.APNs, content: pushContent, raw: rawAPNs, n: map[int]int{100: 80_000, 1: 40_000},
+		kind: "apns", service: sandbox.APNs, content: pushContent, raw: rawAPNs, n: map[int]int{100: 20_000, 1: 10_000},
 		to: func(i int) string { return fmt.Sprintf(`{"apns":%q}`, hexToken(i)) },
 	})
 }
@@ -93,7 +93,7 @@ func BenchmarkAPNs(b *testing.B) {
 // BenchmarkFCM is the same beside a raw loop of firebase's messaging client: 200 callers, one connection.
 func BenchmarkFCM(b *testing.B) {
 	wholeWay(b, channel{
-		kind: "fcm", service: sandbox.FCM, content: pushContent, raw: rawFCM, n: map[int]int{100: 80_000},
+		kind: "fcm", service: sandbox.FCM, content: pushContent, raw: rawFCM, n: map[int]int{100: 20_000},
 		to: func(i int) string { return fmt.Sprintf(`{"fcm":"device:%s"}`, hexToken(i)) },
 	})
 }
@@ -105,7 +105,7 @@ func BenchmarkEmail(b *testing.B) {
 		b.Fatal(err)
 	}
 	wholeWay(b, channel{
-		kind: "email", service: sandbox.SMTP, content: string(content), raw: rawEmail, n: map[int]int{100: 8_000},
+		kind: "email", service: sandbox.SMTP, content: string(content), raw: rawEmail, n: map[int]int{100: 4_000},
 		to: func(i int) string { return fmt.Sprintf(`{"email":"user%d@example.org"}`, i) },
 	})
 }
@@ -127,17 +127,12 @@ func (c channel) run(b *testing.B, on backing, n, perRequest int) {
 	p, profile := on.orchestrator(b, w, c.kind)
 	raw := c.raw(b, w)
 	raw(n / 4) // warm
-	clients := 64
-	if perRequest > 1 {
-		clients = 8
-	}
-	post(b, p.base, clients, c.requests(p.base, n/4, perRequest))
+	c.send(b, p.base, n/4, perRequest)
 	c.arrived(b, w, uint64(n/4+n/4))
 	metrics := newCaller(b, p.base)
 	settled := n / 4
 	c.settled(b, metrics, settled)
 	var took, used, rawTook, rawUsed, below time.Duration
-	requests := c.requests(p.base, n, perRequest)
 	first := rounds(b, metrics, c.kind)
 	end := profile()
 	for b.Loop() {
@@ -147,7 +142,7 @@ func (c channel) run(b *testing.B, on backing, n, perRequest int) {
 		start := w.taken(b, c.service)
 		before, began = cpu(b, p.cmd.Process.Pid), time.Now()
 		servers := serversCPU(b)
-		post(b, p.base, clients, requests)
+		c.send(b, p.base, n, perRequest)
 		c.arrived(b, w, start+uint64(n))
 		took += time.Since(began)
 		settled += n
@@ -168,21 +163,21 @@ func (c channel) run(b *testing.B, on backing, n, perRequest int) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// requests are those for n messages.
-func (c channel) requests(base string, n, perRequest int) [][]byte {
-	return inquiries(base, (n+perRequest-1)/perRequest, func(request int) string {
+// send asks for n messages from 64 clients (8 for large requests).
+func (c channel) send(b *testing.B, base string, n, perRequest int) {
+	b.Helper()
+	clients := 64
+	if perRequest > 1 {
+		clients = 8
+	}
+	err := pour(base, clients, (n+perRequest-1)/perRequest, func(request int) string {
 		to := make([]string, 0, perRequest)
 		for i := request * perRequest; i < min((request+1)*perRequest, n); i++ {
 			to = append(to, c.to(i))
 		}
 		return `{"to":[` + strings.Join(to, ",") + `],"content":` + c.content + `}`
 	})
-}
-
-// post posts requests from so many clients.
-func post(b *testing.B, base string, clients int, requests [][]byte) {
-	b.Helper()
-	if err := pour(base, clients, requests); err != nil {
+	if err != nil {
 		b.Fatal(err)
 	}
 }
