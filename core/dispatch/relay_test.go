@@ -220,6 +220,7 @@ func TestRelayUnclaimed(t *testing.T) {
 type lapsing struct {
 	*window
 	away, full string // these routes
+	trying     sync.Mutex
 	tried      []string
 	told       []string
 	repaired   int
@@ -229,6 +230,8 @@ type lapsing struct {
 func (l *lapsing) Room(core.Wake) int { return 10 }
 
 func (l *lapsing) Wake(_ context.Context, wakes ...core.Wake) error {
+	l.trying.Lock()
+	defer l.trying.Unlock()
 	for _, w := range wakes {
 		l.tried = append(l.tried, w.Route)
 		if w.Route == l.full {
@@ -236,6 +239,13 @@ func (l *lapsing) Wake(_ context.Context, wakes ...core.Wake) error {
 		}
 	}
 	return nil
+}
+
+// routesTried are the routes that there were wakes for.
+func (l *lapsing) routesTried() []string {
+	l.trying.Lock()
+	defer l.trying.Unlock()
+	return slices.Clone(l.tried)
 }
 
 func (l *lapsing) SettleAll(ctx context.Context, all []*core.Settlement) ([]bool, []error) {
@@ -377,12 +387,12 @@ func TestRelayStrays(t *testing.T) {
 		if diff := cmp.Diff([]string{"expired expired", "pending no_route", "pending outcome_unknown"}, got); diff != "" {
 			t.Error(diff)
 		}
-		if len(l.tried) != 0 {
-			t.Errorf("woken for %v", l.tried)
+		if woken := l.routesTried(); len(woken) != 0 {
+			t.Errorf("woken for %v", woken)
 		}
 		relay.SetRoutes([]string{"r", "gone"})
 		time.Sleep(2 * time.Minute)
-		if !slices.Contains(l.tried, "gone") {
+		if !slices.Contains(l.routesTried(), "gone") {
 			t.Error("the route is back, and nothing is woken")
 		}
 		cancel()
