@@ -87,6 +87,32 @@ func TestPostgresHangs(t *testing.T) {
 	}
 }
 
+// TestPostgresLocked: nobody waits longer than his own ten seconds for a group that waits for somebody's lock, though its
+// transaction has fifteen.
+func TestPostgresLocked(t *testing.T) {
+	t.Parallel()
+	url := coretest.Postgres(t)
+	s := open(t, store.Options{URL: url})
+	tx, err := raw(t, url).BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), "LOCK TABLE notifications"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	_, err = s.Record(context.Background(), acceptance(s, 1))
+	if !errors.Is(err, core.ErrUnavailable) || !strings.Contains(err.Error(), "did not answer within 10s") {
+		t.Errorf("after %v it says %v", time.Since(began), err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Record(t.Context(), acceptance(s, 1)); err != nil {
+		t.Errorf("the lock is gone: %v", err)
+	}
+}
+
 // TestPostgresFailover: a server that takes no writes any more is left for the one that its name now leads to.
 func TestPostgresFailover(t *testing.T) {
 	t.Parallel()
