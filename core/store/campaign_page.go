@@ -43,7 +43,7 @@ func (s *Store) Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaig
 	if err != nil || c == nil {
 		return nil, core.Recorded{}, err
 	}
-	s.pages.add(rec.pages)
+	s.keep(rec)
 	return c, rec.out, nil
 }
 

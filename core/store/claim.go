@@ -89,38 +89,47 @@ func (s *Store) fillContents(ctx context.Context, r *core.Round) error {
 	return nil
 }
 
-func claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
+func (s *Store) claimAll(ctx context.Context, t tx, now time.Time, claims []*claim) error {
 	if len(claims) == 0 {
 		return nil
 	}
 	sets := make([][]any, len(claims))
+	known := make([][]core.Delivery, len(claims))
 	for i, c := range claims {
-		sets[i] = []any{c.wake.Batch[:], c.wake.Fence, micros(now.Add(c.lease)), micros(now.Add(core.EarlyWake))}
+		known[i] = s.recent.take(c.wake.Batch)
+		sets[i] = []any{c.wake.Batch[:], c.wake.Fence, micros(now.Add(c.lease)), micros(now.Add(core.EarlyWake)), int64(len(known[i]))}
 	}
 	attempts := make([]int64, len(claims))
 	err := t.queryMany(ctx, `UPDATE batches SET state = 3, run_at = $3, rounds = rounds + 1
 		WHERE id = $1 AND fence = $2 AND state IN (1, 2) AND due_at <= $4
-		RETURNING app, route, lane, due_at, parent, campaign, rounds`, sets, func(i int, r row) error {
+		RETURNING app, route, lane, due_at, parent, campaign, rounds,
+			CASE WHEN $5 > 0 AND rounds = 1 THEN (SELECT count(*) FROM deliveries WHERE batch_id = batches.id AND state = 1) ELSE -1 END`, sets, func(i int, r row) error {
 		c := claims[i]
 		b := core.Batch{ID: c.wake.Batch, Fence: c.wake.Fence, State: core.BatchSending, RunAt: now.Add(c.lease)}
-		var lane int64
-		if err := r.Scan(&b.App, &b.Route, &lane, stamp{&b.DueAt}, key{&b.Parent}, key{&b.Campaign}, &attempts[i]); err != nil {
+		var lane, pending int64
+		if err := r.Scan(&b.App, &b.Route, &lane, stamp{&b.DueAt}, key{&b.Parent}, key{&b.Campaign}, &attempts[i], &pending); err != nil {
 			return err
 		}
 		b.Lane = laneOf(lane)
 		c.round = &core.Round{Batch: b, Now: now, LeaseEnd: b.RunAt}
+		if pending == int64(len(known[i])) {
+			c.round.Deliveries = known[i]
+		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("claim batches: %w", err)
 	}
-	var rounds []*core.Round
+	var rounds, unread []*core.Round
 	for _, c := range claims {
 		if c.round != nil {
 			rounds = append(rounds, c.round)
+			if c.round.Deliveries == nil {
+				unread = append(unread, c.round)
+			}
 		}
 	}
-	if err := loadPending(ctx, t, rounds); err != nil {
+	if err := loadPending(ctx, t, unread); err != nil {
 		return err
 	}
 	var started [][]any
@@ -165,6 +174,9 @@ func closeBatches(ctx context.Context, t tx, ids []core.ID) error {
 
 // loadPending fills in the deliveries of rounds that are still pending.
 func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
+	if len(rounds) == 0 {
+		return nil
+	}
 	sets := make([][]any, len(rounds))
 	for i, r := range rounds {
 		sets[i] = []any{r.ID[:]}

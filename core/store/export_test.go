@@ -235,3 +235,20 @@ func (t Tx) Run(ctx context.Context, sql string) error {
 
 // MigrateLock is the advisory lock of the migrations.
 const MigrateLock = int64(migrateLock)
+
+// MaxRecent is how many deliveries are kept for the claims of what was just recorded, and Recent how many are.
+const MaxRecent = maxRecent
+
+// Recent is described at MaxRecent.
+func (s *Store) Recent() int {
+	s.recent.mu.Lock()
+	defer s.recent.mu.Unlock()
+	return s.recent.size
+}
+
+// Pending are the deliveries of a batch that are pending, as a claim reads them.
+func (s *Store) Pending(ctx context.Context, b *core.Batch) ([]core.Delivery, error) {
+	r := &core.Round{Batch: *b}
+	err := s.b.update(ctx, func(t tx) error { return loadPending(ctx, t, []*core.Round{r}) })
+	return r.Deliveries, err
+}

@@ -18,10 +18,12 @@ const DefaultKeyLife = 24 * time.Hour
 
 // recording is an acceptance on its way in.
 type recording struct {
-	a     *core.Acceptance
-	out   core.Recorded
-	err   error // core.ErrKeyReused or core.ErrStale: nothing was recorded, nobody else is concerned
-	pages []*page
+	a   *core.Acceptance
+	out core.Recorded
+	err error // core.ErrKeyReused or core.ErrStale: nothing was recorded, nobody else is concerned
+	// What the group's first one carries, for all of it.
+	pages  []*page
+	recent []recentBatch
 	// slots keeps the deliveries' places in Contents, for a second try.
 	slots []int
 	// campaign is whose page it is. joins says that its notification is there already.
@@ -30,7 +32,7 @@ type recording struct {
 }
 
 func (r *recording) reset() {
-	r.out, r.err, r.pages = core.Recorded{}, nil, nil
+	r.out, r.err, r.pages, r.recent = core.Recorded{}, nil, nil, nil
 	if r.slots == nil {
 		r.slots = make([]int, len(r.a.Deliveries))
 		for i := range r.a.Deliveries {
@@ -78,6 +80,7 @@ func (s *Store) recordAll(ctx context.Context, t tx, now time.Time, all []*recor
 	if err := insertNotifications(ctx, t, fresh); err != nil {
 		return err
 	}
+	fresh[0].recent = recentOf(fresh, wakes)
 	for _, r := range fresh {
 		for i := range r.a.Expansions {
 			if err := insertCampaign(ctx, t, &r.a.Expansions[i]); err != nil {
@@ -250,10 +253,10 @@ func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 			row := []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
 				blob(d.Content.Page), int64(d.Content.Slot), int64(d.State), int64(0), int64(0), int64(d.MaxUnknown), "", "", "",
 				micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)}
-			if d.Held == "" && d.Quiet == "" && d.Ladder.IsZero() {
-				ds = append(ds, row)
-			} else {
+			if waits(d) {
 				held = append(held, append(row, blob(d.Ladder), int64(d.Step), d.Quiet, d.Held, micros(d.DueAt)))
+			} else {
+				ds = append(ds, row)
 			}
 		}
 	}
@@ -269,6 +272,9 @@ func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 	}
 	return nil
 }
+
+// waits reports whether a delivery has something in heldColumns.
+func waits(d *core.Delivery) bool { return d.Held != "" || d.Quiet != "" || !d.Ladder.IsZero() }
 
 func encodeSkips(skipped []core.Skip) ([]byte, error) {
 	if len(skipped) == 0 {

@@ -41,6 +41,7 @@ type Store struct {
 	keyLife  time.Duration
 	log      *slog.Logger
 	pages    *pageCache
+	recent   *recent
 	line     *line
 	closing  sync.Once
 	running  sync.WaitGroup
@@ -57,7 +58,7 @@ const DefaultMaxBatch = 100
 // gone.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
-		maxBatch: o.MaxBatch, room: o.Room, keyLife: cmp.Or(o.KeyLife, DefaultKeyLife), log: o.Logger, pages: newPageCache(pageCacheBytes),
+		maxBatch: o.MaxBatch, room: o.Room, keyLife: cmp.Or(o.KeyLife, DefaultKeyLife), log: o.Logger, pages: newPageCache(pageCacheBytes), recent: newRecent(),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -221,4 +222,10 @@ func refused(err error) error {
 
 func (s *Store) read(ctx context.Context, what, q string, scan func(row) error, args ...any) error {
 	return s.fail(what, s.b.query(ctx, q, scan, args...))
+}
+
+// keep keeps what a recording that is committed wrote, for those who read it next.
+func (s *Store) keep(r *recording) {
+	s.pages.add(r.pages)
+	s.recent.add(r.recent)
 }
