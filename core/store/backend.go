@@ -36,6 +36,9 @@ type tx interface {
 	// write is execMany where nobody needs to know how many rows were affected. Its error, and that of what is
 	// below, may come with a later statement or the commit.
 	write(ctx context.Context, sql string, sets [][]any) error
+	// read is query for what is needed after the next statement that has an answer: scan may be called, and its error come,
+	// as late as that.
+	read(ctx context.Context, sql string, scan func(row) error, args ...any) error
 	// insert adds rows to a table; columns is the list of theirs, with commas between.
 	insert(ctx context.Context, table, columns string, rows [][]any) error
 	// execIDs is exec for the rows whose id is among some; {ids} in the statement stands for those.

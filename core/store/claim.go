@@ -99,8 +99,12 @@ func (s *Store) claimAll(ctx context.Context, t tx, now time.Time, claims []*cla
 		known[i] = s.recent.take(c.wake.Batch)
 		sets[i] = []any{c.wake.Batch[:], c.wake.Fence, micros(now.Add(c.lease)), micros(now.Add(core.EarlyWake)), int64(len(known[i]))}
 	}
+	held, err := readBrakes(ctx, t)
+	if err != nil {
+		return err
+	}
 	attempts := make([]int64, len(claims))
-	err := t.queryMany(ctx, `UPDATE batches SET state = 3, run_at = $3, rounds = rounds + 1
+	err = t.queryMany(ctx, `UPDATE batches SET state = 3, run_at = $3, rounds = rounds + 1
 		WHERE id = $1 AND fence = $2 AND state IN (1, 2) AND due_at <= $4
 		RETURNING app, route, lane, due_at, parent, campaign, rounds,
 			CASE WHEN $5 > 0 AND rounds = 1 THEN (SELECT count(*) FROM deliveries WHERE batch_id = batches.id AND state = 1) ELSE -1 END`, sets, func(i int, r row) error {
@@ -150,7 +154,7 @@ func (s *Store) claimAll(ctx context.Context, t tx, now time.Time, claims []*cla
 	if err := t.insert(ctx, "rounds", "batch_id, fence, attempt, worker, started_at", started); err != nil {
 		return fmt.Errorf("insert rounds: %w", err)
 	}
-	return markRounds(ctx, t, rounds)
+	return held.note(ctx, t, rounds)
 }
 
 // closeBatches closes batches of the caller's that have nothing pending. One that is left without deliveries is removed:
@@ -201,36 +205,43 @@ func loadPending(ctx context.Context, t tx, rounds []*core.Round) error {
 	return nil
 }
 
-// markRounds notes at rounds that their route or campaign is paused, and at deliveries that they are suppressed.
-// One statement tells of paused routes and whether anybody is suppressed: mostly neither is so.
-func markRounds(ctx context.Context, t tx, rounds []*core.Round) error {
-	if len(rounds) == 0 {
-		return nil
-	}
-	paused, suppressed := map[string]bool{}, false
-	err := t.query(ctx, "SELECT name FROM routes WHERE paused_at > 0 UNION ALL SELECT '' WHERE EXISTS (SELECT 1 FROM suppressions)", func(r row) error {
+// brakes say which routes are paused and whether anybody is suppressed: mostly neither is so, and one statement tells.
+type brakes struct {
+	paused     map[string]bool
+	suppressed bool
+}
+
+// readBrakes has brakes read by the time that the next statement's answer is there.
+func readBrakes(ctx context.Context, t tx) (*brakes, error) {
+	b := &brakes{paused: map[string]bool{}}
+	err := t.read(ctx, "SELECT name FROM routes WHERE paused_at > 0 UNION ALL SELECT '' WHERE EXISTS (SELECT 1 FROM suppressions)", func(r row) error {
 		var name string
 		if err := r.Scan(&name); err != nil {
 			return err
 		}
 		if name == "" { // no route's
-			suppressed = true
+			b.suppressed = true
 			return nil
 		}
-		paused[name] = true
+		b.paused[name] = true
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read paused routes: %w", err)
+		return nil, fmt.Errorf("read paused routes: %w", err)
 	}
-	if suppressed {
+	return b, nil
+}
+
+// note notes at rounds that their route or campaign is paused, and at deliveries that they are suppressed.
+func (b *brakes) note(ctx context.Context, t tx, rounds []*core.Round) error {
+	if len(rounds) > 0 && b.suppressed {
 		if err := markSuppressed(ctx, t, rounds); err != nil {
 			return err
 		}
 	}
 	campaigns := map[core.ID]bool{}
 	for _, r := range rounds {
-		r.Paused = paused[r.Route]
+		r.Paused = b.paused[r.Route]
 		if !r.Campaign.IsZero() {
 			campaigns[r.Campaign] = true
 		}
@@ -238,7 +249,7 @@ func markRounds(ctx context.Context, t tx, rounds []*core.Round) error {
 	if len(campaigns) == 0 {
 		return nil
 	}
-	err = t.queryMany(ctx, "SELECT id FROM campaigns WHERE id = $1 AND state = 4", sortedSets(campaigns), func(_ int, r row) error {
+	err := t.queryMany(ctx, "SELECT id FROM campaigns WHERE id = $1 AND state = 4", sortedSets(campaigns), func(_ int, r row) error {
 		var id core.ID
 		err := r.Scan(key{&id})
 		for _, round := range rounds {

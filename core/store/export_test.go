@@ -89,6 +89,21 @@ func (t Tx) Names(ctx context.Context) (names []string, err error) {
 	return names, err
 }
 
+// ReadNames is Names whose answer is there with the next statement's.
+func (t Tx) ReadNames(ctx context.Context) (*[]string, error) {
+	var names []string
+	err := t.t.read(ctx, "SELECT name FROM routes ORDER BY name", func(r row) error {
+		names = append(names, "")
+		return r.Scan(&names[len(names)-1])
+	})
+	return &names, err
+}
+
+// Read reads rows that cannot be scanned for that reason.
+func (t Tx) Read(ctx context.Context, sql string, why error) error {
+	return t.t.read(ctx, sql, func(row) error { return why })
+}
+
 // EncodeContent is how a content is kept.
 func EncodeContent(c core.Content) ([]byte, error) { return encodeContent(c) }
 
@@ -153,6 +168,11 @@ type watchedTx struct {
 func (w watchedTx) query(ctx context.Context, q string, scan func(row) error, args ...any) error {
 	w.seen(q)
 	return w.tx.query(ctx, q, scan, args...)
+}
+
+func (w watchedTx) read(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	w.seen(q)
+	return w.tx.read(ctx, q, scan, args...)
 }
 
 func (w watchedTx) queryMany(ctx context.Context, q string, sets [][]any, scan func(int, row) error) error {

@@ -22,13 +22,25 @@ type pgTx struct {
 	bound context.Context // the transaction's: its statements may be given one that knows no end
 	begun bool            // BEGIN was sent
 	wait  pgx.Batch
-	what  []string // of the statements that wait, for their errors
+	what  []pgWaiting // the statements in wait
+}
+
+// pgWaiting is a statement that waits for the next one.
+type pgWaiting struct {
+	what string // for its error
+	scan func(row) error
 }
 
 // later has a statement wait for the next one.
 func (t *pgTx) later(what, q string, args ...any) {
 	t.wait.Queue(q, args...)
-	t.what = append(t.what, what)
+	t.what = append(t.what, pgWaiting{what: what})
+}
+
+func (t *pgTx) read(_ context.Context, q string, scan func(row) error, args ...any) error {
+	t.wait.Queue(q, args...)
+	t.what = append(t.what, pgWaiting{"read", scan})
+	return nil
 }
 
 // send sends what waits and n statements behind it, which read reads the answers of.
@@ -37,13 +49,19 @@ func (t *pgTx) send(_ context.Context, read func(pgx.BatchResults) error) (err e
 	t.wait, t.what, t.begun = pgx.Batch{}, nil, true
 	if begin {
 		batch.QueuedQueries = slices.Insert(batch.QueuedQueries, 0, &pgx.QueuedQuery{SQL: "BEGIN"})
-		what = slices.Insert(what, 0, "begin")
+		what = slices.Insert(what, 0, pgWaiting{what: "begin"})
 	}
 	res := t.conn.SendBatch(t.bound, &batch)
 	defer func() { err = first(err, res.Close()) }()
 	for _, w := range what {
-		if _, err := res.Exec(); err != nil {
-			return fmt.Errorf("%s: %w", w, err)
+		var err error
+		if w.scan != nil {
+			err = pgScan(res, 1, func(_ int, r row) error { return w.scan(r) })
+		} else {
+			_, err = res.Exec()
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.what, err)
 		}
 	}
 	return read(res)
@@ -52,6 +70,12 @@ func (t *pgTx) send(_ context.Context, read func(pgx.BatchResults) error) (err e
 func (t *pgTx) commit(ctx context.Context) error {
 	if !t.begun && len(t.what) == 0 {
 		return nil // there was nothing to do
+	}
+	if slices.ContainsFunc(t.what, func(w pgWaiting) bool { return w.scan != nil }) {
+		// Whoever reads may find that nothing is to be committed.
+		if err := t.send(ctx, func(pgx.BatchResults) error { return nil }); err != nil {
+			return err
+		}
 	}
 	t.wait.Queue("COMMIT")
 	return t.send(ctx, func(res pgx.BatchResults) error {

@@ -141,7 +141,7 @@ func settleDeliveries(ctx context.Context, t tx, all []*core.Settlement) error {
 	alone := map[string][][]any{} // of those who share their outcome with nobody: a service's own id is in it
 	for _, o := range order {
 		set, args := o.sets()
-		if o.state == core.Sent {
+		if o.state == core.Sent && !o.silent {
 			sent = append(sent, same[o]...)
 		}
 		if len(same[o]) == 1 {
@@ -172,9 +172,12 @@ func codeOf(d *core.Delivery) string {
 	return d.Code
 }
 
-// unknownOf are the deliveries of settlements whose attempt is unknown.
+// unknownOf are the deliveries of settlements whose attempt is unknown and may be heard of.
 func unknownOf(all []*core.Settlement) (ids [][]byte) {
 	for _, s := range all {
+		if s.Silent {
+			continue
+		}
 		for i := range s.Results {
 			if r := &s.Results[i]; !r.None && r.Outcome == providers.Unknown {
 				ids = append(ids, r.Delivery[:])

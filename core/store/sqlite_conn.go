@@ -223,6 +223,10 @@ func (t sqliteTx) write(ctx context.Context, q string, sets [][]any) error {
 	return nil
 }
 
+func (t sqliteTx) read(ctx context.Context, q string, scan func(row) error, args ...any) error {
+	return t.query(ctx, q, scan, args...)
+}
+
 func (t sqliteTx) query(_ context.Context, q string, scan func(row) error, args ...any) (err error) {
 	s, err := t.c.stmt(q)
 	if err != nil {

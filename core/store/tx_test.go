@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -52,9 +53,29 @@ func TestWritesInOrder(t *testing.T) {
 					return err
 				}
 				names(tx, "a", "b", "c", "d")
-				return add(tx, "e")
+				early, err := tx.ReadNames(t.Context())
+				if err != nil {
+					return err
+				}
+				if err := add(tx, "e"); err != nil {
+					return err
+				}
+				names(tx, "a", "b", "c", "d", "e")
+				if d := cmp.Diff([]string{"a", "b", "c", "d"}, *early); d != "" {
+					t.Errorf("read before one was added, and told with the next answer: %s", d)
+				}
+				return nil
 			}); err != nil {
 				t.Fatal(err)
+			}
+			unread := errors.New("it cannot be read")
+			if err := update(func(tx store.Tx) error {
+				if err := tx.Read(t.Context(), "SELECT 1", unread); err != nil {
+					return err
+				}
+				return add(tx, "z")
+			}); !errors.Is(err, unread) {
+				t.Errorf("a row that cannot be read: %v", err)
 			}
 			if err := update(func(tx store.Tx) error {
 				if err := add(tx, "f"); err != nil {
