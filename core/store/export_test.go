@@ -272,3 +272,8 @@ func (s *Store) Pending(ctx context.Context, b *core.Batch) ([]core.Delivery, er
 	err := s.b.update(ctx, func(t tx) error { return loadPending(ctx, t, []*core.Round{r}) })
 	return r.Deliveries, err
 }
+
+// EncodeResults is how the results of a round are kept, unpacked.
+func EncodeResults(as []core.Attempt) ([]byte, error) {
+	return unpack(encodeResults(as).([]byte))
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -254,38 +253,11 @@ func clean(s string) string {
 	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
 }
 
-func encodeResults(as []core.Attempt) (any, error) {
-	if len(as) == 0 {
-		return nil, nil
-	}
-	b, err := json.Marshal(as)
-	if err != nil {
-		return nil, fmt.Errorf("encode the results of a round: %w", err)
-	}
-	return pack(b), nil
-}
-
-func decodeResults(b []byte) ([]core.Attempt, error) {
-	text, err := unpack(b)
-	if err != nil || len(text) == 0 {
-		return nil, err
-	}
-	var as []core.Attempt
-	if err := json.Unmarshal(text, &as); err != nil {
-		return nil, fmt.Errorf("decode the results of a round: %w", err)
-	}
-	return as, nil
-}
-
 // finishRounds completes the rounds' rows; the settlement of a lapsed round has none yet.
 func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
 	sets := make([][]any, len(all))
 	for i, s := range all {
-		results, err := encodeResults(s.Results)
-		if err != nil {
-			return err
-		}
-		sets[i] = []any{s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results}
+		sets[i] = []any{s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), encodeResults(s.Results)}
 	}
 	err := t.write(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
 		VALUES ($1, $2, (SELECT rounds FROM batches WHERE id = $1), $3, $4, $4, $5)
@@ -299,9 +271,9 @@ func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
 // keepLate keeps the results of a settlement that has lost its batch, and reports whether they are late. A settlement
 // that was kept although its answer was lost comes twice. The second is not late, it is known.
 func keepLate(ctx context.Context, t tx, s *core.Settlement) (late bool, err error) {
-	results, err := encodeResults(s.Results)
-	if err != nil || results == nil {
-		return true, err
+	results := encodeResults(s.Results)
+	if results == nil {
+		return true, nil
 	}
 	id := core.NewID(s.At)
 	n, err := t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
