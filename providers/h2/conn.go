@@ -43,7 +43,8 @@ type Options struct {
 const (
 	maxBody       = 60 << 10 // below the window that every stream begins with, which is never enlarged
 	maxHeaders    = 16 << 10
-	maxBlock      = 64 << 10 // of header fields as they come, in all their frames
+	maxFragment   = 64 << 10 // of a block of header fields, before what there is of it is decoded
+	maxBlock      = 1 << 20  // of header fields as they come, in all their frames; more ends the connection
 	maxQueued     = 4 << 20  // written by us and not taken by the server
 	connWindow    = 1 << 20  // what the server may send before it hears from us
 	lastStream    = 1<<31 - 1

@@ -233,7 +233,7 @@ func TestUnprocessed(t *testing.T) {
 		}, false},
 		"headers without end": {func(s *server) {
 			_ = s.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: make([]byte, 16000)})
-			for range 8 {
+			for range 70 {
 				_ = s.fr.WriteContinuation(1, false, make([]byte, 16000))
 			}
 		}, false},

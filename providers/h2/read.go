@@ -28,15 +28,17 @@ type reader struct {
 	end      bool   // it ends the stream
 	response *stream
 	status   int
-	fields   int
-	bad      string
+	size     int    // of it so far, as it comes
+	fields   int    // of it so far, as they are
+	bad      string // what is wrong with it
+	long     bool   // it has more fields than are kept
 }
 
 // read reads frames until the connection ends.
 func (c *Conn) read() {
 	r := &reader{c: c, r: bufio.NewReaderSize(c.nc, 16<<10)}
 	r.dec = hpack.NewDecoder(4096, r.field)
-	r.dec.SetMaxStringLength(maxHeaders)
+	r.dec.SetMaxStringLength(maxBlock)
 	for {
 		if err := r.frame(); err != nil {
 			if errors.Is(err, io.EOF) {
@@ -206,68 +208,80 @@ func (r *reader) headers(flags byte, id uint32, p []byte) error {
 		return err
 	}
 	r.stream, r.end, r.response, r.block = id, flags&flagEndStream != 0, s, r.block[:0]
+	r.status, r.size, r.fields, r.bad, r.long = 0, 0, 0, "", false
+	if s != nil && s.status == 0 {
+		s.header = http.Header{}
+	}
 	return r.fragment(flags, p)
 }
 
-// fragment takes a part of a header block.
+// fragment takes a part of a header block. A long block is decoded as it comes: one request's answer may be
+// of no use, but the table is the connection's (RFC 9113, 4.3 and 10.5.1), and so is whoever else is asked on it.
 func (r *reader) fragment(flags byte, p []byte) error {
-	if len(r.block)+len(p) > maxBlock {
+	if r.size += len(p); r.size > maxBlock {
 		return protocolError("header fields without end")
 	}
-	if flags&flagEndHeaders == 0 {
-		r.block = append(r.block, p...)
-		return nil
-	}
-	if len(r.block) > 0 {
+	last := flags&flagEndHeaders != 0
+	if len(r.block) > 0 || !last {
 		r.block = append(r.block, p...)
 		p = r.block
 	}
-	return r.decode(p)
-}
-
-// decode reads a whole header block, of a stream that may be gone: the table follows all the same.
-func (r *reader) decode(block []byte) error {
-	s := r.response
-	r.status, r.fields, r.bad = 0, 0, ""
-	var header http.Header
-	if s != nil && s.status == 0 {
-		header = http.Header{}
-		s.header = header
+	if !last && len(p) < maxFragment {
+		return nil
 	}
-	if _, err := r.dec.Write(block); err != nil {
+	if _, err := r.dec.Write(p); err != nil {
 		return fmt.Errorf("%w: %w", protocolError("header fields"), err)
+	}
+	if r.block = r.block[:0]; !last {
+		return nil
 	}
 	if err := r.dec.Close(); err != nil {
 		return fmt.Errorf("%w: %w", protocolError("header fields"), err)
 	}
+	r.dec.SetEmitEnabled(true)
+	r.answered()
+	return nil
+}
+
+// answered takes a whole header block, of a stream that may be gone.
+func (r *reader) answered() {
+	s := r.response
 	c := r.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.stream, r.response = 0, nil
 	c.answers++
 	if s == nil || c.streams[s.id] != s {
-		return nil
+		return
+	}
+	trailers := s.status != 0
+	if !trailers && r.status >= 200 && r.bad == "" {
+		s.status = r.status // what the answer is, be there more to it than we keep
 	}
 	switch {
 	case r.bad != "":
 		c.resetLocked(s.id, codeProtocol)
 		c.endLocked(s, protocolError(r.bad))
 		c.poke()
-	case header == nil: // trailers
-	case r.status == 0:
+	case trailers:
+	case r.status == 0, r.status < 200 && r.end:
 		c.resetLocked(s.id, codeProtocol)
 		c.endLocked(s, protocolError("an answer without a status"))
 		c.poke()
 	case r.status < 200: // the answer is still to come
-		return nil
-	default:
-		s.status = r.status
+		return
+	case r.long:
+		c.resetLocked(s.id, codeCancel)
+		c.endLocked(s, errLong)
+		c.poke()
 	}
 	if r.end && c.streams[s.id] == s {
 		c.finishLocked(s)
 	}
-	return nil
 }
+
+// errLong ends a request whose answer has more header fields than are kept.
+var errLong = errors.New("the answer's header fields are too long")
 
 // field takes one decoded header field.
 func (r *reader) field(f hpack.HeaderField) {
@@ -276,7 +290,8 @@ func (r *reader) field(f hpack.HeaderField) {
 		return
 	}
 	if r.fields += len(f.Name) + len(f.Value) + 32; r.fields > maxHeaders {
-		r.bad = "too many header fields"
+		r.long = true
+		r.dec.SetEmitEnabled(false) // the table follows all the same
 		return
 	}
 	if f.Name == ":status" {
