@@ -260,6 +260,9 @@ func (p *provider) Health(context.Context) providers.Health {
 			h.Status, h.Reason = providers.HealthDown, "the certificate ended on "+p.cfg.expires.UTC().Format(time.DateOnly)
 		}
 	}
+	if p.links.Churns() {
+		h.Status, h.Reason = providers.HealthDegraded, "the server ends its connections after a few messages, so further ones are opened slowly"
+	}
 	if why := p.lastDial.Load(); why != nil {
 		h.Status, h.Reason = providers.HealthDegraded, *why
 		if h.Pool.Open == 0 {

@@ -182,6 +182,9 @@ func (p *provider) note(res providers.Result) {
 // Health implements providers.Provider.
 func (p *provider) Health(context.Context) providers.Health {
 	h := providers.Health{Status: providers.HealthOK}
+	if p.pool.Churns() {
+		h = providers.Health{Status: providers.HealthDegraded, Reason: "the server ends its connections after a few messages, so further ones are opened slowly"}
+	}
 	if t := p.trouble.Load(); t != nil {
 		h = *t
 	}

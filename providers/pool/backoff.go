@@ -46,6 +46,42 @@ func (b *backoff) failed(began, now time.Time, err error) *OpenError {
 // succeeded forgets the failures.
 func (b *backoff) succeeded() { *b = backoff{} }
 
+// A connection that its peer ends is paid for by wellUsed uses or longLived. One that is not is a debt, which
+// time pays back at one connection each churnPace. While the debts are more than a pool's connections and
+// churnSpare, the next one waits: a service that says GOAWAY after each request would otherwise have a new
+// one for each.
+const (
+	wellUsed   = 100
+	longLived  = 10 * time.Second
+	churnPace  = time.Second
+	churnSpare = 8
+)
+
+// churn is how many connections were ended before their time. It is not safe for concurrent use.
+type churn struct {
+	debt float64 // in connections, at that time
+	at   time.Time
+}
+
+// ended notes that the peer ended a connection.
+func (c *churn) ended(now time.Time, uses int, lived time.Duration, conns int) {
+	if lived >= longLived || uses >= wellUsed {
+		return
+	}
+	c.debt = min(c.left(now)+1-float64(uses)/wellUsed, float64(conns+churnSpare+1))
+	c.at = now
+}
+
+// wait is how long the next connection of a pool of so many has to wait, at most churnPace.
+func (c *churn) wait(now time.Time, conns int) time.Duration {
+	return max(time.Duration((c.left(now)-float64(conns+churnSpare))*float64(churnPace)), 0)
+}
+
+// left is what is not paid back yet.
+func (c *churn) left(now time.Time) float64 {
+	return max(c.debt-float64(now.Sub(c.at))/float64(churnPace), 0)
+}
+
 // lifetime takes up to a tenth from d, so that connections opened together do not end together.
 func lifetime(d time.Duration) time.Duration {
 	if d <= 0 {

@@ -331,13 +331,18 @@ func (p *Exclusive[T]) sweepIdle() {
 // Stats are the pool's figures.
 func (p *Exclusive[T]) Stats() providers.PoolStats {
 	s := p.conns.Stat()
+	closed := p.closed.Load() // first, or there could be more of them than were opened
+	opened := p.opened.Load()
+	idle := int(s.IdleResources())
+	// puddle forgets a connection a moment after it was ended, even after Close.
+	used := min(int(s.AcquiredResources()), max(int(opened-closed)-idle, 0)) //nolint:gosec // a pool's few
 	return providers.PoolStats{
 		Max:     p.cfg.Max,
-		Open:    int(s.AcquiredResources() + s.IdleResources()),
-		Idle:    int(s.IdleResources()),
-		InUse:   int(s.AcquiredResources()),
+		Open:    used + idle,
+		Idle:    idle,
+		InUse:   used,
 		Waiting: int(p.waiting.Load()),
-		Opened:  p.opened.Load(), Closed: p.closed.Load(), Failed: p.failed.Load(), Reused: p.reused.Load(),
+		Opened:  opened, Closed: closed, Failed: p.failed.Load(), Reused: p.reused.Load(),
 	}
 }
 

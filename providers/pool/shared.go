@@ -30,6 +30,8 @@ type Shared[T any] struct {
 	opening  bool
 	ending   int // removed, being shut
 	backoff  backoff
+	churn    churn
+	paced    bool // the next opening waits for churn
 	sweep    *time.Timer
 	sweepAt  time.Time // zero: not set
 	closed   bool
@@ -47,6 +49,7 @@ type Conn[T any] struct {
 	uses         int
 	ready        bool // open has returned
 	draining     bool
+	born         time.Time
 	idleSince    time.Time
 	dies         time.Time // zero: never
 }
@@ -202,13 +205,18 @@ func (c *Conn[T]) Streams() int {
 }
 
 // Retire takes the connection out of the pool: it gets no more uses and is ended with its last one. It
-// may be said more than once, and of a connection that is not in use.
+// may be said more than once, and of a connection that is not in use. Many that are retired young and
+// hardly used have the pool open further ones slowly, about one a second.
 func (c *Conn[T]) Retire() {
 	p := c.pool
 	p.mu.Lock()
 	if c.draining {
 		p.mu.Unlock()
 		return
+	}
+	if c.ready {
+		now := time.Now()
+		p.churn.ended(now, c.uses, now.Sub(c.born), p.cfg.Max)
 	}
 	p.drainLocked(c)
 	gone := c.ready && c.inUse == 0 && p.removeLocked(c)
@@ -278,8 +286,28 @@ func (p *Shared[T]) openLocked() {
 		}
 		return
 	}
+	if wait := p.churn.wait(time.Now(), p.cfg.Max); wait > 0 {
+		if !p.paced {
+			p.paced = true
+			time.AfterFunc(wait, func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.paced = false
+				p.serveLocked()
+			})
+		}
+		return
+	}
 	p.opening = true
 	go p.openOne()
+}
+
+// Churns says that the service ends its connections young and hardly used, so that further ones are opened
+// slowly.
+func (p *Shared[T]) Churns() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.churn.left(time.Now()) > float64(p.cfg.Max+churnSpare-1)
 }
 
 func (p *Shared[T]) openOne() {
@@ -301,7 +329,7 @@ func (p *Shared[T]) openOne() {
 		return
 	}
 	p.opened++
-	c.value, c.ready, c.idleSince = value, true, now
+	c.value, c.ready, c.born, c.idleSince = value, true, now, now
 	if d := lifetime(p.cfg.MaxLifetime); d > 0 {
 		c.dies = now.Add(d)
 	}
