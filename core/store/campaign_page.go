@@ -18,7 +18,13 @@ import (
 // core.ErrStale.
 func (s *Store) Expand(ctx context.Context, p *core.CampaignPage) (*core.Campaign, core.Recorded, error) {
 	var c *core.Campaign
-	rec := &recording{a: p.Acceptance}
+	rec := &recording{}
+	if p.Acceptance != nil {
+		var err error
+		if rec, err = newRecording(p.Acceptance); err != nil {
+			return nil, core.Recorded{}, s.fail("expand a campaign", err)
+		}
+	}
 	err := s.write(ctx, "expand a campaign", func(t tx) (err error) {
 		if c, err = lockCampaign(ctx, t, p.Campaign); err != nil || c == nil {
 			return err

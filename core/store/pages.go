@@ -59,14 +59,27 @@ type binder struct {
 	refs  map[core.ID]int // deliveries that point at each page
 }
 
-func (b *binder) add(c core.Content) (core.ContentRef, error) {
-	text, err := encodeContent(c)
-	if err != nil {
-		return core.ContentRef{}, fmt.Errorf("encode a content: %w", err)
+// contentText is a content as it is kept. It is made by whoever records it, for a group's writer works for everybody.
+type contentText struct {
+	text []byte
+	sum  [32]byte
+}
+
+func encodeContents(cs []core.Content) ([]contentText, error) {
+	out := make([]contentText, len(cs))
+	for i := range cs {
+		text, err := encodeContent(cs[i])
+		if err != nil {
+			return nil, fmt.Errorf("encode a content: %w", err)
+		}
+		out[i] = contentText{text, sha256.Sum256(text)}
 	}
-	sum := sha256.Sum256(text)
-	if ref, ok := b.seen[sum]; ok {
-		return ref, nil
+	return out, nil
+}
+
+func (b *binder) add(c core.Content, as contentText) core.ContentRef {
+	if ref, ok := b.seen[as.sum]; ok {
+		return ref
 	}
 	last := len(b.pages) - 1
 	if last < 0 || b.pages[last].size > pageBytes {
@@ -76,10 +89,10 @@ func (b *binder) add(c core.Content) (core.ContentRef, error) {
 	}
 	p := b.pages[last]
 	ref := core.ContentRef{Page: p.id, Slot: len(p.contents)}
-	p.contents, p.size = append(p.contents, c), p.size+len(text)
-	b.texts[last] = append(b.texts[last], text)
-	b.seen[sum] = ref
-	return ref, nil
+	p.contents, p.size = append(p.contents, c), p.size+len(as.text)
+	b.texts[last] = append(b.texts[last], as.text)
+	b.seen[as.sum] = ref
+	return ref
 }
 
 // encodeContent is json.Marshal but for the channel's block, which may be 8 KB of HTML: that is looked through once

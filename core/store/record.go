@@ -16,30 +16,64 @@ import (
 // DefaultKeyLife is how long an idempotency key is remembered where Options do not say.
 const DefaultKeyLife = 24 * time.Hour
 
-// recording is an acceptance on its way in.
+// recording is an acceptance on its way in. What of its rows is known beforehand is made by whoever records it: a group's
+// writer works for everybody.
 type recording struct {
-	a   *core.Acceptance
+	a     *core.Acceptance
+	slots []int // the deliveries' places in Contents, which the group's pages change
+
+	contents     []contentText
+	notification []any
+	deliveries   [][]any // but for what the group says
+
 	out core.Recorded
 	err error // core.ErrKeyReused or core.ErrStale: nothing was recorded, nobody else is concerned
 	// What the group's first one carries, for all of it.
 	pages  []*page
 	recent []recentBatch
-	// slots keeps the deliveries' places in Contents, for a second try.
-	slots []int
 	// campaign is whose page it is. joins says that its notification is there already.
 	campaign core.ID
 	joins    bool
 }
 
-func (r *recording) reset() {
-	r.out, r.err, r.pages, r.recent = core.Recorded{}, nil, nil, nil
-	if r.slots == nil {
-		r.slots = make([]int, len(r.a.Deliveries))
-		for i := range r.a.Deliveries {
-			r.slots[i] = r.a.Deliveries[i].Content.Slot
-		}
+const notificationInsert = `id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key,
+	unknown, template, metadata, skipped, fallback_after`
+
+// Where in deliveryColumns is what the group says.
+const (
+	batchColumn = 2
+	pageColumn  = 10
+	slotColumn  = 11
+)
+
+func newRecording(a *core.Acceptance) (*recording, error) {
+	r := &recording{a: a, slots: make([]int, len(a.Deliveries)), deliveries: make([][]any, len(a.Deliveries))}
+	var err error
+	if r.contents, err = encodeContents(a.Contents); err != nil {
+		return nil, err
 	}
+	n := &a.Notification
+	skipped, err := encodeSkips(n.Skipped)
+	if err != nil {
+		return nil, err
+	}
+	r.notification = []any{n.ID[:], n.App, micros(n.CreatedAt), micros(n.SendAt), micros(n.ExpiresAt), laneNumbers[n.Priority],
+		n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped), n.FallbackAfter.Microseconds()}
+	for i := range a.Deliveries {
+		d := &a.Deliveries[i]
+		r.slots[i] = d.Content.Slot
+		row := []any{d.ID[:], d.Notification[:], nil, d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
+			nil, nil, int64(d.State), int64(0), int64(0), int64(d.MaxUnknown), "", "", "",
+			micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)}
+		if waits(d) {
+			row = append(row, blob(d.Ladder), int64(d.Step), d.Quiet, d.Held, micros(d.DueAt))
+		}
+		r.deliveries[i] = row
+	}
+	return r, nil
 }
+
+func (r *recording) reset() { r.out, r.err, r.pages, r.recent = core.Recorded{}, nil, nil, nil }
 
 // Record makes an acceptance durable: synced to disk when it returns nil. It sets the deliveries' Batch
 // and Content.Page. A key used within Options.KeyLife with the same body gives the first answer back, with
@@ -47,8 +81,11 @@ func (r *recording) reset() {
 // overtake what they were answered. It is to be made anew. When ctx ends first, or with core.ErrUnavailable, the outcome is
 // unknown: asking again with the same key tells.
 func (s *Store) Record(ctx context.Context, a *core.Acceptance) (core.Recorded, error) {
-	r := &recording{a: a}
-	if err := s.ride(ctx, &member{record: r}); err != nil {
+	r, err := newRecording(a)
+	if err == nil {
+		err = s.ride(ctx, &member{record: r})
+	}
+	if err != nil {
 		return core.Recorded{}, s.fail("record the notification", err)
 	}
 	return r.out, r.err
@@ -202,10 +239,7 @@ func bind(ctx context.Context, t tx, now time.Time, all []*recording) error {
 	for _, r := range all {
 		refs := make([]core.ContentRef, len(r.a.Contents))
 		for i, c := range r.a.Contents {
-			var err error
-			if refs[i], err = b.add(c); err != nil {
-				return err
-			}
+			refs[i] = b.add(c, r.contents[i])
 		}
 		for i := range r.a.Deliveries {
 			slot := r.slots[i]
@@ -239,29 +273,20 @@ func insertBatches(ctx context.Context, t tx, batches []core.Batch) error {
 func insertNotifications(ctx context.Context, t tx, all []*recording) error {
 	var ns, ds, held [][]any
 	for _, r := range all {
-		n := &r.a.Notification
-		skipped, err := encodeSkips(n.Skipped)
-		if err != nil {
-			return err
-		}
 		if !r.joins {
-			ns = append(ns, []any{n.ID[:], n.App, micros(n.CreatedAt), micros(n.SendAt), micros(n.ExpiresAt), laneNumbers[n.Priority],
-				n.Mode, n.Category, n.CollapseKey, string(n.Unknown), n.Template, raw(n.Metadata), raw(skipped), n.FallbackAfter.Microseconds()})
+			ns = append(ns, r.notification)
 		}
-		for i := range r.a.Deliveries {
+		for i, row := range r.deliveries {
 			d := &r.a.Deliveries[i]
-			row := []any{d.ID[:], d.Notification[:], d.Batch[:], d.App, d.Channel, d.Kind, d.Route, d.Recipient, d.Address, d.Name,
-				blob(d.Content.Page), int64(d.Content.Slot), int64(d.State), int64(0), int64(0), int64(d.MaxUnknown), "", "", "",
-				micros(d.CreatedAt), micros(d.UpdatedAt), micros(d.ExpiresAt)}
+			row[batchColumn], row[pageColumn], row[slotColumn] = d.Batch[:], blob(d.Content.Page), int64(d.Content.Slot)
 			if waits(d) {
-				held = append(held, append(row, blob(d.Ladder), int64(d.Step), d.Quiet, d.Held, micros(d.DueAt)))
+				held = append(held, row)
 			} else {
 				ds = append(ds, row)
 			}
 		}
 	}
-	if err := t.insert(ctx, "notifications", `id, app, created_at, send_at, expires_at, lane, mode, category, collapse_key,
-		unknown, template, metadata, skipped, fallback_after`, ns); err != nil {
+	if err := t.insert(ctx, "notifications", notificationInsert, ns); err != nil {
 		return fmt.Errorf("insert notifications: %w", err)
 	}
 	if err := t.insert(ctx, "deliveries", deliveryColumns, ds); err != nil {

@@ -16,8 +16,9 @@ import (
 
 // settling is a settlement on its way in.
 type settling struct {
-	s     *core.Settlement
-	stale bool
+	s       *core.Settlement
+	results any // encoded
+	stale   bool
 }
 
 // Settle writes all that a round came to in one transaction, conditional on the fence. stale says that
@@ -25,7 +26,7 @@ type settling struct {
 // settlement that was kept before though its answer was lost, whoever holds the batch: nothing changed, it is known.
 // A delivery that is held although its cancellation was asked for meanwhile becomes cancelled.
 func (s *Store) Settle(ctx context.Context, st *core.Settlement) (stale bool, err error) {
-	m := &settling{s: st}
+	m := &settling{s: st, results: encodeResults(st.Results)} // here, for a group's writer works for everybody
 	if err := s.ride(ctx, &member{settle: m}); err != nil {
 		return false, s.fail("settle a batch", err)
 	}
@@ -59,12 +60,14 @@ func (s *Store) settleAll(ctx context.Context, t tx, all []*settling) error {
 		return fmt.Errorf("settle batches: %w", err)
 	}
 	var current []*core.Settlement
+	var rows [][]any
 	for i, m := range all {
 		if m.stale = held[i] == 0; !m.stale {
 			current = append(current, m.s)
+			rows = append(rows, []any{m.s.Batch.ID[:], m.s.Batch.Fence, m.s.Worker, micros(m.s.At), m.results})
 			continue
 		}
-		if m.stale, err = keepLate(ctx, t, m.s); err != nil {
+		if m.stale, err = keepLate(ctx, t, m); err != nil {
 			return err
 		}
 	}
@@ -92,7 +95,7 @@ func (s *Store) settleAll(ctx context.Context, t tx, all []*settling) error {
 			return err
 		}
 	}
-	if err := finishRounds(ctx, t, current); err != nil {
+	if err := finishRounds(ctx, t, rows); err != nil {
 		return err
 	}
 	return dropGone(ctx, t, current)
@@ -254,11 +257,7 @@ func clean(s string) string {
 }
 
 // finishRounds completes the rounds' rows; the settlement of a lapsed round has none yet.
-func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
-	sets := make([][]any, len(all))
-	for i, s := range all {
-		sets[i] = []any{s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), encodeResults(s.Results)}
-	}
+func finishRounds(ctx context.Context, t tx, sets [][]any) error {
 	err := t.write(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
 		VALUES ($1, $2, (SELECT rounds FROM batches WHERE id = $1), $3, $4, $4, $5)
 		ON CONFLICT (batch_id, fence) DO UPDATE SET finished_at = excluded.finished_at, results = excluded.results`, sets)
@@ -270,15 +269,14 @@ func finishRounds(ctx context.Context, t tx, all []*core.Settlement) error {
 
 // keepLate keeps the results of a settlement that has lost its batch, and reports whether they are late. A settlement
 // that was kept although its answer was lost comes twice. The second is not late, it is known.
-func keepLate(ctx context.Context, t tx, s *core.Settlement) (late bool, err error) {
-	results := encodeResults(s.Results)
-	if results == nil {
+func keepLate(ctx context.Context, t tx, m *settling) (late bool, err error) {
+	if m.results == nil {
 		return true, nil
 	}
-	id := core.NewID(s.At)
+	s, id := m.s, core.NewID(m.s.At)
 	n, err := t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE batch_id = $2 AND fence = $3 AND finished_at = $5 AND results = $6)`,
-		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), results)
+		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), m.results)
 	if err != nil {
 		return false, fmt.Errorf("keep late results: %w", err)
 	}
