@@ -166,6 +166,9 @@ func (c *child) wait(reading *sync.WaitGroup, pipes ...*os.File) {
 	// What it left behind: in its group, and what left that.
 	c.killGroup()
 	killMarked(c.mark())
+	if c.spec.Memory > 0 {
+		killCounted(c.mark())
+	}
 	theReaper().forget(c.cmd.Process.Pid, c.mark())
 	close(c.exited)
 	drained := make(chan struct{})
@@ -197,7 +200,7 @@ func (c *child) watchMemory() {
 			return
 		case <-t.C:
 		}
-		if n := groupMemory(c.cmd.Process.Pid); n > c.spec.Memory {
+		if n := memoryOf(c.cmd.Process.Pid, c.mark()); n > c.spec.Memory {
 			c.mu.Lock()
 			c.excess = fmt.Sprintf("it used %d MiB of memory, its limit is %d MiB", n>>20, c.spec.Memory>>20)
 			c.mu.Unlock()

@@ -47,6 +47,35 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// TestMemoryOfChildren has a plugin start a process that takes more memory than both may: in its group, in a
+// session of its own, and there without the plugin's environment. Both are killed.
+func TestMemoryOfChildren(t *testing.T) {
+	t.Parallel()
+	for _, order := range []string{"eater", "eater-apart", "eater-bare"} {
+		t.Run(order, func(t *testing.T) {
+			t.Parallel()
+			s := spec(t, "obedient")
+			s.Memory = 400 << 20
+			s.Timing.PingTimeout = patient
+			l := newLog(t)
+			s.Logger = l.logger()
+			p := open(t, s, `{}`)
+			pid := pidOf(t, p)
+			got, err := deliver(t, p, patient, messages(order))
+			child, _ := strconv.Atoi(got["id-0"].ProviderID)
+			if err != nil || child == 0 {
+				t.Fatalf("%v, %v", got, err)
+			}
+			t.Cleanup(func() { _ = syscall.Kill(child, syscall.SIGKILL) })
+			eventually(t, "both are gone", func() bool { return gone(pid) && gone(child) })
+			eventually(t, "the restart is told", func() bool { return len(l.find("the plugin is started again")) > 0 })
+			if reason := attr(l.find("the plugin is started again")[0], "reason").(string); !strings.Contains(reason, "its limit is 400 MiB") {
+				t.Errorf("the reason of the restart: %q", reason)
+			}
+		})
+	}
+}
+
 // TestFlood has a plugin write far more than is logged, over all of its ways.
 func TestFlood(t *testing.T) {
 	t.Parallel()

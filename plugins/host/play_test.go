@@ -43,6 +43,11 @@ func play(part string, args []string) {
 		leak(context.Background())
 	case "sleeper":
 		select {}
+	case "eater":
+		held := bytes.Repeat([]byte("y"), 500<<20)
+		for range time.Tick(time.Hour) {
+			_ = held[0]
+		}
 	case "environment": // leaves what it sees in a file
 		environment(args[0])
 		sdk.Serve(obedientKind())
@@ -138,7 +143,13 @@ func (o *obedient) Deliver(ctx context.Context, batch []providers.Message, repor
 			_, _ = syscall.Write(2, line)
 			accept(m, os.Getpid())
 		case "child", "daemon":
-			accept(m, bear(order == "daemon"))
+			accept(m, bear("sleeper", order == "daemon", os.Environ()))
+		case "eater":
+			accept(m, bear("eater", false, os.Environ()))
+		case "eater-apart":
+			accept(m, bear("eater", true, os.Environ()))
+		case "eater-bare":
+			accept(m, bear("eater", true, []string{"A=B"}))
 		case "say":
 			say := strings.NewReplacer("KEY", o.key, "ADDRESS", m.Address).Replace(what)
 			report(providers.Result{ID: m.ID, Outcome: providers.Rejected, Code: say, Reason: say, ProviderID: strings.ReplaceAll(say, m.Address, "")})
@@ -198,12 +209,13 @@ func flood(megabytes string) {
 }
 
 // bear starts a process that holds our standard output and error, in our group or in a session of its own.
-func bear(daemon bool) int {
+func bear(part string, daemon bool, environ []string) int {
 	self, err := os.Executable()
 	if err != nil {
 		panic(err)
 	}
-	cmd := exec.Command(self, "play", "sleeper")
+	cmd := exec.Command(self, "play", part)
+	cmd.Env = environ
 	cmd.Stdout, cmd.Stderr = os.NewFile(1, "stdout"), os.NewFile(2, "stderr")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: daemon}
 	if err := cmd.Start(); err != nil {

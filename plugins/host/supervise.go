@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/carillon-notify/carillon/providers"
 )
 
@@ -127,10 +130,21 @@ func (p *Process) watch(ctx context.Context, i *instance) verdict {
 			if err == nil {
 				silent = 0
 			} else if silent++; silent >= 2 {
-				return verdict{reason: "it does not answer"}
+				return i.silence(err)
 			}
 		}
 	}
+}
+
+// silence is the verdict on a process that did not answer, the last time for a reason.
+func (i *instance) silence(err error) verdict {
+	if status.Code(err) == codes.Unavailable {
+		i.child.settle() // most often it has ended
+	}
+	if i.child.itself() {
+		return verdict{reason: i.child.ending()}
+	}
+	return verdict{reason: "it does not answer"}
 }
 
 // trouble notes why a process is gone, and says how long to wait before the next one, or for what.
