@@ -11,7 +11,6 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/crash"
-	"github.com/carillon-notify/carillon/providers"
 )
 
 // The relay's rhythm.
@@ -368,10 +367,6 @@ func (r *Relay) refill(ctx context.Context, route string, lane core.Lane, f *fou
 	return nil
 }
 
-// unknownID is how long a receipt waits that names a message by an id of the service's which nobody knows:
-// it may have been faster than the round that tells us.
-const unknownID = 2 * time.Second
-
 // pause waits, and reports false if ctx ended before.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
@@ -381,50 +376,5 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return true
 	case <-ctx.Done():
 		return false
-	}
-}
-
-// receive calls the provider's Receive and turns a panic of its goroutine into an error.
-func receive(ctx context.Context, rec providers.Receiver, report func(providers.Receipt) error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("the provider panicked: %T", v)
-		}
-	}()
-	return rec.Receive(ctx, report)
-}
-
-// Receive takes in what a route's provider hears back, until ctx ends. A Receive that fails is begun
-// again with back-off.
-func (d *Dispatcher) Receive(ctx context.Context, store Receipts, route string, rec providers.Receiver) {
-	wait := time.Second
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := receive(ctx, rec, func(receipt providers.Receipt) error {
-			found, err := store.Receipt(ctx, route, receipt)
-			if err == nil && !found && receipt.ID == "" && pause(ctx, unknownID) {
-				found, err = store.Receipt(ctx, route, receipt)
-			}
-			if err != nil {
-				return fmt.Errorf("record receipt: %w", err)
-			}
-			d.observer.Received(route, receipt.Event, found)
-			if found && (receipt.Event == providers.EventFailed || receipt.Event == providers.EventBounced) {
-				d.nudge() // a fallback may have moved on
-			}
-			return nil
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(began) > time.Minute {
-			wait = time.Second
-		}
-		d.log.Warn("provider stopped receiving; it is begun again", "route", route, "error", err, "in", wait)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, time.Minute)
 	}
 }
