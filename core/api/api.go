@@ -104,6 +104,8 @@ type Routes interface {
 // Campaigns manages campaigns; *campaign.Manager does.
 type Campaigns interface {
 	Create(ctx context.Context, app string, s *campaign.Spec, key intake.Key) (c *core.Campaign, replayed bool, err error)
+	// Check says what Create would find wrong, and keeps nothing.
+	Check(ctx context.Context, app string, s *campaign.Spec) error
 	Get(ctx context.Context, app string, id core.ID) (*core.Campaign, error)
 	List(ctx context.Context, f core.CampaignFilter) ([]core.Campaign, string, error)
 	Steer(ctx context.Context, app string, id core.ID, action string) (*core.Campaign, error)

@@ -155,6 +155,8 @@ func TestBadBodies(t *testing.T) {
 		"bad duration":     {with(`"delay":"soon"`), 422, map[string]string{"/delay": "invalid"}},
 		"ttl zero":         {with(`"ttl":"0s"`), 422, map[string]string{"/ttl": "range"}},
 		"past":             {with(`"send_at":"2001-01-01T00:00:00Z"`), 422, map[string]string{"/send_at": "range"}},
+		"past of all":      {with(`"send_at":"0001-01-01T00:00:00Z"`), 422, map[string]string{"/send_at": "range"}},
+		"past and delay":   {with(`"send_at":"0001-01-01T01:00:00+01:00","delay":"1h"`), 422, map[string]string{"/send_at": "range", "/delay": "conflict"}},
 		"bad time":         {with(`"send_at":"tomorrow"`), 422, map[string]string{"/send_at": "invalid"}},
 		"fallback":         {with(`"mode":"fallback","fallback_after":"soon"`), 422, map[string]string{"/fallback_after": "invalid"}},
 		"topic and more": {`{"to":[{"topic":"vip","recipient":"u1"},{"topic":"a\nb"},{"topic":"vip","route":"email"}],"content":{"title":"t"}}`, 422,

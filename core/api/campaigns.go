@@ -28,27 +28,33 @@ func (a *API) CreateCampaign(ctx context.Context, q CreateCampaignRequestObject)
 	}
 	c := callOf(ctx)
 	b := q.Body
-	req, faults := requestOf(&NotificationRequest{Template: b.Template, Version: b.Version, Data: b.Data, Locale: b.Locale, Content: b.Content, Channels: b.Channels, Mode: b.Mode,
-		FallbackAfter: b.FallbackAfter, Priority: b.Priority, Ttl: b.Ttl, Unknown: b.Unknown, CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}, nil)
-	delay := durationOf(b.Delay, "/delay", false, func(pointer, code, detail string) {
-		faults = append(faults, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
-	})
+	spec, faults := specOf(b, c.faults)
 	if len(faults) > 0 {
-		return nil, invalid(faults)
+		return nil, invalid(mergeChecked(faults, a.Campaigns.Check(ctx, c.principal.App, spec)))
 	}
 	key, done, err := a.holdKey(c, q.Params.IdempotencyKey, "campaigns", c.body)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	got, replayed, err := a.Campaigns.Create(ctx, c.principal.App, &campaign.Spec{Name: b.Name, Audience: core.CampaignAudience{Topic: b.Audience.Topic, Recipients: b.Audience.Recipients,
-		Filter: b.Audience.Filter, All: b.Audience.All}, Request: req, StartAt: b.StartAt, Delay: delay, Now: b.Now, Cron: b.Cron, Timezone: b.Timezone, LocalTime: b.LocalTime,
-		Rate: b.Rate, Missed: b.Missed}, key)
+	got, replayed, err := a.Campaigns.Create(ctx, c.principal.App, spec, key)
 	if err != nil {
 		return nil, err
 	}
 	return CreateCampaign201JSONResponse{Body: campaignAt(got, got.CreatedAt),
 		Headers: CreateCampaign201ResponseHeaders{Location: "/v1/campaigns/" + got.ID.String(), IdempotencyReplayed: replayedHeader(replayed)}}, nil
+}
+
+// specOf turns the document's campaign into the use case's. It returns the faults found before and its own; the spec then
+// holds what was right.
+func specOf(b *CampaignRequest, before []intake.Fault) (*campaign.Spec, []intake.Fault) {
+	req, faults := requestOf(&NotificationRequest{Template: b.Template, Version: b.Version, Data: b.Data, Locale: b.Locale, Content: b.Content, Channels: b.Channels, Mode: b.Mode,
+		FallbackAfter: b.FallbackAfter, Priority: b.Priority, Ttl: b.Ttl, Unknown: b.Unknown, CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}, before)
+	delay := durationOf(b.Delay, "/delay", false, func(pointer, code, detail string) {
+		faults = merge(faults, []intake.Fault{{Pointer: pointer, Code: code, Detail: detail}})
+	})
+	return &campaign.Spec{Name: b.Name, Audience: core.CampaignAudience{Topic: b.Audience.Topic, Recipients: b.Audience.Recipients, Filter: b.Audience.Filter, All: b.Audience.All},
+		Request: req, StartAt: given(b.StartAt), Delay: delay, Now: b.Now, Cron: b.Cron, Timezone: b.Timezone, LocalTime: b.LocalTime, Rate: b.Rate, Missed: b.Missed}, faults
 }
 
 // campaignOf is a campaign as the document has it, as of now.

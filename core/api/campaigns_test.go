@@ -151,6 +151,7 @@ func TestBadCampaigns(t *testing.T) {
 		{"local_time", `"25:00"`, "/local_time", "invalid"},
 		{"missed", `"maybe"`, "/missed", "invalid"},
 		{"start_at", `"2020-01-01T00:00:00Z"`, "/start_at", "range"},
+		{"start_at", `"0001-01-01T00:00:00Z"`, "/start_at", "range"},
 		{"delay", `"999999h"`, "/delay", "range"},
 		{"ttl", `"-1s"`, "/ttl", "range"},
 		{"surprise", `1`, "/surprise", "unknown_field"},
@@ -176,6 +177,21 @@ func TestBadCampaigns(t *testing.T) {
 		if diff := cmp.Diff(want, r.must(422, "POST", "/v1/campaigns", sendKey, body).faults(t)); diff != "" {
 			t.Errorf("%s: %s", body, diff)
 		}
+	}
+	for body, want := range map[string]map[string]string{
+		`{"audience":{"filter":"attributes.plan = 1","x":1},"content":{"title":5},"channels":["smoke"],"rate":"fast","cron":"x","timezone":"Mars/Olympus","local_time":"25:00","start_at":"soon","ttl":"x",
+			"missed":"maybe","surprise":1}`: {"/name": "required", "/audience/filter": "invalid", "/audience/x": "unknown_field", "/content/title": "invalid", "/channels/0": "unknown", "/rate": "invalid", "/cron": "invalid",
+			"/timezone": "invalid", "/local_time": "invalid", "/start_at": "invalid", "/ttl": "invalid", "/missed": "invalid", "/surprise": "unknown_field"},
+		`{"name":"x","audience":{"all":true},"template":"none","delay":"-1s","ttl":"0s","start_at":"2020-01-01T00:00:00Z","local_time":"25:00"}`: {"/template": "unknown", "/delay": "range", "/ttl": "range",
+			"/start_at": "range", "/local_time": "invalid"},
+	} {
+		if diff := cmp.Diff(want, r.must(422, "POST", "/v1/campaigns", sendKey, body).faults(t)); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+	var kept api.CampaignList
+	if r.must(200, "GET", "/v1/campaigns", readKey, "").into(t, &kept); len(kept.Data) > 0 {
+		t.Errorf("kept: %+v", kept.Data)
 	}
 	r.must(404, "GET", "/v1/campaigns/"+core.NewID(r.store.Now()).String(), readKey, "")
 	r.must(404, "GET", "/v1/campaigns/nope", readKey, "")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -235,13 +236,15 @@ func shallow(b []byte) bool {
 	return true
 }
 
-// check is the one validation of every operation: what decoding found, and validator's rules. The
-// two operations that take a notification add the intake's faults before they answer.
+// gathers are the operations that add their use case's faults to those found before, and answer then.
+var gathers = []string{"SendNotification", "PreviewNotification", "CreateCampaign"}
+
+// check is the one validation of every operation: what decoding found, and validator's rules.
 func (a *API) check(next StrictHandlerFunc, operation string) StrictHandlerFunc {
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
 		c := callOf(ctx)
 		c.faults = merge(c.faults, a.violations(ctx, request))
-		if len(c.faults) > 0 && operation != "SendNotification" && operation != "PreviewNotification" {
+		if len(c.faults) > 0 && !slices.Contains(gathers, operation) {
 			return nil, invalid(c.faults)
 		}
 		return next(ctx, w, r, request)

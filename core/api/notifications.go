@@ -129,21 +129,26 @@ func replayedHeader(replayed bool) *string {
 // allFaults adds what the intake finds wrong with the rest of a request that has faults already, so
 // that the caller mends everything at once.
 func (a *API) allFaults(ctx context.Context, c *call, req *intake.Request, faults []intake.Fault) error {
+	_, err := a.Intake.Preview(ctx, c.principal.App, req)
+	return invalid(mergeChecked(faults, err))
+}
+
+// mergeChecked adds to faults what a use case found wrong with the rest, but for what follows from them: with an entry of
+// "to", or with what is rendered, that had one before.
+func mergeChecked(faults []intake.Fault, err error) []intake.Fault {
 	var bad *intake.Invalid
-	if _, err := a.Intake.Preview(ctx, c.principal.App, req); errors.As(err, &bad) {
-		entries, content := map[string]bool{}, false
-		for _, f := range faults {
-			entries[entryOf(f.Pointer)] = true
-			content = content || ofContent(f.Pointer)
-		}
-		// What is wrong with an entry of "to", or with what is rendered, follows from what was wrong with
-		// it before.
-		faults = merge(faults, slices.DeleteFunc(bad.Faults, func(f intake.Fault) bool {
-			entry := entryOf(f.Pointer)
-			return entry != "" && entries[entry] || content && f.Code == intake.FaultContent
-		}))
+	if !errors.As(err, &bad) {
+		return faults
 	}
-	return invalid(faults)
+	entries, content := map[string]bool{}, false
+	for _, f := range faults {
+		entries[entryOf(f.Pointer)] = true
+		content = content || ofContent(f.Pointer)
+	}
+	return merge(faults, slices.DeleteFunc(slices.Clone(bad.Faults), func(f intake.Fault) bool {
+		entry := entryOf(f.Pointer)
+		return entry != "" && entries[entry] || content && f.Code == intake.FaultContent
+	}))
 }
 
 // entryOf is the entry of `to` that a pointer leads into, "" for none.
@@ -201,7 +206,7 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 	add := func(pointer, code, detail string) {
 		f = append(f, intake.Fault{Pointer: pointer, Code: code, Detail: detail})
 	}
-	r := &intake.Request{Mode: b.Mode, Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: b.SendAt,
+	r := &intake.Request{Mode: b.Mode, Template: b.Template, Data: b.Data, Locale: b.Locale, Channels: b.Channels, Priority: core.Lane(b.Priority), SendAt: given(b.SendAt),
 		Unknown: core.UnknownPolicy(b.Unknown), CollapseKey: b.CollapseKey, Category: b.Category, Metadata: b.Metadata}
 	r.Version = b.Version.number()
 	if b.Version != "" && (b.Template == "" || r.Version == 0) {
@@ -220,6 +225,17 @@ func requestOf(b *NotificationRequest, before []intake.Fault) (*intake.Request, 
 		r.To[i] = targetOf(&b.To[i], i, add)
 	}
 	return r, merge(before, f)
+}
+
+// given is a time of a request. The use cases take time.Time's zero for none: who gave that one gets the next, as long ago.
+func given(t *time.Time) time.Time {
+	switch {
+	case t == nil:
+		return time.Time{}
+	case t.IsZero():
+		return t.Add(1)
+	}
+	return *t
 }
 
 type adder = func(pointer, code, detail string)

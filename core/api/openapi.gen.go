@@ -245,9 +245,11 @@ type CampaignRequest struct {
 	Priority string `json:"priority,omitempty" validate:"omitempty,oneof=critical normal bulk"`
 
 	// Rate Deliveries, such as 500/s, 1000/m, 100/h; left out as fast as the routes go.
-	Rate     string    `json:"rate,omitempty" validate:"max=32"`
-	StartAt  time.Time `json:"start_at,omitempty"`
-	Template string    `json:"template,omitempty" validate:"max=128"`
+	Rate string `json:"rate,omitempty" validate:"max=32"`
+
+	// StartAt Not longer ago than a minute, nor more than 366 days ahead.
+	StartAt  *time.Time `json:"start_at,omitempty"`
+	Template string     `json:"template,omitempty" validate:"max=128"`
 
 	// Timezone IANA zone of cron, and with local_time of recipients who have none. Left out it is UTC.
 	Timezone string `json:"timezone,omitempty" validate:"max=64"`
@@ -456,11 +458,13 @@ type NotificationRequest struct {
 	Metadata      Object `json:"metadata,omitempty"`
 
 	// Mode all: every channel that reaches a recipient. fallback: one after the other, in the order of channels (left out: in_app, push, email, others): the next goes at once when the one before cannot deliver, and else when it was not acknowledged within fallback_after; an acknowledgement cancels what still waits.
-	Mode     string    `json:"mode,omitempty" validate:"omitempty,oneof=all fallback"`
-	Priority string    `json:"priority,omitempty" validate:"omitempty,oneof=critical normal bulk"`
-	SendAt   time.Time `json:"send_at,omitempty"`
-	Template string    `json:"template,omitempty" validate:"max=128"`
-	To       []Target  `json:"to" validate:"required,min=1,max=1000,dive"`
+	Mode     string `json:"mode,omitempty" validate:"omitempty,oneof=all fallback"`
+	Priority string `json:"priority,omitempty" validate:"omitempty,oneof=critical normal bulk"`
+
+	// SendAt Not longer ago than a minute, nor more than 366 days ahead.
+	SendAt   *time.Time `json:"send_at,omitempty"`
+	Template string     `json:"template,omitempty" validate:"max=128"`
+	To       []Target   `json:"to" validate:"required,min=1,max=1000,dive"`
 
 	// Ttl Go style: "90s", "15m", "24h"
 	Ttl Duration `json:"ttl,omitempty" validate:"omitempty,goduration"`

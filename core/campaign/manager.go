@@ -109,6 +109,13 @@ func (m *Manager) Create(ctx context.Context, app string, s *Spec, key intake.Ke
 	return c, false, nil
 }
 
+// Check says what is wrong with what is asked for, as Create would, and keeps nothing. The error is *intake.Invalid for
+// what the caller can mend, with all faults.
+func (m *Manager) Check(ctx context.Context, app string, s *Spec) error {
+	_, err := m.build(ctx, app, s)
+	return err
+}
+
 // build checks what is asked for and makes a campaign of it.
 func (m *Manager) build(ctx context.Context, app string, s *Spec) (*core.Campaign, error) {
 	now := m.Keeper.Now()
@@ -200,27 +207,30 @@ func (f *faults) times(s *Spec, c *core.Campaign, now time.Time) {
 			f.add(pointer, intake.FaultConflict, "give one of start_at, delay, now and cron, or none to start it by hand")
 		}
 	}
-	zone := time.UTC
+	zone, sound := time.UTC, true
+	bad := func(pointer, detail string) {
+		f.add(pointer, intake.FaultInvalid, detail)
+		sound = false
+	}
 	if s.Timezone != "" {
-		var err error
-		if zone, err = time.LoadLocation(s.Timezone); err != nil || s.Timezone == "Local" {
-			f.add("/timezone", intake.FaultInvalid, "is no IANA time zone such as Europe/Paris")
-			return
-		}
-		if s.Cron == "" && s.LocalTime == "" {
+		z, err := time.LoadLocation(s.Timezone)
+		switch {
+		case err != nil || s.Timezone == "Local":
+			bad("/timezone", "is no IANA time zone such as Europe/Paris")
+		case s.Cron == "" && s.LocalTime == "":
 			f.add("/timezone", intake.FaultConflict, "is that of cron, or with local_time that of recipients who have none")
+		default:
+			zone = z
 		}
 	}
 	if s.Cron != "" {
 		if _, err := NewSchedule(s.Cron, zone); err != nil {
-			f.add("/cron", intake.FaultInvalid, err.Error())
-			return
+			bad("/cron", err.Error())
 		}
 	}
 	if s.LocalTime != "" {
 		if _, err := parseClock(s.LocalTime); err != nil {
-			f.add("/local_time", intake.FaultInvalid, err.Error())
-			return
+			bad("/local_time", err.Error())
 		}
 	}
 	if c.Missed == "" {
@@ -230,6 +240,8 @@ func (f *faults) times(s *Spec, c *core.Campaign, now time.Time) {
 	}
 	at := time.Time{}
 	switch {
+	case s.Cron != "" && !sound:
+		return
 	case s.Cron != "":
 		next, err := nextOccurrence(&c.CampaignSpec, now)
 		if err != nil || next.IsZero() {
