@@ -25,6 +25,7 @@ type claim struct {
 // an error is the caller's too, but some of its contents could not be read: it is to be settled, and nothing
 // of it sent. While the store is away they are asked for again, for as long as a lease without
 // core.LeaseSlack lasts, and at least for half of that slack.
+// When ctx ends first, what was claimed all the same is handed back: nothing of it counts as unknown.
 func (s *Store) Claim(ctx context.Context, w core.Wake, worker string, lease time.Duration) (*core.Round, error) {
 	c := &claim{wake: w, worker: worker, lease: lease}
 	began := time.Now()

@@ -115,6 +115,7 @@ func (s *Store) commit(group []*member) {
 	if err == nil {
 		handOver(live)
 	}
+	var unheard []*member
 	for _, m := range live {
 		switch {
 		case err == nil:
@@ -130,8 +131,49 @@ func (s *Store) commit(group []*member) {
 		if m.err == nil && m.record != nil {
 			s.keep(m.record)
 		}
+		if m.err == nil && m.claim != nil && !m.decide() && m.claim.round != nil {
+			unheard = append(unheard, m)
+		}
 		close(m.done)
 	}
+	s.handBack(ctx, unheard)
+}
+
+// handBack settles the rounds of claims whose callers left during the commit: nobody has them, and nothing of them was
+// sent. Left to their leases each of their messages would count as unknown, and one for at most once would fail. Where
+// the store cannot do it they do.
+func (s *Store) handBack(ctx context.Context, claims []*member) {
+	if len(claims) == 0 {
+		return
+	}
+	back := make([]*member, len(claims))
+	for i, m := range claims {
+		back[i] = &member{settle: &settling{s: m.claim.unbegun(s.Now())}}
+	}
+	if err := s.b.update(ctx, func(t tx) error { return s.apply(ctx, t, back) }); err != nil {
+		s.log.Warn("rounds that nobody waited for could not be handed back; their messages count as unknown when their leases end",
+			"rounds", len(back), "error", err)
+	}
+}
+
+// unbegun is the settlement of a round of which nothing was sent: all of it is held, and due as it was.
+func (c *claim) unbegun(now time.Time) *core.Settlement {
+	r := c.round
+	until := now
+	if r.DueAt.After(now) { // a wake may be early
+		until = r.DueAt
+	}
+	st := &core.Settlement{Batch: r.Batch, Worker: c.worker, At: now}
+	for _, d := range r.Deliveries {
+		v := d.Hold(core.CodeStopped, until, now)
+		a := core.Attempt{Delivery: d.ID, Code: v.Delivery.Code, State: v.Delivery.State, None: true}
+		if v.Held {
+			a.HeldTill = v.DueAt.UnixMilli()
+		}
+		st.Verdicts, st.Results = append(st.Verdicts, v), append(st.Results, a)
+	}
+	st.Split(now, false)
+	return st
 }
 
 // handOver passes the wakes of acceptances whose callers left during the commit to another of the group: the batches
