@@ -148,7 +148,7 @@ func (s *Store) handBack(ctx context.Context, claims []*member) {
 	}
 	back := make([]*member, len(claims))
 	for i, m := range claims {
-		back[i] = &member{settle: &settling{s: m.claim.unbegun(s.Now())}}
+		back[i] = &member{settle: newSettling(m.claim.unbegun(s.Now()))}
 	}
 	if err := s.b.update(ctx, func(t tx) error { return s.apply(ctx, t, back) }); err != nil {
 		s.log.Warn("rounds that nobody waited for could not be handed back; their messages count as unknown when their leases end",

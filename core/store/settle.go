@@ -21,12 +21,17 @@ type settling struct {
 	stale   bool
 }
 
+// newSettling packs the results: here, for a group's writer works for everybody.
+func newSettling(st *core.Settlement) *settling {
+	return &settling{s: st, results: encodeResults(st.Results)}
+}
+
 // Settle writes all that a round came to in one transaction, conditional on the fence. stale says that
 // somebody else holds the batch by now: nothing changed but that the results were kept, marked late. It is false for a
 // settlement that was kept before though its answer was lost, whoever holds the batch: nothing changed, it is known.
 // A delivery that is held although its cancellation was asked for meanwhile becomes cancelled.
 func (s *Store) Settle(ctx context.Context, st *core.Settlement) (stale bool, err error) {
-	m := &settling{s: st, results: encodeResults(st.Results)} // here, for a group's writer works for everybody
+	m := newSettling(st)
 	if err := s.ride(ctx, &member{settle: m}); err != nil {
 		return false, s.fail("settle a batch", err)
 	}

@@ -341,6 +341,7 @@ func inbox(t *testing.T, s *store.Store) {
 		a := record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"})
 		settle(t, s, judge(claim(t, s, wakeOf(a)), all(providers.Absent)))
 		as = append(as, a)
+		until(t, "the next millisecond: ids of one are in no order", func() bool { return s.Now().UnixMilli() > a.Notification.CreatedAt.UnixMilli() })
 	}
 	record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"}) // pending: not there yet
 	items, next, err := s.Inbox(t.Context(), "shop", "u1", core.Page{Limit: 2}, false)
