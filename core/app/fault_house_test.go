@@ -1,15 +1,11 @@
 package app_test
 
 import (
-	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +27,12 @@ const (
 	houseLease   = houseTimeout + core.LeaseSlack
 	// recovery is how soon after the end of a fault all that was accepted before must be terminal.
 	recovery = 15 * time.Second
+	// isolated is how many processes of providers and plugins one that delivers has.
+	isolated = 2
+	// idle is how long a pool of theirs keeps a connection that nobody uses.
+	idle = 3 * time.Second
+	// leaving is more than a process needs that is told to stop: its shutdown_timeout is 30 s.
+	leaving = 45 * time.Second
 )
 
 // house is everything that a fault test runs: processes of ours, the servers they stand on, the world
@@ -43,13 +45,15 @@ type house struct {
 	world     *sandbox.Sandbox
 	hooks     *hooks
 	members   []*member
-	links     map[string]*coretest.Proxy // by "process/server"
+	links     map[string]*coretest.Proxy // by "process/server"; "clients/process" for those who ask
+	deck      []string                   // of the links, those whose turn to be spoilt is still to come
 	redis     *coretest.RedisServer      // nil: the queue is embedded
 	pg        *coretest.PostgresServer   // nil: the store is SQLite
 	disk      *coretest.Disk             // under the store; nil where none can be mounted
 	ledger    *ledger
 	campaigns *campaigns
 	base      map[string]footprint // of each process, before the faults
+	heavy     map[string]bool      // those that hold more after them
 	worst     time.Duration        // that a recovery took
 }
 
@@ -116,7 +120,7 @@ func cluster(t *testing.T, bin func() (string, error)) *house {
 // join adds a process with a configuration of its own: each of its connections has its own proxy.
 func (h *house) join(name, program string, bin func() (string, error), more string) {
 	h.t.Helper()
-	m := &member{name: name, program: program, bin: bin, dir: h.t.TempDir()}
+	m := &member{t: h.t, name: name, program: program, bin: bin, dir: h.t.TempDir()}
 	var err error
 	if m.log, err = os.Create(filepath.Join(h.t.ArtifactDir(), name+".log")); err != nil {
 		h.t.Fatal(err)
@@ -128,7 +132,7 @@ func (h *house) join(name, program string, bin func() (string, error), more stri
 	if program == "worker" {
 		fmt.Fprintf(&b, "metrics_listen: %s\n", address)
 	} else {
-		m.api = "http://" + address
+		m.api = "http://" + h.link("clients/"+name, address)
 	}
 	m.metrics = "http://" + address + "/metrics"
 	if h.redis != nil {
@@ -156,7 +160,7 @@ func (h *house) join(name, program string, bin func() (string, error), more stri
 		if kind == "apns" {
 			isolation = "process"
 		}
-		fmt.Fprintf(&b, "  %s: {kind: %s, isolation: %s, %s, pool: {idle_timeout: 10s}, settings: %s}\n", kind, kind, isolation, patient, text)
+		fmt.Fprintf(&b, "  %s: {kind: %s, isolation: %s, %s, pool: {idle_timeout: %s}, settings: %s}\n", kind, kind, isolation, patient, idle, text)
 	}
 	plugin, err := webhookPlugin()
 	if err != nil {
@@ -182,7 +186,10 @@ func (h *house) open() *house {
 	for _, m := range h.members {
 		h.t.Cleanup(m.stop)
 		m.start()
-		if err := m.await(h.t.Context()); err != nil {
+		ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+		err := m.await(ctx)
+		cancel()
+		if err != nil {
 			h.t.Fatal(err)
 		}
 	}
@@ -209,6 +216,7 @@ func (h *house) apis() (urls []string) {
 
 // member is one process. It is started again whenever it ends, as systemd would do, unless it is held.
 type member struct {
+	t             *testing.T
 	name, program string
 	bin           func() (string, error)
 	config, dir   string
@@ -241,6 +249,12 @@ func (m *member) supervise(p *process, ended chan<- struct{}) {
 	defer close(ended)
 	for {
 		<-p.done
+		m.mu.Lock()
+		held := m.held
+		m.mu.Unlock()
+		if !held {
+			m.amiss(p)
+		}
 		pause(context.Background(), 100*time.Millisecond)
 		m.mu.Lock()
 		if m.held {
@@ -251,6 +265,27 @@ func (m *member) supervise(p *process, ended chan<- struct{}) {
 		m.p = p
 		m.mu.Unlock()
 	}
+}
+
+// amiss reports a process that ended by itself. One that cannot start may, as systemd starts it again, if it says why.
+func (m *member) amiss(p *process) {
+	exit := p.cmd.ProcessState
+	select {
+	case <-p.up:
+	default:
+		if exit.ExitCode() == 1 {
+			return
+		}
+	}
+	if !killed(p) {
+		m.t.Errorf("%s ended by itself: %v\n%s", m.name, exit, m.tail())
+	}
+}
+
+// killed reports whether a process that ended was killed as kill -9 does.
+func killed(p *process) bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 func (m *member) launch() *process {
@@ -283,8 +318,6 @@ func (m *member) now() *process {
 
 // await waits until the process is up, whichever it is by then.
 func (m *member) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	for {
 		if p := m.now(); p != nil {
 			select {
@@ -305,8 +338,28 @@ func (m *member) await(ctx context.Context) error {
 // stop is SIGKILL, and the process stays down until start.
 func (m *member) stop() { m.end((*process).kill) }
 
-// leave is Ctrl-C, and the process stays down until start. One that is not up yet may end as it likes.
-func (m *member) leave() { m.end(func(p *process) { _ = p.interrupt() }) }
+// leave is SIGTERM, and the process stays down until start. One that is not up yet may end as it likes. (Not SIGINT: where the
+// test itself runs in the background of a shell, its processes ignore that until they ask for it.)
+func (m *member) leave() {
+	m.end(func(p *process) {
+		up := false
+		select {
+		case <-p.up:
+			up = true
+		default:
+		}
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-p.done:
+			if up && p.err != nil && !killed(p) { // by its crash point, a moment ago
+				m.t.Errorf("%s was told to stop: %v\n%s", m.name, p.err, m.tail())
+			}
+		case <-time.After(leaving):
+			m.t.Errorf("%s was told to stop and runs on after %v", m.name, leaving)
+			p.kill()
+		}
+	})
+}
 
 func (m *member) end(how func(*process)) {
 	m.mu.Lock()
@@ -356,112 +409,4 @@ func (m *member) tail() string {
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
-}
-
-// footprint is what a process holds.
-type footprint struct{ goroutines, files, memory float64 }
-
-// footprint asks the process itself.
-func (m *member) footprint(ctx context.Context) (f footprint, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.metrics, nil)
-	if err != nil {
-		return f, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return f, err
-	}
-	defer resp.Body.Close()
-	places := map[string]*float64{"go_goroutines": &f.goroutines, "process_open_fds": &f.files, "process_resident_memory_bytes": &f.memory}
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		if at := places[name]; at != nil {
-			if *at, err = strconv.ParseFloat(value, 64); err != nil {
-				return f, fmt.Errorf("%s: %w", name, err)
-			}
-			delete(places, name)
-		}
-	}
-	if len(places) > 0 {
-		return f, fmt.Errorf("%s does not tell all of its footprint", m.name)
-	}
-	return f, nil
-}
-
-// within reports whether a process is back near its base: a tenth more, and what a few connections or
-// the garbage between two collections come to.
-func (f footprint) within(base footprint) bool {
-	return f.goroutines <= base.goroutines*1.1+20 && f.files <= base.files*1.1+20 && f.memory <= base.memory*1.1+96<<20
-}
-
-// connections counts a process's TCP connections by the other end.
-func (h *house) connections(m *member) map[string]int {
-	pid := m.now().cmd.Process.Pid
-	names := map[string]string{}
-	for name, p := range h.links {
-		_, port, _ := net.SplitHostPort(p.Addr)
-		n, _ := strconv.Atoi(port)
-		names[fmt.Sprintf("%04X", n)] = name
-	}
-	ours := map[string]bool{}
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	for _, f := range files {
-		to, _ := os.Readlink(f)
-		ours[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = true
-	}
-	out := map[string]int{"files": len(files)}
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
-	for line := range strings.Lines(string(text)) {
-		if fields := strings.Fields(line); len(fields) > 9 && ours[fields[9]] {
-			_, port, _ := strings.Cut(fields[2], ":")
-			out[cmp.Or(names[port], port)]++
-		}
-	}
-	return out
-}
-
-func (f footprint) String() string {
-	return fmt.Sprintf("%.0f goroutines, %.0f files, %.0f MiB", f.goroutines, f.files, f.memory/(1<<20))
-}
-
-// calm has the world misbehave as it always does: a tenth of all messages meets an error, one in a hundred
-// a dropped connection.
-func (h *house) calm() {
-	h.t.Helper()
-	script(h.t, h.world)
-}
-
-// measure notes what each process holds before the faults.
-func (h *house) measure() {
-	h.t.Helper()
-	h.c.http.CloseIdleConnections()
-	for _, m := range h.members {
-		f, err := m.footprint(h.t.Context())
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		h.base[m.name] = f
-	}
-}
-
-// footprints waits until each process is back near its base.
-func (h *house) footprints() {
-	h.t.Helper()
-	h.c.http.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
-	defer cancel()
-	for _, m := range h.members {
-		for {
-			f, err := m.footprint(h.t.Context())
-			if err == nil && f.within(h.base[m.name]) {
-				h.t.Logf("%s: %v; before the faults %v", m.name, f, h.base[m.name])
-				break
-			}
-			pause(ctx, 200*time.Millisecond)
-			if ctx.Err() != nil {
-				h.t.Errorf("%s holds %v after the faults, %v before; connections: %v; %v", m.name, f, h.base[m.name], h.connections(m), err)
-				break
-			}
-		}
-	}
 }

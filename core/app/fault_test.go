@@ -30,36 +30,42 @@ var (
 // burst is how many notifications are asked for at once as a fault strikes.
 const burst = 20
 
-// meet has one fault strike, waits for its end, and for everything accepted until then to be terminal.
+// meet has one fault strike, waits until it has had an effect, for its end, and for everything accepted until then to be
+// terminal.
 func (h *house) meet(f *fault) {
 	h.t.Helper()
 	h.ledger.ask(burst)
-	what, end := f.strike(h)
-	lasts := f.drawn(h.rng)
-	pause(h.t.Context(), lasts)
-	end()
-	h.recover(f.name, what, lasts)
+	b, began := f.strike(h), time.Now()
+	pause(h.t.Context(), f.drawn(h.rng))
+	bitten := b.bites == nil || b.bites()
+	if !bitten && !b.late {
+		h.bitten(f.name, &b)
+	}
+	b.end()
+	h.recover(f.name, b.what, time.Since(began))
+	if !bitten && b.late {
+		h.bitten(f.name, &b)
+	}
 }
 
-// recover waits until every API accepts again and all that was acknowledged before is terminal. Of a process
-// that was killed the fault ends when it is up again.
+// recover waits until every process is up, every API accepts again, and all that was acknowledged before is terminal.
 func (h *house) recover(name, what string, lasted time.Duration) {
 	h.t.Helper()
-	for _, m := range h.members {
-		if err := m.await(h.t.Context()); err != nil {
-			h.t.Error(err)
-		}
-	}
 	began, moves := time.Now(), h.campaigns.moves.Load()
 	ids := h.ledger.open()
 	ctx, cancel := context.WithTimeout(h.t.Context(), recovery)
 	defer cancel()
-	if err := errors.Join(h.ledger.accepts(ctx), h.ledger.settle(ctx, ids), h.campaigns.getsOn(ctx, moves)); err != nil {
+	var up []error
+	for _, m := range h.members {
+		up = append(up, m.await(ctx))
+	}
+	if err := errors.Join(errors.Join(up...), h.ledger.accepts(ctx), h.ledger.settle(ctx, ids), h.campaigns.getsOn(ctx, moves)); err != nil {
 		h.errorf("%s (%s) for %v: not well within %v of its end: %v", name, what, lasted.Round(time.Millisecond), recovery, err)
 		// What comes next is not to be blamed for this one.
 		ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
 		defer cancel()
 		_ = h.ledger.settle(ctx, ids)
+		h.ledger.giveUp(ids)
 		return
 	}
 	took := time.Since(began)
@@ -82,18 +88,25 @@ func (h *house) errorf(format string, args ...any) {
 	h.t.Fail()
 }
 
-// warm lets everything run for a moment, and notes what it holds.
+// warm lets everything run for a moment, as much at once as it will ever be, and notes what it holds: pools keep what they needed
+// then.
 func (h *house) warm() {
 	h.t.Helper()
 	h.crowd()
+	h.stallAll()
 	h.ledger.ask(4 * burst)
+	twins(h)
+	pause(h.t.Context(), 2*houseTimeout)
+	h.calm()
 	h.ledger.running.Wait()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
 	defer cancel()
 	if err := h.ledger.settle(ctx, h.ledger.open()); err != nil {
 		h.t.Fatal(err)
 	}
-	h.measure()
+	for name, f := range h.rest() {
+		h.base[name] = f
+	}
 }
 
 // load has clients ask, and campaigns run, until the function it returns is called.
@@ -118,19 +131,33 @@ func (h *house) close(stop func()) {
 	}
 	h.footprints()
 	h.ledger.compare()
+	for _, m := range h.members {
+		m.panics()
+		if h.heavy[m.name] {
+			m.dump()
+		}
+	}
 	h.t.Logf("the longest recovery took %v", h.worst.Round(time.Millisecond))
 }
 
 // face has each fault strike once, in an order drawn, and then, for as long as is asked, any of them, at times two
-// at once.
+// at once. What ends processes comes first, and in the last third no more: what they leave behind has to be theirs.
 func (h *house) face(goOn time.Duration, faults ...*fault) {
 	h.t.Helper()
 	h.warm()
 	stop := h.load()
-	for _, i := range h.rng.Perm(len(faults)) {
-		h.meet(faults[i])
+	for _, kills := range []bool{true, false} {
+		for _, i := range h.rng.Perm(len(faults)) {
+			if faults[i].kills == kills {
+				h.meet(faults[i])
+			}
+		}
 	}
-	for until := time.Now().Add(goOn); time.Now().Before(until) && h.t.Context().Err() == nil; {
+	began := time.Now()
+	for time.Since(began) < goOn && h.t.Context().Err() == nil {
+		if time.Since(began) > goOn*2/3 {
+			faults = slices.DeleteFunc(faults, func(f *fault) bool { return f.kills })
+		}
 		f := faults[h.rng.IntN(len(faults))]
 		if second := faults[h.rng.IntN(len(faults))]; second != f && h.rng.IntN(3) == 0 {
 			f = both(f, second)
@@ -145,11 +172,14 @@ func both(a, b *fault) *fault {
 	if slices.Index(inOrder, a) > slices.Index(inOrder, b) {
 		a, b = b, a
 	}
-	return &fault{a.name + " and " + b.name, func(h *house) (string, func()) {
-		whatA, endA := a.strike(h)
-		whatB, endB := b.strike(h)
-		return whatA + "; " + whatB, func() { endB(); endA() }
-	}, max(a.min, b.min), max(a.max, b.max)}
+	return &fault{a.name + " and " + b.name, func(h *house) blow {
+		one, two := a.strike(h), b.strike(h)
+		both := blow{what: one.what + "; " + two.what, end: func() { two.end(); one.end() }, late: one.late || two.late}
+		if one.bites != nil && two.bites != nil { // one may keep the other from being felt
+			both.bites = func() bool { return one.bites() || two.bites() }
+		}
+		return both
+	}, max(a.min, b.min), max(a.max, b.max), a.kills || b.kills}
 }
 
 // TestFault runs houses side by side, for what they do most is wait; fewer than there are processors, one of which
@@ -205,7 +235,7 @@ func faultEmbedded(t *testing.T, goOn time.Duration) {
 
 // faultProcesses: three processes over Redis and PostgreSQL; the processes are killed, stopped and misled.
 func faultProcesses(t *testing.T, goOn time.Duration) {
-	cluster(t, binaries).face(goOn, &killAPI, &killOne, &killAll, &killRelays, &killProvider, &stopWorker, &wrongClock, &sameKey, &stall)
+	cluster(t, binaries).face(goOn, &killAPI, &killOne, &killAll, &killRelays, &killLeader, &killProvider, &stopWorker, &wrongClock, &sameKey, &stall)
 }
 
 // faultServers: the same, and the servers and the connections to them fail.
@@ -272,6 +302,9 @@ func (h *house) crash(p crash.Point) {
 		}
 	}
 	h.logf("%s ended at step %s the %d. time, after %v: %v", m.name, p, times, time.Since(began).Round(time.Millisecond), doomed.err)
+	if !killed(doomed) {
+		h.errorf("%s ended by something else than step %s:\n%s", m.name, p, m.tail())
+	}
 	for _, o := range others {
 		o.start()
 	}

@@ -58,6 +58,17 @@ func (s *PostgresServer) DSN(proxy string) string {
 	return "postgres://postgres@" + proxy + "/postgres?sslmode=disable"
 }
 
+// Ask runs a query over a connection of its own, past any proxy, and returns what psql prints of its rows.
+func (s *PostgresServer) Ask(ctx context.Context, query string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(pg.bin, "psql"), "-X", "-A", "-t", "-h", s.dir, "-U", "postgres", "-c", query)
+	cmd.Dir = s.dir
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("ask PostgreSQL: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // Kill kills every process of the server as kill -9 does and waits for the end of the first.
 func (s *PostgresServer) Kill() {
 	s.mu.Lock()

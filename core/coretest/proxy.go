@@ -22,6 +22,8 @@ type Proxy struct {
 	changed chan struct{} // closed when traffic is another
 	conns   map[net.Conn]struct{}
 	closed  bool
+	asked   int // pieces that clients sent
+	spoilt  int
 	running sync.WaitGroup
 }
 
@@ -82,6 +84,7 @@ func (p *Proxy) Reset() {
 	for c := range p.conns {
 		_ = c.Close()
 	}
+	p.spoilt += len(p.conns) / 2
 	clear(p.conns)
 }
 
@@ -90,6 +93,27 @@ func (p *Proxy) Connections() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns) / 2
+}
+
+// Spoilt is how often it has done harm: connections that were reset or could not be had, and pieces that were held
+// or passed on late.
+func (p *Proxy) Spoilt() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spoilt
+}
+
+// Asked is how many pieces clients have sent, whatever became of them.
+func (p *Proxy) Asked() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}
+
+func (p *Proxy) harm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spoilt++
 }
 
 func (p *Proxy) set(to traffic) {
@@ -128,11 +152,13 @@ func (p *Proxy) accept() {
 // serve passes one connection on until either end closes it.
 func (p *Proxy) serve(client net.Conn) {
 	if now, _ := p.now(); now.cut {
+		p.harm()
 		abort(client)
 		return
 	}
 	server, err := net.Dial(p.network, p.target)
 	if err != nil {
+		p.harm()
 		abort(client)
 		return
 	}
@@ -173,6 +199,11 @@ func (p *Proxy) pass(from, to net.Conn, answers bool, gone <-chan struct{}) {
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := from.Read(buf)
+		if n > 0 && !answers {
+			p.mu.Lock()
+			p.asked++
+			p.mu.Unlock()
+		}
 		if n > 0 && !p.release(n, answers, gone) {
 			return
 		}
@@ -184,7 +215,7 @@ func (p *Proxy) pass(from, to net.Conn, answers bool, gone <-chan struct{}) {
 
 // release waits until n bytes may go on, and reports false if the connection ended meanwhile.
 func (p *Proxy) release(n int, answers bool, gone <-chan struct{}) bool {
-	began := time.Now()
+	began, harmed := time.Now(), false
 	for {
 		now, changed := p.now()
 		var timer <-chan time.Time
@@ -197,6 +228,10 @@ func (p *Proxy) release(n int, answers bool, gone <-chan struct{}) bool {
 				return true
 			}
 			timer = time.After(wait)
+		}
+		if !harmed {
+			harmed = true
+			p.harm()
 		}
 		select {
 		case <-gone:

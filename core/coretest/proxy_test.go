@@ -73,6 +73,15 @@ func TestProxy(t *testing.T) {
 	if err := c.ask(long); err != nil {
 		t.Fatal(err)
 	}
+	if n, asked := p.Spoilt(), p.Asked(); n != 0 || asked != 1 {
+		t.Errorf("a proxy that passed one piece on counts %d and has spoilt %d", asked, n)
+	}
+	spoilt := func(what string, atLeast int) {
+		t.Helper()
+		if n := p.Spoilt(); n < atLeast {
+			t.Errorf("%s: it says that it has spoilt %d, want %d", what, n, atLeast)
+		}
+	}
 	for name, stop := range map[string]func(){"hang": p.Hang, "mute": p.Mute} {
 		stop()
 		if err := c.ask(short); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -83,12 +92,15 @@ func TestProxy(t *testing.T) {
 			t.Errorf("%s: what was held did not come after healing: %v", name, err)
 		}
 	}
+	spoilt("hang and mute", 2) // of the first the answer may have come after
 	p.Slow(100*time.Millisecond, 100)
 	began := time.Now()
 	if err := c.ask(long); err != nil || time.Since(began) < 2*(100+60)*time.Millisecond {
 		t.Errorf("slow: %v after %v", err, time.Since(began))
 	}
+	spoilt("slow", 4)
 	p.Cut()
+	spoilt("cut", 5)
 	if err := c.ask(long); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("cut: %v, not a reset", err)
 	}
@@ -102,8 +114,19 @@ func TestProxy(t *testing.T) {
 		conn.Close()
 	}
 	p.Heal()
-	if err := dial(t, p.Addr).ask(long); err != nil {
-		t.Errorf("healed: %v", err)
+	before := p.Spoilt()
+	if err := dial(t, p.Addr).ask(long); err != nil || p.Spoilt() != before {
+		t.Errorf("healed: %v, and spoilt %d, %d before", err, p.Spoilt(), before)
+	}
+	dead := coretest.StartProxy(t, "unix:"+filepath.Join(t.TempDir(), "nobody"))
+	if conn, err := net.Dial("tcp", dead.Addr); err == nil { // it may be reset as soon as that
+		if (&client{conn, bufio.NewReader(conn)}).ask(long) == nil {
+			t.Error("nobody there: it was served")
+		}
+		conn.Close()
+	}
+	if dead.Spoilt() == 0 {
+		t.Error("nobody there: it says that it has spoilt nothing")
 	}
 }
 

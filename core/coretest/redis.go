@@ -117,6 +117,31 @@ func (s *RedisServer) Do(args ...any) {
 	s.do(func(ctx context.Context, c *redis.Client) error { return c.Do(ctx, args...).Err() })
 }
 
+// Refused is how often it has answered with an error of that name, such as OOM or READONLY, since it was started; 0 if it
+// does not answer within a second.
+func (s *RedisServer) Refused(name string) (n int) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer func() { _ = c.Close() }()
+	text, _ := c.Info(ctx, "errorstats").Result()
+	if _, after, ok := strings.Cut(text, "errorstat_"+name+":count="); ok {
+		digits, _, _ := strings.Cut(after, "\r")
+		n, _ = strconv.Atoi(digits)
+	}
+	return n
+}
+
+// Eval runs a script that returns a number on whatever it holds; 0 if it does not answer within a second.
+func (s *RedisServer) Eval(script string, args ...any) int {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer func() { _ = c.Close() }()
+	n, _ := c.Eval(ctx, script, nil, args...).Int()
+	return n
+}
+
 func (s *RedisServer) start(more ...string) {
 	s.t.Helper()
 	_, port, _ := net.SplitHostPort(s.Addr)

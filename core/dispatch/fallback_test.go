@@ -128,6 +128,18 @@ func (p player) Close(context.Context) error             { return nil }
 // tell accepts a notification by fallback over channels, to a recipient.
 func (g *stage) tell(rec *core.Recipient, after time.Duration, channels ...string) *core.Acceptance {
 	g.t.Helper()
+	a := g.compose(rec, after, channels...)
+	got, err := g.s.Record(g.ctx, a)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if err := g.Wake(g.ctx, got.Wakes...); err != nil {
+		g.t.Fatal(err)
+	}
+	return a
+}
+
+func (g *stage) compose(rec *core.Recipient, after time.Duration, channels ...string) *core.Acceptance {
 	now := g.s.Now()
 	n := core.Notification{ID: core.NewID(now), App: "a", CreatedAt: now, SendAt: now, ExpiresAt: now.Add(72 * time.Hour), Priority: providers.Normal,
 		Mode: core.ModeFallback, FallbackAfter: after, Unknown: core.RetryUnknown}
@@ -142,13 +154,6 @@ func (g *stage) tell(rec *core.Recipient, after time.Duration, channels ...strin
 		climb.Place(&d, &choice)
 		climb.Next(&choice)
 		a.Deliveries = append(a.Deliveries, d)
-	}
-	got, err := g.s.Record(g.ctx, a)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	if err := g.Wake(g.ctx, got.Wakes...); err != nil {
-		g.t.Fatal(err)
 	}
 	return a
 }

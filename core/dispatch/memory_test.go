@@ -57,6 +57,7 @@ type memory struct {
 	open       int
 	idle       chan struct{} // closed when nothing is open any more
 	end        chan struct{} // closed when the test is over: dead workers are let go
+	ahead      time.Duration // of the processes' clocks the store's is so much
 	mishap     func(op string, batch core.ID) mishap
 	note       func(format string, args ...any) // writes a step down; batches in args are named for people
 	violation  func(format string, args ...any)
@@ -67,6 +68,9 @@ func newMemory(violation func(string, ...any)) *memory {
 		cancelling: map[core.ID]bool{}, paused: map[string]bool{}, quiet: map[core.ID]bool{}, unread: map[core.ID]bool{}, fences: map[core.ID]int64{}, idle: make(chan struct{}), end: make(chan struct{}),
 		violation: violation, note: func(string, ...any) {}, mishap: func(string, core.ID) mishap { return mishap{} }}
 }
+
+// now is the store's clock.
+func (m *memory) now() time.Time { return time.Now().Add(m.ahead) }
 
 // put records batches and their deliveries.
 func (m *memory) put(ds []core.Delivery, bs ...core.Batch) {
@@ -93,7 +97,7 @@ func (m *memory) call(op string, batch core.ID, tx func(now time.Time)) error {
 		return errDown
 	}
 	m.mu.Lock()
-	tx(time.Now())
+	tx(m.now())
 	m.look()
 	m.mu.Unlock()
 	if f.diesAfter {
@@ -138,7 +142,7 @@ func (m *memory) look() {
 		b := m.batches[d.Batch]
 		if b == nil || b.State == core.BatchDone {
 			m.violation("delivery %s is pending in a batch that is not there or done: %+v", id, b)
-		} else if b.RunAt.IsZero() || b.RunAt.After(time.Now().Add(time.Hour)) {
+		} else if b.RunAt.IsZero() || b.RunAt.After(m.now().Add(time.Hour)) {
 			m.violation("delivery %s has its alarm clock at %s", id, b.RunAt)
 		}
 	}
@@ -460,7 +464,7 @@ func (m *memory) sending(msg *providers.Message) core.Batch {
 		m.violation("a message was sent that is no delivery's")
 		return core.Batch{}
 	}
-	b, now := m.batches[d.Batch], time.Now()
+	b, now := m.batches[d.Batch], m.now()
 	switch {
 	case b.State != core.BatchSending || !now.Before(b.RunAt) || !slices.Contains(m.claimed[b.ID], id):
 		m.violation("delivery %s was sent outside of a round on record: %+v", id, b)

@@ -22,7 +22,7 @@ import (
 // once, some to be cancelled on the way. It also says when routes are paused and the queue is wiped.
 func (w *world) fill() {
 	r := rand.New(rand.NewPCG(w.seed, 0))
-	now := w.began
+	now := w.now()
 	var root core.ID
 	binary.BigEndian.PutUint64(root[8:], w.seed)
 	ids := 0

@@ -29,8 +29,8 @@ type world struct {
 	seed    uint64
 	ctx     context.Context
 	began   time.Time
-	calmAt  time.Time // faults cease then, so that all can come to an end
-	d       *dispatch.Dispatcher
+	calmAt  time.Time              // faults cease then, so that all can come to an end
+	ds      []*dispatch.Dispatcher // of the processes, any of which may get a wake
 	relays  []*dispatch.Relay
 	workers sync.WaitGroup
 
@@ -57,10 +57,12 @@ func newWorld(ctx context.Context, t *testing.T, seed uint64, traced bool) *worl
 		w.note = w.write
 	}
 	log := slog.New(slog.DiscardHandler)
-	w.d = dispatch.New(dispatch.Options{Store: w, Queue: w, Gate: w, Routes: w, Logger: log, Worker: "w"})
-	for range 1 + seed%2 { // any number of relays may run
-		w.relays = append(w.relays, dispatch.NewRelay(dispatch.RelayOptions{Overdue: w, Dispatcher: w.d, Routes: []string{"r", "s"}, Logger: log}))
+	for i := range 1 + seed%3 { // any number of processes may run, and of relays
+		w.ds = append(w.ds, dispatch.New(dispatch.Options{Store: w, Queue: w, Gate: w, Routes: w, Logger: log, Worker: "w" + strconv.FormatUint(i, 10)}))
+		w.relays = append(w.relays, dispatch.NewRelay(dispatch.RelayOptions{Overdue: w, Dispatcher: w.ds[i], Routes: []string{"r", "s"}, Logger: log}))
 	}
+	// The machine that the store is on may be right, and those of the processes not.
+	w.ahead = []time.Duration{0, 0, 2 * time.Hour, -2 * time.Hour, 1500 * time.Millisecond, -1500 * time.Millisecond}[w.roll("clock", "").IntN(6)]
 	return w
 }
 
@@ -198,11 +200,11 @@ func (w *world) Wake(_ context.Context, wakes ...core.Wake) error {
 		}
 		w.note("wake %v with fence %d: %d copies, moved by %s", wake.Batch, wake.Fence, copies, delay)
 		// asynq's due times are whole seconds, truncated.
-		wait, held := time.Until(wake.At.Truncate(time.Second))+delay, w.wiped()
+		wait, held := wake.At.Truncate(time.Second).Sub(w.now())+delay, w.wiped()
 		for range copies {
 			w.later(wait, func() {
 				if w.wiped() == held {
-					_ = w.d.Deliver(w.ctx, wake)
+					_ = w.ds[w.roll("process", w.label(wake.Batch)).IntN(len(w.ds))].Deliver(w.ctx, wake)
 				}
 			})
 		}
