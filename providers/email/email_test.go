@@ -125,7 +125,8 @@ func TestAnswersOverTheWire(t *testing.T) {
 					t.Fatal(err)
 				}
 				want := providers.Result{ID: batch[1].ID, Outcome: row.want, Code: row.wantCode}
-				if row.code == 421 && row.phase == "MAIL" {
+				confused := mode != "lock-step" && (row.code == 503 || row.code == 250) // by PIPELINING, perhaps: without, it may be taken
+				if row.code == 421 && row.phase == "MAIL" || confused {
 					want.Outcome, want.Code = providers.Accepted, "250 2.0.0" // another session takes it
 				}
 				if diff := cmp.Diff(want, results[batch[1].ID], cmpopts.IgnoreFields(providers.Result{}, "Reason", "ProviderID")); diff != "" {

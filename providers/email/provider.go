@@ -241,6 +241,9 @@ func (p *provider) note(r providers.Result) {
 // Health implements providers.Provider.
 func (p *provider) Health(context.Context) providers.Health {
 	h := providers.Health{Status: providers.HealthOK}
+	if p.server.distrusted() {
+		h = providers.Health{Status: providers.HealthDegraded, Reason: errMisled.Error() + ", so it is told one command at a time"}
+	}
 	if t := p.trouble.Load(); t != nil {
 		h = *t
 	}

@@ -43,6 +43,8 @@ type relay struct {
 	auth      string   // mechanisms
 	eager     bool     // DATA is accepted although no recipient was
 	lenient   bool     // RCPT is accepted although MAIL was not
+	forgetful bool     // what came with a command is thrown away once that is answered
+	confused  string   // is answered to a MAIL or RCPT that came with more
 
 	mu    sync.Mutex
 	seen  map[string]int
@@ -166,8 +168,17 @@ func (r *relay) serve(raw net.Conn) {
 			return
 		}
 		line = strings.TrimRight(line, "\r\n")
+		if r.confused != "" && c.in.Buffered() > 0 {
+			if !say(c, r.confused) {
+				return
+			}
+			continue
+		}
 		if !r.command(c, &m, line) {
 			return
+		}
+		if r.forgetful {
+			_, _ = c.in.Discard(c.in.Buffered())
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/wneessen/go-mail/smtp"
@@ -25,7 +26,19 @@ type server struct {
 	auth               string
 	username, password string
 	timeout            time.Duration
+
+	lockstep atomic.Int64 // until when (Unix, in ns) sessions do not pipeline, whatever the server announces
 }
+
+// distrust is for how long a server that announces PIPELINING and does not keep to it is told one command at
+// a time.
+const distrust = 10 * time.Minute
+
+// misled notes that the server has not kept to PIPELINING.
+func (s *server) misled() { s.lockstep.Store(time.Now().Add(distrust).UnixNano()) }
+
+// distrusted says that the server is not believed to pipeline.
+func (s *server) distrusted() bool { return time.Now().UnixNano() < s.lockstep.Load() }
 
 // The modes of the setting tls.
 const (
@@ -59,6 +72,7 @@ func refused(ph phase, err error) *openError {
 // session is one SMTP connection that is ready for a transaction.
 type session struct {
 	*smtp.Client
+	server     *server
 	conn       *conn
 	pipelining bool
 	utf8       bool
@@ -127,8 +141,10 @@ func (s *server) greet(ctx context.Context, c *conn) (*session, error) {
 			return nil, err
 		}
 	}
-	out := &session{Client: client, conn: c}
-	out.pipelining, _ = client.Extension("PIPELINING")
+	out := &session{Client: client, server: s, conn: c}
+	if !s.distrusted() {
+		out.pipelining, _ = client.Extension("PIPELINING")
+	}
 	out.utf8, _ = client.Extension("SMTPUTF8")
 	var limit string
 	if out.size, limit = client.Extension("SIZE"); out.size {

@@ -28,7 +28,11 @@ type feed interface {
 // finalDot ends a message.
 const finalDot = ".\r\n"
 
-var errClosing = errors.New("the mail server closes the session")
+var (
+	errClosing = errors.New("the mail server closes the session")
+	errMisled  = errors.New("the mail server announces PIPELINING and does not keep to it")
+	errEager   = errors.New("the mail server answers before it is asked")
+)
 
 // run sends messages over the session until there are none, it has had its share of limit messages, or
 // it breaks. kept says that it was not opened just now, so that it may be stale.
@@ -44,6 +48,10 @@ func (s *session) run(ctx context.Context, f feed, limit int, timeout time.Durat
 		}
 	}()
 	x := &exchange{session: s, feed: f, ctx: ctx, limit: limit, timeout: timeout, proven: !kept}
+	s.pipelining = s.pipelining && !s.server.distrusted()
+	if kept && s.Text.R.Buffered() > 0 {
+		s.broken = true // the next answer would be of something else
+	}
 	j := x.take()
 	for j != nil && !s.broken {
 		j = x.transact(j)
@@ -62,6 +70,7 @@ type exchange struct {
 	timeout time.Duration
 	proven  bool      // the session is known to be alive
 	asked   []command // of the message at hand: on their way, or to be said
+	flushed time.Time // when something was sent last
 }
 
 // take gets a message that this session can carry.
@@ -106,6 +115,9 @@ func (x *exchange) transact(j *job) *job {
 		return x.failed(j, err)
 	case !ready:
 		return x.take()
+	}
+	if x.Text.R.Buffered() > 0 { // else what it said there would count as the answer to the message
+		return x.failed(j, x.doubted(errEager))
 	}
 	text, dot := j.data[:len(j.data)-len(finalDot)], finalDot
 	if _, err := x.Text.W.Write(text); err != nil {
@@ -178,7 +190,7 @@ func (x *exchange) say(line string) { _, _ = x.Text.W.WriteString(line + "\r\n")
 func (x *exchange) envelope(j *job) (bool, error) {
 	asked, refusedAt, orphan := x.asked, false, false
 	x.asked, x.dirty = nil, true
-	for _, c := range asked {
+	for i, c := range asked {
 		if !x.pipelining {
 			x.say(c.line)
 			if err := x.flush(); err != nil {
@@ -187,6 +199,9 @@ func (x *exchange) envelope(j *job) (bool, error) {
 		}
 		r, err := x.read()
 		if err != nil {
+			if i > 0 || x.sent > 1 { // it has answered the first of what it was sent together, and no more
+				err = x.silent(err)
+			}
 			if refusedAt { // reported already; the session is gone
 				x.broken = true
 				return false, nil
@@ -207,9 +222,13 @@ func (x *exchange) envelope(j *job) (bool, error) {
 			x.nothing()
 			return false, nil
 		case c.ph == phaseData && r.positive():
-			fine = false // 250 to DATA is no invitation
+			fine = false // 250 to DATA is no invitation: its answers are of other commands than we think
+			x.broken = true
 		case c.ph == "" && !fine:
-			return false, fmt.Errorf("RSET: %s", r)
+			return false, x.doubted(fmt.Errorf("RSET: %s", r))
+		}
+		if !fine && !refusedAt && x.pipelining && !j.again && confused(c.ph, r) {
+			return false, x.doubted(fmt.Errorf("%s: %s", c.ph, r))
 		}
 		if !fine && !refusedAt {
 			refusedAt, orphan = true, c.ph == phaseMail
@@ -220,6 +239,30 @@ func (x *exchange) envelope(j *job) (bool, error) {
 		}
 	}
 	return !refusedAt, nil
+}
+
+// confused says whether a reply is that of a server that has lost its place in a group of commands: it knows
+// no such command, or not at this point, or invites no text where text is what comes next.
+func confused(ph phase, r reply) bool {
+	return r.code == 500 || r.code == 502 || r.code == 503 || ph == phaseData && r.positive()
+}
+
+// doubted has further sessions wait for each answer, if this one did not.
+func (x *exchange) doubted(err error) error {
+	if !x.pipelining {
+		return err
+	}
+	x.server.misled()
+	return fmt.Errorf("%w: %w", errMisled, err)
+}
+
+// silent is doubted for the lack of an answer, if it was waited for and not for a moment alone.
+func (x *exchange) silent(err error) error {
+	var network net.Error
+	if !errors.As(err, &network) || !network.Timeout() || errors.Is(x.ctx.Err(), context.Canceled) || time.Since(x.flushed) < x.timeout/4 {
+		return err
+	}
+	return x.doubted(err)
 }
 
 // nothing ends the text that a server wants although it refused the recipient (RFC 2920, 3.1).
@@ -254,7 +297,7 @@ func (x *exchange) failed(j *job, err error) *job {
 	case !x.proven: // there are only so many old sessions, and this was one less
 		x.feed.back(j)
 		return nil
-	case x.sent > 1 && !j.again:
+	case (x.sent > 1 || errors.Is(err, errMisled)) && !j.again:
 		j.again = true
 		x.feed.back(j)
 		return nil
@@ -282,6 +325,7 @@ func (x *exchange) flush() error {
 		deadline = d
 	}
 	x.conn.within(deadline)
+	x.flushed = time.Now()
 	return x.Text.W.Flush()
 }
 
