@@ -162,17 +162,20 @@ func (g *Gateway) start() error {
 	s := &g.settings
 	metrics := prometheus.NewRegistry()
 	node, err := centrifuge.New(centrifuge.Config{
-		LogLevel:                     logLevel(g.log),
-		LogHandler:                   logHandler(g.log),
-		ClientPresenceUpdateInterval: presenceInterval,
-		ClientExpiredCloseDelay:      time.Duration(s.ExpiredGrace),
-		ClientStaleCloseDelay:        time.Duration(s.StaleTimeout),
-		ClientQueueMaxSize:           s.ClientQueueMaxSize,
-		ClientChannelLimit:           2, // a client's own, and one to be refused with the right word
-		UserConnectionLimit:          s.MaxConnectionsPerRecipient,
-		HistoryMaxPublicationLimit:   s.HistorySize,
-		RecoveryMaxPublicationLimit:  s.HistorySize,
-		HistoryMetaTTL:               time.Duration(s.HistoryTTL) + historyMeta,
+		LogLevel:   logLevel(g.log),
+		LogHandler: logHandler(g.log),
+
+		ClientPresenceUpdateInterval:    presenceInterval,
+		ClientChannelPositionCheckDelay: positionCheck,
+
+		ClientExpiredCloseDelay:     time.Duration(s.ExpiredGrace),
+		ClientStaleCloseDelay:       time.Duration(s.StaleTimeout),
+		ClientQueueMaxSize:          s.ClientQueueMaxSize,
+		ClientChannelLimit:          2, // a client's own, and one to be refused with the right word
+		UserConnectionLimit:         s.MaxConnectionsPerRecipient,
+		HistoryMaxPublicationLimit:  s.HistorySize,
+		RecoveryMaxPublicationLimit: s.HistorySize,
+		HistoryMetaTTL:              time.Duration(s.HistoryTTL) + historyMeta,
 		// UseSingleFlight stays off: its groups are the package's, keyed by channel alone, so two gateways
 		// in one process would get each other's answers (centrifuge v0.40.1, node.go).
 		Metrics: centrifuge.MetricsConfig{MetricsNamespace: "carillon_websocket", RegistererGatherer: metrics},

@@ -24,6 +24,10 @@ const (
 	// presenceTTL is how long a client of a gateway that died without a word still counts as present.
 	presenceTTL      = 60 * time.Second
 	presenceInterval = 25 * time.Second
+	// positionCheck is how old a look at what a client has of its history must be for another, which comes
+	// with the presence: what was published while a gateway did not hear its Redis is missed by its clients
+	// until then. The library's own 40 s would make it each second time.
+	positionCheck = 15 * time.Second
 )
 
 var errRedisURL = errors.New("redis: is not redis://[user:password@]host[:port][/db], rediss://…, redis-sentinel://host,host?master=name[&sentinel_password=…] or redis-cluster://host,host (with tls=true for TLS, and ca_file=/path for an authority of your own)")
