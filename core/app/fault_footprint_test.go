@@ -107,7 +107,7 @@ func (f footprint) least(g footprint) footprint {
 // within reports whether a process is back near its base: a tenth more, and what a few connections or, for the
 // memory, the garbage between two collections come to.
 func (f footprint) within(base footprint) bool {
-	return f.goroutines <= base.goroutines*1.1+10 && f.files <= base.files*1.1+10 && f.memory <= base.memory*1.1+96<<20 && f.heap <= base.heap*1.1+24<<20
+	return f.goroutines <= base.goroutines*1.1+20 && f.files <= base.files*1.1+20 && f.memory <= base.memory*1.1+96<<20 && f.heap <= base.heap*1.1+24<<20
 }
 
 func (f footprint) String() string {

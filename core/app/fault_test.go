@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,9 @@ var (
 
 // burst is how many notifications are asked for at once as a fault strikes.
 const burst = 20
+
+// standstill is longer than any timer of a queue's that asks Redis for something, but the rarest.
+const standstill = 9 * time.Second
 
 // meet has one fault strike, waits until it has had an effect, for its end, and for everything accepted until then to be
 // terminal.
@@ -89,15 +93,28 @@ func (h *house) errorf(format string, args ...any) {
 }
 
 // warm lets everything run for a moment, as much at once as it will ever be, and notes what it holds: pools keep what they needed
-// then.
+// then. Whoever waits for Redis keeps a connection busy, and what stood still for a while finds all its timers due at once.
 func (h *house) warm() {
 	h.t.Helper()
 	h.crowd()
 	h.stallAll()
 	h.ledger.ask(4 * burst)
 	twins(h)
+	if h.redis != nil {
+		h.redis.Pause()
+	}
 	pause(h.t.Context(), 2*houseTimeout)
+	if h.redis != nil {
+		h.redis.Resume()
+	}
 	h.calm()
+	for _, m := range h.members {
+		m.signal(syscall.SIGSTOP, false)
+	}
+	pause(h.t.Context(), standstill)
+	for _, m := range h.members {
+		m.signal(syscall.SIGCONT, false)
+	}
 	h.ledger.running.Wait()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
 	defer cancel()
