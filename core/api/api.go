@@ -145,6 +145,8 @@ type Options struct {
 	Ready         func(context.Context) error // nil: always ready
 	MaxAccepts    int                         // requests being accepted at once, beyond which 503; 0: 512
 	BulkRoom      int64                       // bytes of lines of all bulk streams together that are held at once; 0: 64 MiB
+	ImportRoom    int64                       // bytes of recipients of all imports together that are held at once; 0: 64 MiB
+	BodyRoom      int64                       // bytes of all bodies together, without each one's first 16 KiB, beyond which 503; 0: 64 MiB
 	Stopping      <-chan struct{}             // closed when streams without an end of their own are to end; nil: never
 	Logger        *slog.Logger                // nil: slog.Default()
 }
@@ -156,6 +158,8 @@ type API struct {
 	inflight inflight
 	accepts  chan struct{}
 	room     *semaphore.Weighted // of bulk streams
+	imports  *semaphore.Weighted // room of imports
+	bodies   *semaphore.Weighted // room of bodies
 	mux      *http.ServeMux
 }
 
@@ -178,13 +182,21 @@ func New(o Options) (http.Handler, error) {
 		o.BulkRoom = 64 << 20
 	}
 	o.BulkRoom = max(o.BulkRoom, MaxBody) // a line has to fit
+	if o.ImportRoom <= 0 {
+		o.ImportRoom = 64 << 20
+	}
+	if o.BodyRoom <= 0 {
+		o.BodyRoom = 64 << 20
+	}
+	o.BodyRoom = max(o.BodyRoom, MaxBodyAttachment)
 	if o.Auth == nil {
 		o.Auth = NewAuthenticator(o.Keys)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	a := &API{Options: o, validate: newValidator(), accepts: make(chan struct{}, o.MaxAccepts), room: semaphore.NewWeighted(o.BulkRoom), mux: http.NewServeMux()}
+	a := &API{Options: o, validate: newValidator(), accepts: make(chan struct{}, o.MaxAccepts), room: semaphore.NewWeighted(o.BulkRoom),
+		imports: semaphore.NewWeighted(o.ImportRoom), bodies: semaphore.NewWeighted(o.BodyRoom), mux: http.NewServeMux()}
 	strict := NewStrictHandlerWithOptions(a, []StrictMiddlewareFunc{a.check}, StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: a.fail, ResponseErrorHandlerFunc: a.fail})
 	HandlerWithOptions(strict, StdHTTPServerOptions{BaseRouter: a.mux, ErrorHandlerFunc: a.failParameter})

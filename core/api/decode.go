@@ -24,6 +24,9 @@ const (
 	MaxBody           = 256 << 10 // of a request, and of a line of a bulk stream
 	MaxBodyAttachment = 8 << 20   // of a notification with attachments
 	MaxDepth          = 32        // of nested objects and arrays
+
+	// freeBody is how much of a body is not counted: who sends little is not refused for those who send much.
+	freeBody = 16 << 10
 )
 
 // Nullable is a text that a merge patch sets, removes (null) or leaves alone (not given).
@@ -89,11 +92,13 @@ func decodeBody(r *http.Request, dst any) error {
 	if _, ok := dst.(*NotificationRequest); ok {
 		limit = MaxBodyAttachment
 	}
-	body, err := readAll(http.MaxBytesReader(c.w, r.Body, limit), r.ContentLength)
+	body, err := readAll(&counted{http.MaxBytesReader(c.w, r.Body, limit), c, freeBody}, r.ContentLength)
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
 		return tooLarge(limit)
+	case errors.Is(err, errNoRoom):
+		return err
 	case err != nil:
 		return refuse(http.StatusBadRequest, "The body could not be read to its end.")
 	case len(body) == 0:
@@ -105,6 +110,28 @@ func decodeBody(r *http.Request, dst any) error {
 		return tooLarge(MaxBody)
 	}
 	return err
+}
+
+var errNoRoom = &failure{status: http.StatusServiceUnavailable, detail: "More large requests are being read than can be at once. Try again in a moment.", retry: 1}
+
+// counted takes of the room for all bodies what is read, as it is read: what is only announced takes none. Who finds no
+// room is refused and does not wait, for it holds what others may wait for.
+type counted struct {
+	io.Reader
+	call *call
+	free int64
+}
+
+func (r *counted) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.free -= int64(n)
+	if more := -r.free; more > 0 {
+		if !r.call.bodies.TryAcquire(more) {
+			return n, errNoRoom
+		}
+		r.call.held, r.free = r.call.held+more, 0
+	}
+	return n, err
 }
 
 // readAll reads a body to its end, in one piece where it is as long as its header says.

@@ -101,7 +101,8 @@ type importSource interface {
 // importPart is what the reader hands to the keeper: a chunk, or a line that is bad.
 type importPart struct {
 	chunk []core.Import
-	line  int // how far it is read
+	size  int64 // what it takes of the room for all imports
+	line  int   // how far it is read
 	bad   error
 	err   error // the stream ends here
 	done  bool
@@ -118,6 +119,7 @@ func (im *importer) VisitImportRecipientsResponse(w http.ResponseWriter) error {
 	told := im.began
 	for p := range parts {
 		e, err := im.keep(ctx, &p)
+		im.api.imports.Release(p.size)
 		if err != nil {
 			problem := failureOf(err).problem(im.call.requestID)
 			e = &ImportEvent{Line: p.line, Problem: &problem, Progress: im.progress()}
@@ -140,7 +142,8 @@ func (im *importer) VisitImportRecipientsResponse(w http.ResponseWriter) error {
 		}
 	}
 	cancel()
-	for range parts { // the reader ends by itself
+	for p := range parts { // the reader ends by itself
+		im.api.imports.Release(p.size)
 	}
 	return nil
 }
@@ -178,24 +181,26 @@ func (im *importer) tell(line int, bad error) *ImportEvent {
 	return &ImportEvent{Line: line, Problem: &problem}
 }
 
+// importReader is the half of an import that reads. What it holds it has taken of the room for all imports.
+type importReader struct {
+	*importer
+	ctx   context.Context
+	parts chan<- importPart
+	chunk []core.Import
+	size  int64
+}
+
 // read reads and checks line after line.
 func (im *importer) read(ctx context.Context, control *http.ResponseController, parts chan<- importPart) {
 	defer close(parts)
 	line := 0
-	hand := func(p importPart) bool {
-		select {
-		case parts <- p:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
+	r := &importReader{importer: im, ctx: ctx, parts: parts}
+	defer func() { im.api.imports.Release(r.size) }()
 	defer func() { // here, for nobody else sees a goroutine of the handler's panic, and the process would end
 		if p := recover(); p != nil {
-			hand(importPart{line: line, err: im.api.panicked(im.call, p)})
+			r.hand(importPart{line: line, err: im.api.panicked(im.call, p)})
 		}
 	}()
-	chunk, size := make([]core.Import, 0, importChunk), 0
 	var extended time.Time
 	for {
 		if time.Since(extended) > time.Second {
@@ -206,29 +211,59 @@ func (im *importer) read(ctx context.Context, control *http.ResponseController, 
 		line = at
 		if bad == nil && err == nil {
 			var x core.Import
-			if x, bad = im.check(ctx, body); bad == nil {
-				chunk, size = append(chunk, x), size+sizeOf(&x)
-			}
-		}
-		if len(chunk) == importChunk || size >= importBytes || len(chunk) > 0 && (bad != nil || err != nil) {
-			if !hand(importPart{chunk: chunk, line: line}) {
+			if x, bad = im.check(ctx, body); bad == nil && !r.add(x, line) {
 				return
 			}
-			chunk, size = make([]core.Import, 0, importChunk), 0
+		}
+		if full := len(r.chunk) == importChunk || r.size >= importBytes; (full || bad != nil || err != nil) && !r.handChunk(line) {
+			return
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			hand(importPart{line: line, done: true})
+			r.hand(importPart{line: line, done: true})
 			return
 		case err != nil:
-			hand(importPart{line: line, err: err})
+			r.hand(importPart{line: line, err: err})
 			return
 		case bad != nil:
-			if !hand(importPart{line: line, bad: bad}) {
+			if !r.hand(importPart{line: line, bad: bad}) {
 				return
 			}
 		}
 	}
+}
+
+// hand gives the keeper a part. It reports false where the import ended before.
+func (r *importReader) hand(p importPart) bool {
+	select {
+	case r.parts <- p:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
+}
+
+// handChunk gives the keeper what was read, if there is something.
+func (r *importReader) handChunk(line int) bool {
+	if len(r.chunk) == 0 {
+		return true
+	}
+	if !r.hand(importPart{chunk: r.chunk, size: r.size, line: line}) {
+		return false
+	}
+	r.chunk, r.size = make([]core.Import, 0, importChunk), 0
+	return true
+}
+
+// add puts a recipient to the chunk, as soon as there is room for it. Whoever waits for room has handed on what it had:
+// the keepers make room, and no import waits for another one that waits.
+func (r *importReader) add(x core.Import, line int) bool {
+	n := min(int64(sizeOf(&x)), r.api.ImportRoom)
+	if room := r.api.imports; !room.TryAcquire(n) && (!r.handChunk(line-1) || room.Acquire(r.ctx, n) != nil) {
+		return false
+	}
+	r.chunk, r.size = append(r.chunk, x), r.size+n
+	return true
 }
 
 // What a recipient's parts take beside their texts, in bytes, about.

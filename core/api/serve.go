@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/intake"
 )
@@ -30,7 +32,9 @@ type call struct {
 	principal core.Principal
 	recipient string // of a recipient's token
 	body      []byte
-	faults    []intake.Fault // what decoding found
+	bodies    *semaphore.Weighted // the room for all bodies
+	held      int64               // what this one takes of it
+	faults    []intake.Fault      // what decoding found
 	w         http.ResponseWriter
 	r         *http.Request
 }
@@ -125,7 +129,8 @@ var always = []struct {
 // ServeHTTP names the request, lets in who may, and answers; a panic becomes a 500.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	c := &call{requestID: requestID(r.Header.Get("X-Request-Id")), w: w, r: r}
+	c := &call{requestID: requestID(r.Header.Get("X-Request-Id")), w: w, r: r, bodies: a.bodies}
+	defer func() { c.bodies.Release(c.held) }()
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	h := w.Header()
 	h.Set("X-Request-Id", c.requestID)
