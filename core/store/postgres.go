@@ -88,13 +88,19 @@ func (b *postgresDB) prepare(ctx context.Context, o *Options) error {
 // for the first. The lock is asked for again and again rather than waited for: a statement that waits has a
 // snapshot, and CREATE INDEX CONCURRENTLY waits for the end of every older one.
 func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
-	db := stdlib.OpenDBFromPool(b.pool)
-	defer func() { err = errors.Join(err, db.Close()) }()
 	conn, err := b.acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to PostgreSQL: %w", err)
 	}
 	defer conn.Release()
+	if _, err := pgSimple(ctx, conn, pgUnbound); err != nil {
+		return fmt.Errorf("take the time-outs off a session: %w", err)
+	}
+	defer func() {
+		if _, berr := pgSimple(context.WithoutCancel(ctx), conn, pgBound); berr != nil {
+			err = errors.Join(err, fmt.Errorf("put the time-outs back on a session: %w", berr))
+		}
+	}()
 	slow := time.After(pgSlow)
 	for got := false; ; {
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrateLock)).Scan(&got); err != nil {
@@ -111,9 +117,33 @@ func (b *postgresDB) migrate(ctx context.Context, o *Options) (err error) {
 		case <-time.After(migrateEvery):
 		}
 	}
-	err = migrate(ctx, db, "postgres", o)
+	err = b.migrateAlone(ctx, o)
 	if _, uerr := conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrateLock)); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("give the migrations' lock back: %w", uerr))
+	}
+	return err
+}
+
+// The time-outs that a server, a database or a role may have set are for the short statements of every day. A migration of large
+// tables takes what it takes, as long as whoever holds their lock is idle meanwhile. (Not each version knows all of them.)
+const (
+	pgTimeouts = " FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')"
+	pgUnbound  = "SELECT set_config(name, '0', false)" + pgTimeouts
+	pgBound    = "SELECT set_config(name, reset_val, false)" + pgTimeouts
+)
+
+// migrateAlone applies the migrations over one connection, which has no time-outs meanwhile.
+func (b *postgresDB) migrateAlone(ctx context.Context, o *Options) (err error) {
+	db := stdlib.OpenDBFromPool(b.pool)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	db.SetMaxOpenConns(1)
+	db.SetMaxIdleConns(1) // it stays the same one
+	if _, err := db.ExecContext(ctx, pgUnbound); err != nil {
+		return fmt.Errorf("take the time-outs off the migrations: %w", err)
+	}
+	err = migrate(ctx, db, "postgres", o)
+	if _, berr := db.ExecContext(context.WithoutCancel(ctx), pgBound); berr != nil {
+		err = errors.Join(err, fmt.Errorf("put the time-outs back: %w", berr))
 	}
 	return err
 }

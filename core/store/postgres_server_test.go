@@ -80,6 +80,30 @@ func TestPostgresSession(t *testing.T) {
 	}
 }
 
+// TestMigrationsAreUnbound: the time-outs of a role end no migration, nor the session that holds their lock meanwhile. They
+// hold afterwards.
+func TestMigrationsAreUnbound(t *testing.T) {
+	t.Parallel()
+	server := coretest.StartPostgres(t, "")
+	db := raw(t, direct(server))
+	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"} {
+		if _, err := db.ExecContext(t.Context(), "ALTER ROLE postgres SET "+name+" = '700ms'"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := set(t, nil, map[string]string{"99999_long.sql": "-- +goose Up\nSELECT pg_sleep(1.5);\n"})
+	s, err := store.OpenAs(t.Context(), store.Options{URL: direct(server)}, long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	for range 20 { // whichever connection
+		if got, err := s.Setting(t.Context(), "statement_timeout"); err != nil || got != "700ms" {
+			t.Fatalf("statement_timeout is %q (%v) afterwards", got, err)
+		}
+	}
+}
+
 // TestMigrationsLockIsHeld: a start that waits for a lock that nobody gives back says who holds it.
 func TestMigrationsLockIsHeld(t *testing.T) {
 	t.Parallel()
