@@ -21,11 +21,10 @@ func (a *App) console(ctx context.Context, auth *api.Authenticator) (*console.Co
 	if a.sandbox != nil {
 		o.Example = a.exampleBody()
 	}
-	if a.gateway.Load() != nil {
-		o.Token = func(app, recipient string) (string, error) {
-			token, _, err := tokens{a}.Mint(app, recipient, time.Hour)
-			return token, err
-		}
+	o.Live = func() bool { return a.gateway.Load() != nil }
+	o.Token = func(app, recipient string) (string, error) {
+		token, _, err := tokens{a}.Mint(app, recipient, time.Hour)
+		return token, err
 	}
 	c, err := console.New(o)
 	if err != nil {

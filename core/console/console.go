@@ -80,7 +80,7 @@ type Routes interface {
 	PauseRoute(ctx context.Context, route string, paused bool) error
 }
 
-// Options are what a Console works with. All but Campaigns, Token, Example and Logger are required.
+// Options are what a Console works with. All but Campaigns, Token, Live, Example and Logger are required.
 type Options struct {
 	// Principal says whom the SHA-256 of an API key stands for, asked for a remote address (host:port):
 	// core.ErrNotFound if for nobody, core.ErrTooManyFailures if the address has tried too many.
@@ -98,7 +98,9 @@ type Options struct {
 	// Example is the body of a POST /v1/notifications that works here, for the curl lines; "" for none.
 	Example string
 	// Token makes a WebSocket token for the live page; nil: the page is not offered.
-	Token  func(app, recipient string) (string, error)
+	Token func(app, recipient string) (string, error)
+	// Live reports whether there is an in-app channel now, without which the page is not offered; nil: there is one.
+	Live   func() bool
 	Logger *slog.Logger // nil: slog.Default()
 }
 
@@ -211,7 +213,7 @@ type page struct {
 
 // page renders a page as a whole before any of it is sent, so that what fails is told as a failure.
 func (c *Console) page(w http.ResponseWriter, status int, name string, p page) {
-	p.Sandbox, p.Live, p.Many = c.o.Sandbox, c.o.Token != nil, c.o.Campaigns != nil
+	p.Sandbox, p.Live, p.Many = c.o.Sandbox, c.offersLive(), c.o.Campaigns != nil
 	var text bytes.Buffer
 	if err := pages.ExecuteTemplate(&text, name, p); err != nil {
 		c.o.Logger.Error("a page of the console could not be rendered", "page", name, "error", err)
@@ -222,6 +224,9 @@ func (c *Console) page(w http.ResponseWriter, status int, name string, p page) {
 	w.WriteHeader(status)
 	w.Write(text.Bytes())
 }
+
+// offersLive reports whether there is a live page now: a reload of the settings brings it and takes it away.
+func (c *Console) offersLive() bool { return c.o.Token != nil && (c.o.Live == nil || c.o.Live()) }
 
 func (s session) page(title string, body any) page {
 	return page{Title: title, App: s.App, Admin: s.Can("admin"), Send: s.Can("send"), Body: body}

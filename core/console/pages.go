@@ -249,7 +249,7 @@ func (c *Console) dead(w http.ResponseWriter, r *http.Request, s session) {
 
 // live connects as a recipient over the WebSocket and shows what arrives, as an app's client would.
 func (c *Console) live(w http.ResponseWriter, r *http.Request, s session) {
-	if c.o.Token == nil {
+	if !c.offersLive() {
 		c.fail(w, r, s, &problem{http.StatusNotFound, "No live page", "There is no in-app channel here: configure a route of kind websocket."})
 		return
 	}

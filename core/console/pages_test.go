@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +184,22 @@ func TestLive(t *testing.T) {
 	for _, absent := range []string{"/console/live", "/sandbox/", "-d "} {
 		if strings.Contains(page, absent) {
 			t.Errorf("the page offers %s, which is not there", absent)
+		}
+	}
+}
+
+// TestLiveComesAndGoes: the live page is there while there is an in-app channel, which a reload brings or takes away.
+func TestLiveComesAndGoes(t *testing.T) {
+	t.Parallel()
+	var there atomic.Bool
+	r := newRig(t, func(o *console.Options) { o.Live = there.Load })
+	session := r.login(sendKey)
+	for _, is := range []bool{false, true, false} {
+		there.Store(is)
+		status := map[bool]int{true: http.StatusOK, false: http.StatusNotFound}[is]
+		r.page("/console/live", session, status)
+		if offered := strings.Contains(r.page("/console/", session, http.StatusOK), `href="/console/live`); offered != is {
+			t.Errorf("offered: %t, want %t", offered, is)
 		}
 	}
 }
