@@ -7,10 +7,13 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/carillon-notify/carillon/core/api"
 	"github.com/carillon-notify/carillon/core/config"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 const (
@@ -210,8 +213,8 @@ func (a *App) add(ctx context.Context, c *config.Config, r *route) error {
 }
 
 // change exchanges a route's provider: the next one is opened first, and the one before closed when its
-// last call has returned. Where both cannot be open at once (they listen on one port), the one before
-// makes room, and comes back if the next one cannot be opened even so.
+// last call has returned. Where the next one cannot be opened, the one before stays. Only where both want one port
+// does it make room, and comes back if the next one cannot be opened even so.
 func (a *App) change(ctx context.Context, c *config.Config, now, next *route) error {
 	next.running = now.running
 	if now.slot == nil {
@@ -221,19 +224,15 @@ func (a *App) change(ctx context.Context, c *config.Config, now, next *route) er
 	}
 	lasting := context.WithoutCancel(ctx)
 	p, err := next.open(lasting)
-	if err != nil {
+	if err != nil && (now.empty() || portInUse(err)) {
 		a.log.Debug("the next provider of a route cannot be opened beside the one before", "route", next.Name, "error", err)
-		if leaveErr := a.drain(lasting, now.slot.replace(nil)); leaveErr != nil {
-			a.log.Warn("a provider could not be closed in order", "route", next.Name, "error", leaveErr)
-		}
-		if p, err = next.open(lasting); err != nil {
-			back, backErr := now.open(lasting)
-			if backErr != nil {
-				return errors.Join(err, fmt.Errorf("go back to what it was: %w", backErr))
-			}
-			now.slot.replace(back)
-			return err
-		}
+		p, err = a.makeRoom(lasting, now, next)
+	}
+	switch {
+	case err != nil && now.empty():
+		return err
+	case err != nil:
+		return fmt.Errorf("%w; the route goes on as it was", err)
 	}
 	old := now.slot.replace(p)
 	a.gate.Set(next.Name, next.gate)
@@ -248,6 +247,29 @@ func (a *App) change(ctx context.Context, c *config.Config, now, next *route) er
 	}
 	a.routes.set(next)
 	return errors.Join(workersErr, a.drain(lasting, old))
+}
+
+// makeRoom closes a route's provider, and opens the next one in its place: itself again, where that cannot be opened.
+func (a *App) makeRoom(ctx context.Context, now, next *route) (providers.Provider, error) {
+	if err := a.drain(ctx, now.slot.replace(nil)); err != nil {
+		a.log.Warn("a provider could not be closed in order", "route", next.Name, "error", err)
+	}
+	p, err := next.open(ctx)
+	if err == nil {
+		return p, nil
+	}
+	back, backErr := now.open(ctx)
+	if backErr != nil {
+		return nil, errors.Join(err, fmt.Errorf("go back to what it was: %w", backErr))
+	}
+	now.slot.replace(back)
+	return nil, err
+}
+
+// portInUse reports whether a provider could not be opened because somebody listens where it wants to: the one before it,
+// maybe. From another process comes a text alone, which is that of the system in whatever language a plugin is written.
+func portInUse(err error) bool {
+	return errors.Is(err, syscall.EADDRINUSE) || strings.Contains(strings.ToLower(err.Error()), syscall.EADDRINUSE.Error())
 }
 
 // drain sees a provider that was exchanged to its end.

@@ -12,9 +12,9 @@ import (
 	"github.com/carillon-notify/carillon/providers/sandbox"
 )
 
-// TestReloadBack: a route that could be had neither as it was to be nor as it was, for a file of both was away, is had
-// again by the settings that it had before.
-func TestReloadBack(t *testing.T) {
+// TestReloadKeeps: a route that cannot be had as it is to be, for a file of it is away, goes on with the provider that it
+// has, though that one could not be opened again either. Its connections are the same ones.
+func TestReloadKeeps(t *testing.T) {
 	t.Parallel()
 	world := startSandbox(t)
 	file := writeConfig(t, world, "data: "+t.TempDir())
@@ -48,23 +48,33 @@ func TestReloadBack(t *testing.T) {
 	reload := func(faults int) {
 		t.Helper()
 		var done struct {
-			Faults []struct{ Route, Reason string }
+			Faults  []struct{ Route, Reason string }
+			Changed []string
 		}
 		c.must(http.MethodPost, "/v1/routes/reload", nil, &done, http.StatusOK)
 		if len(done.Faults) != faults {
 			t.Errorf("faults: %v, want %d", done.Faults, faults)
 		}
+		if faults > 0 && (!strings.Contains(done.Faults[0].Reason, "ca_file") || !strings.Contains(done.Faults[0].Reason, "the route goes on as it was")) || len(done.Changed) > 0 {
+			t.Errorf("told: %+v", done)
+		}
+	}
+	sent := func(when string) {
+		t.Helper()
+		var got accepted
+		c.must(http.MethodPost, "/v1/notifications", `{"to":[{"email":"ann@example.com"}],"content":{"title":"x"}}`, &got, http.StatusAccepted)
+		id := c.deliveries(got.ID)[0].ID
+		eventually(t, 10*time.Second, "the mail is there "+when, func() bool { return len(world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})) == 1 })
 	}
 	if err := os.Remove(own); err != nil {
 		t.Fatal(err)
 	}
 	write(file, strings.ReplaceAll(before, "kind: email, timeout: 5s", "kind: email, timeout: 6s"))
 	reload(1)
+	reload(1)
+	sent("meanwhile")
 	write(own, string(ca))
 	write(file, before)
 	reload(0)
-	var got accepted
-	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"email":"ann@example.com"}],"content":{"title":"x"}}`, &got, http.StatusAccepted)
-	id := c.deliveries(got.ID)[0].ID
-	eventually(t, 10*time.Second, "the mail is there", func() bool { return len(world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})) == 1 })
+	sent("afterwards")
 }
