@@ -41,6 +41,18 @@ func TestGoAwayAfterEachPush(t *testing.T) {
 	if took := time.Since(began); took < 3*time.Second/2 {
 		t.Errorf("%d connections in %s: %+v", messages, took, p.Health(ctx).Pool)
 	}
+	// What it has not taken of a batch waits, and burns no attempt.
+	results, err := sandboxtest.Deliver(ctx, t, p, batch(30)...)
+	if err != nil {
+		t.Error(err)
+	}
+	count := map[providers.Outcome]int{}
+	for _, r := range results {
+		count[r.Outcome]++
+	}
+	if count[providers.Accepted] == 0 || count[providers.Throttled] == 0 || count[providers.Accepted]+count[providers.Throttled] != 30 {
+		t.Errorf("of a batch: %v", count)
+	}
 	if h := p.Health(ctx); h.Status != providers.HealthDegraded || !strings.Contains(h.Reason, "opened slowly") {
 		t.Errorf("at last: %+v", h)
 	}

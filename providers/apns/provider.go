@@ -133,14 +133,18 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 		}
 		slot, err := d.links.Acquire(ctx)
 		if err != nil {
-			return notTaken(m, err), nil
+			return d.paced(notTaken(m, err)), nil
 		}
 		l := slot.Value()
 		a := l.ask(ctx, n, d.cfg.timeout)
 		if errors.Is(a.err, h2.ErrEnded) {
 			slot.Retire() // the pool may not have heard yet, and would give it to us again
 		}
-		slot.Release()
+		if a.err != nil && !a.taken {
+			slot.ReleaseUntaken()
+		} else {
+			slot.Release()
+		}
 		switch {
 		case a.err != nil && !a.taken:
 			if errors.Is(a.err, context.DeadlineExceeded) || errors.Is(a.err, context.Canceled) {
@@ -160,8 +164,17 @@ func (d *delivery) send(ctx context.Context, m *providers.Message) (providers.Re
 		r.ProviderID, r.Since = a.id, a.since
 		return r, nil
 	}
-	return providers.Result{ID: m.ID, Outcome: providers.Deferred, Code: codeLost,
-		Reason: "connections ended before they took the message: " + last.Error()}, nil
+	return d.paced(providers.Result{ID: m.ID, Outcome: providers.Deferred, Code: codeLost,
+		Reason: "connections ended before they took the message: " + last.Error()}), nil
+}
+
+// paced has a message that no connection took wait without burning an attempt, while the server ends its
+// connections after a few messages each: it does take some.
+func (p *provider) paced(r providers.Result) providers.Result {
+	if (r.Code == codeLost || r.Code == codeTimeout) && p.links.Churns() {
+		r.Outcome, r.After = providers.Throttled, time.Second
+	}
+	return r
 }
 
 // follow does what an answer asks for and says whether the message may be asked again at once.

@@ -98,7 +98,7 @@ func (p *provider) send(ctx context.Context, m *providers.Message, with *stencil
 		case a.handed:
 			return providers.Result{}, fmt.Errorf("send to FCM: no answer: %w", a.err)
 		default:
-			return unsent(a.err), nil
+			return p.paced(unsent(a.err), a.err), nil
 		}
 		res := classify(a.status, a.header, a.body, time.Now())
 		if res.Outcome == providers.Denied && a.status == http.StatusUnauthorized {
@@ -152,6 +152,17 @@ func unsent(err error) providers.Result {
 		res = closed()
 	}
 	return res
+}
+
+// paced has a message that no connection took wait without burning an attempt, while the server ends its
+// connections after a few messages each: it does take some.
+func (p *provider) paced(r providers.Result, err error) providers.Result {
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, h2.ErrUnprocessed)
+	if r.Outcome == providers.Deferred && late && p.pool.Churns() {
+		r.Outcome, r.Code, r.After = providers.Throttled, "not_processed", time.Second
+		r.Reason = "the server ends its connections before they take the message"
+	}
+	return r
 }
 
 // closed is for a message that comes to a provider that is closed.

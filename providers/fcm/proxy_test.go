@@ -32,12 +32,12 @@ func TestProxy(t *testing.T) {
 			return
 		}
 		w.WriteHeader(http.StatusOK)
-		down, _, err := http.NewResponseController(w).Hijack()
+		down, early, err := http.NewResponseController(w).Hijack() // the client may have begun already
 		if err != nil {
 			t.Error(err)
 			return
 		}
-		go func() { _, _ = io.Copy(up, down); _ = up.Close() }()
+		go func() { _, _ = io.Copy(up, early); _ = up.Close() }()
 		go func() { _, _ = io.Copy(down, up); _ = down.Close() }()
 	}))
 	defer proxy.Close()

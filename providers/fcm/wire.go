@@ -128,8 +128,11 @@ func (w *wire) send(req *http.Request, payload []byte, a *attempt) error {
 		if errors.Is(err, h2.ErrEnded) {
 			conn.Retire() // the pool may not have heard yet, and would give it to us again
 		}
-		conn.Release()
-		a.handed = err == nil || !errors.Is(err, h2.ErrUnprocessed)
+		if a.handed = err == nil || !errors.Is(err, h2.ErrUnprocessed); a.handed {
+			conn.Release()
+		} else {
+			conn.ReleaseUntaken()
+		}
 		if a.handed || try == freshTries || req.Context().Err() != nil {
 			return err
 		}

@@ -20,15 +20,16 @@ func (s *service) dialed() int {
 func TestSharedChurn(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		uses        int           // of each connection
-		life        time.Duration // of each connection
-		least, most int           // connections in a minute
-		churns      bool
+		uses, untaken int           // of each connection
+		life          time.Duration // of each connection
+		least, most   int           // connections in a minute
+		churns        bool
 	}{
-		"after one request":    {1, 0, 60, 75, true},
-		"after half of enough": {50, 0, 120, 150, true},
-		"after enough":         {100, 10 * time.Millisecond, 5000, 6001, false},
-		"after a while":        {1, 10 * time.Second, 6, 7, false},
+		"after one request":      {1, 0, 0, 60, 75, true},
+		"after one of a crowd's": {1, 99, 0, 60, 75, true},
+		"after half of enough":   {50, 0, 0, 120, 150, true},
+		"after enough":           {100, 0, 10 * time.Millisecond, 5000, 6001, false},
+		"after a while":          {1, 0, 10 * time.Second, 6, 7, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -42,14 +43,22 @@ func TestSharedChurn(t *testing.T) {
 					if err != nil {
 						break // the minute is over: nobody is told of a failure
 					}
-					for range test.uses - 1 {
+					var crowd []*pool.Conn[int]
+					for range test.uses + test.untaken - 1 {
 						if again, err := p.Acquire(ctx); err == nil {
-							again.Release()
+							crowd = append(crowd, again)
 						}
 					}
 					time.Sleep(test.life)
-					c.Retire()
 					c.Release()
+					for range min(test.uses-1, len(crowd)) {
+						crowd[0].Release()
+						crowd = crowd[1:]
+					}
+					c.Retire()
+					for _, c := range crowd {
+						c.ReleaseUntaken()
+					}
 				}
 				if ctx.Err() == nil && s.dialed() <= test.most {
 					t.Error("somebody was refused")

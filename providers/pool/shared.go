@@ -47,6 +47,7 @@ type Conn[T any] struct {
 
 	inUse, limit int
 	uses         int
+	untaken      int  // of them
 	ready        bool // open has returned
 	draining     bool
 	born         time.Time
@@ -184,6 +185,15 @@ func (c *Conn[T]) Release() {
 	}
 }
 
+// ReleaseUntaken ends a use that the connection's peer has not taken: it does not count as one when the peer
+// ends the connection.
+func (c *Conn[T]) ReleaseUntaken() {
+	c.pool.mu.Lock()
+	c.untaken++
+	c.pool.mu.Unlock()
+	c.Release()
+}
+
 // SetStreams sets how many uses the connection carries at a time, as its peer announced it; more than
 // Config.Streams is that. Uses beyond a lowered limit go on.
 func (c *Conn[T]) SetStreams(n int) {
@@ -216,7 +226,7 @@ func (c *Conn[T]) Retire() {
 	}
 	if c.ready {
 		now := time.Now()
-		p.churn.ended(now, c.uses, now.Sub(c.born), p.cfg.Max)
+		p.churn.ended(now, c.uses-c.inUse-c.untaken, now.Sub(c.born), p.cfg.Max)
 	}
 	p.drainLocked(c)
 	gone := c.ready && c.inUse == 0 && p.removeLocked(c)
