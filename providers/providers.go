@@ -91,7 +91,8 @@ type Provider interface {
 	// Health says how the service and its connections are, without asking the service. It is cheap
 	// and may be called often.
 	Health(ctx context.Context) Health
-	// Close lets go of every connection, after what is in flight is answered or ctx ends.
+	// Close lets go of every connection, after what is in flight is answered or ctx ends. Once more does
+	// no harm; after it Health shows no connection, and what is delivered is Deferred.
 	Close(ctx context.Context) error
 }
 

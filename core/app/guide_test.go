@@ -13,7 +13,7 @@ import (
 	"github.com/carillon-notify/carillon/core/config"
 )
 
-// TestGuide builds the plugin of docs/plugins.md as its reader does, in a module of its own, puts it into the
+// TestGuide builds and examines the plugin of docs/plugins.md as its reader does, in a module of its own, puts it into the
 // plugins directory, and sends the guide's notification.
 func TestGuide(t *testing.T) {
 	t.Parallel()
@@ -22,9 +22,11 @@ func TestGuide(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(guide), "```go\n")
-	source, _, ok := strings.Cut(rest, "```")
-	if !ok || !strings.Contains(source, "sdk.Serve") {
-		t.Fatal("the guide has no plugin in it")
+	source, rest, _ := strings.Cut(rest, "```")
+	_, rest, _ = strings.Cut(rest, "```go\n")
+	exam, _, _ := strings.Cut(rest, "```")
+	if !strings.Contains(source, "sdk.Serve") || !strings.Contains(exam, "plugintest.Run") {
+		t.Fatal("the guide has no plugin in it, or no examination of it")
 	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -36,17 +38,19 @@ func TestGuide(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"main.go": source, "go.sum": string(sums),
+		"main.go": source, "exam_test.go": exam, "go.sum": string(sums),
 		"go.mod": "module example.com/acme-notebook\n\ngo 1.26.0\n\nreplace github.com/carillon-notify/carillon => " + root + "\n\nrequire github.com/carillon-notify/carillon v0.0.0\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-mod=mod", "-o", "acme-notebook", ".")
-	build.Dir = dir
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for _, args := range [][]string{{"build", "-mod=mod", "-o", "acme-notebook", "."}, {"test", "-mod=mod", "."}} {
+		cmd := exec.CommandContext(t.Context(), "go", args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %s: %v\n%s", args[0], err, out)
+		}
 	}
 	notes := filepath.Join(dir, "notebook.txt")
 	_, c := startApp(t, func(cfg *config.Config) {
