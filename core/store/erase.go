@@ -11,8 +11,9 @@ import (
 )
 
 // DeleteRecipient erases a person: the recipient, its endpoints, preferences and topics; in its deliveries the
-// recipient's id, address, name and content; in notifications that skipped it, answers that idempotency keys give
-// again and lists of campaigns' audiences the id. What was pending is
+// recipient's id, address, name and content, and there and in the results of their rounds what services said in words;
+// in notifications that skipped it, answers that idempotency keys give again and lists of campaigns' audiences the id.
+// What was pending is
 // cancelled. The deliveries' states and attempts stay, so that accepted remains the sum of the states. A page
 // that held their contents alone is removed; one shared with others stays, without a reference from here.
 // It is several transactions. Asked again it does what an error or a crash left undone, also where the recipient itself
@@ -48,6 +49,12 @@ func (s *Store) eraseTraces(ctx context.Context, t tx, app, id string) error {
 		}
 	}
 	if _, err := cancelWhere(ctx, t, micros(s.Now()), "d.app = $1 AND d.recipient = $2 AND d.recipient <> ''", app, id); err != nil {
+		return err
+	}
+	if err := lockTraces(ctx, t, app, id); err != nil {
+		return err
+	}
+	if err := eraseResults(ctx, t, app, id); err != nil {
 		return err
 	}
 	shown := map[core.ID]int{}

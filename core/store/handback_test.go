@@ -31,15 +31,15 @@ func lockedBy(t *testing.T, db *sql.DB, q string, args ...any) (release func()) 
 	return func() { _ = held.Rollback() }
 }
 
-// untilOneWaits waits until a session of the store's waits for a lock.
-func untilOneWaits(t *testing.T, db *sql.DB) {
+// untilWaiting waits until so many sessions of the store's wait for a lock.
+func untilWaiting(t *testing.T, db *sql.DB, n int) {
 	t.Helper()
 	const q = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'carillon' AND wait_event_type = 'Lock'"
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(20 * time.Second); count(t, db, q) == 0; <-tick.C {
+	for end := time.Now().Add(20 * time.Second); count(t, db, q) < n; <-tick.C {
 		if time.Now().After(end) {
-			t.Fatal("nobody waits for the lock")
+			t.Fatalf("%d wait for a lock, want %d", count(t, db, q), n)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestClaimOfOneWhoLeft(t *testing.T) {
 		var release func()
 		claimAndLeave(t, open(t, store.Options{URL: url}), func(batch core.ID) {
 			release = lockedBy(t, db, "SELECT 1 FROM batches WHERE id = $1 FOR UPDATE", batch[:])
-		}, func() { untilOneWaits(t, db) }, func() { release() })
+		}, func() { untilWaiting(t, db, 1) }, func() { release() })
 	})
 }
 
@@ -101,8 +101,11 @@ func claimAndLeave(t *testing.T, s *store.Store, hold func(batch core.ID), insid
 	goOn()
 	var wakes []core.Wake
 	for end := time.Now().Add(20 * time.Second); len(wakes) == 0; {
-		var err error
-		if wakes, err = s.Due(t.Context(), "other", providers.Normal, 10, nil); err != nil {
+		steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+		if slices.ContainsFunc(steps, func(x core.Step) bool { return x.What == core.StepStarted }) { // else it would be taken before the claim has it
+			wakes, err = s.Due(t.Context(), "other", providers.Normal, 10, nil)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		if time.Now().After(end) {
@@ -166,7 +169,7 @@ func TestRequeueLocksInOrder(t *testing.T) {
 			release := lockedBy(t, db, "SELECT 1 FROM batches WHERE id = $1 FOR UPDATE", middle[:])
 			done := make(chan error, 1)
 			go func() { done <- do(t.Context(), s, wakes) }()
-			untilOneWaits(t, db)
+			untilWaiting(t, db, 1)
 			for _, id := range ids[:n/2] {
 				if _, err := db.ExecContext(t.Context(), "SELECT 1 FROM batches WHERE id = $1 FOR UPDATE NOWAIT", id[:]); err != nil {
 					t.Errorf("%s, which is behind the one that is held: %v", id, err)

@@ -65,11 +65,11 @@ func (s *Store) settleAll(ctx context.Context, t tx, all []*settling) error {
 		return fmt.Errorf("settle batches: %w", err)
 	}
 	var current []*core.Settlement
-	var rows [][]any
+	var rounds []*settling
 	for i, m := range all {
 		if m.stale = held[i] == 0; !m.stale {
 			current = append(current, m.s)
-			rows = append(rows, []any{m.s.Batch.ID[:], m.s.Batch.Fence, m.s.Worker, micros(m.s.At), m.results})
+			rounds = append(rounds, m)
 			continue
 		}
 		if m.stale, err = keepLate(ctx, t, m); err != nil {
@@ -100,7 +100,7 @@ func (s *Store) settleAll(ctx context.Context, t tx, all []*settling) error {
 			return err
 		}
 	}
-	if err := finishRounds(ctx, t, rows); err != nil {
+	if err := finishRounds(ctx, t, rounds); err != nil {
 		return err
 	}
 	return dropGone(ctx, t, current)
@@ -220,7 +220,9 @@ func (o outcome) sets() (set string, args []any) {
 		}
 		code = "CASE WHEN cancel_requested = 1 AND code IN ('" + core.CodePreference + "', '" + core.CodeAcknowledged + "') THEN code ELSE " + last + " END" // why it was asked
 	}
-	set = "state = " + state + ", attempts = $2, unknowns = $3, code = " + code + ", reason = $5, " + id + " = $6, updated_at = $7"
+	// Who was erased meanwhile stays erased.
+	set = "state = " + state + ", attempts = $2, unknowns = $3, code = " + code + ", reason = CASE WHEN page_id IS NULL THEN '' ELSE $5 END, " +
+		id + " = CASE WHEN page_id IS NULL THEN '' ELSE $6 END, updated_at = $7"
 	args = []any{int64(o.state), int64(o.attempts), int64(o.unknowns), clean(o.code), clean(o.reason), clean(o.provider), o.at}
 	if !o.moved.IsZero() {
 		set, args = set+", batch_id = $8", append(args, o.moved[:])
@@ -262,8 +264,16 @@ func clean(s string) string {
 }
 
 // finishRounds completes the rounds' rows; the settlement of a lapsed round has none yet.
-func finishRounds(ctx context.Context, t tx, sets [][]any) error {
-	err := t.write(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
+func finishRounds(ctx context.Context, t tx, all []*settling) error {
+	results, err := keptResults(ctx, t, all)
+	if err != nil {
+		return err
+	}
+	sets := make([][]any, len(all))
+	for i, m := range all {
+		sets[i] = []any{m.s.Batch.ID[:], m.s.Batch.Fence, m.s.Worker, micros(m.s.At), results[i]}
+	}
+	err = t.write(ctx, `INSERT INTO rounds (batch_id, fence, attempt, worker, started_at, finished_at, results)
 		VALUES ($1, $2, (SELECT rounds FROM batches WHERE id = $1), $3, $4, $4, $5)
 		ON CONFLICT (batch_id, fence) DO UPDATE SET finished_at = excluded.finished_at, results = excluded.results`, sets)
 	if err != nil {
@@ -278,10 +288,14 @@ func keepLate(ctx context.Context, t tx, m *settling) (late bool, err error) {
 	if m.results == nil {
 		return true, nil
 	}
+	kept, err := keptResults(ctx, t, []*settling{m})
+	if err != nil {
+		return false, err
+	}
 	s, id := m.s, core.NewID(m.s.At)
 	n, err := t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE batch_id = $2 AND fence = $3 AND finished_at = $5 AND results = $6)`,
-		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), m.results)
+		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), kept[0])
 	if err != nil {
 		return false, fmt.Errorf("keep late results: %w", err)
 	}

@@ -341,7 +341,7 @@ func inbox(t *testing.T, s *store.Store) {
 		a := record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"})
 		settle(t, s, judge(claim(t, s, wakeOf(a)), all(providers.Absent)))
 		as = append(as, a)
-		until(t, "the next millisecond: ids of one are in no order", func() bool { return s.Now().UnixMilli() > a.Notification.CreatedAt.UnixMilli() })
+		nextMillisecond(t, s, a)
 	}
 	record(t, s, ask{n: 1, kind: "websocket", recipient: "u1"}) // pending: not there yet
 	items, next, err := s.Inbox(t.Context(), "shop", "u1", core.Page{Limit: 2}, false)
@@ -490,6 +490,7 @@ func dead(t *testing.T, s *store.Store) {
 			ids[name] = append(ids[name], st.Verdicts[i].Delivery.ID.String())
 		}
 		settle(t, s, st)
+		nextMillisecond(t, s, x)
 	}
 	fate("rejected", ask{n: 2}, func(d *core.Delivery) { d.Code = "BadTopic" })
 	fate("expired", ask{n: 1, route: "other"}, func(d *core.Delivery) { d.State, d.Code = core.Expired, core.CodeExpired })
@@ -514,6 +515,7 @@ func dead(t *testing.T, s *store.Store) {
 		if !early {
 			tell()
 		}
+		nextMillisecond(t, s, x)
 	}
 	heard("bounced", false, providers.Receipt{Event: providers.EventBounced})
 	heard("bounced early", true, providers.Receipt{Event: providers.EventBounced})

@@ -132,3 +132,9 @@ func until(t testing.TB, what string, cond func() bool) {
 		}
 	}
 }
+
+// nextMillisecond waits until ids sort after those of an acceptance: those of one millisecond are in no order.
+func nextMillisecond(t testing.TB, s *store.Store, a *core.Acceptance) {
+	t.Helper()
+	until(t, "the next millisecond", func() bool { return s.Now().UnixMilli() > a.Notification.CreatedAt.UnixMilli() })
+}

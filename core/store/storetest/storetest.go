@@ -67,6 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a secret", secret},
 		{"import", importing},
 		{"erasing leaves nothing", eraseEverywhere},
+		{"erased stays erased", erasedStaysErased},
 		{"a fallback that is acknowledged", fallbackAcknowledged},
 		{"a fallback moves on at once", fallbackMovesOn},
 		{"a fallback acknowledged late", fallbackLate},
