@@ -284,8 +284,9 @@ func touchPage(ctx context.Context, t tx, notification core.ID) error {
 func (s *Store) CampaignMet(ctx context.Context, c *core.Campaign, ids []string) (map[string]bool, error) {
 	out := map[string]bool{}
 	sets := make([][]any, len(ids))
+	from := oldest(c.CreatedAt.Add(-time.Millisecond)) // a first page may be of the campaign's own millisecond
 	for i, id := range ids {
-		sets[i] = []any{c.App, id, oldest(c.CreatedAt), c.ID[:]}
+		sets[i] = []any{c.App, id, from, c.ID[:]}
 	}
 	err := s.b.queryMany(ctx, `SELECT 1 FROM deliveries d JOIN campaign_pages p ON p.notification_id = d.notification_id
 		WHERE d.app = $1 AND d.recipient = $2 AND d.recipient <> '' AND d.id > $3 AND p.campaign = $4 LIMIT 1`, sets, func(i int, _ row) error {
