@@ -49,6 +49,7 @@ func TestHouse(t *testing.T) {
 		"github.com/jackc/pgx":           {"core/store"},
 		"modernc.org/sqlite":             {"core/store"},
 		"github.com/hashicorp/go-plugin": {"plugins/wire", "plugins/sdk", "plugins/host"},
+		module + "providers/redistls":    {"core/queue", "providers/websocket"},
 	}
 	for pkg, list := range imports(t) {
 		for _, imported := range list {

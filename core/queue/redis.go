@@ -2,14 +2,11 @@ package queue
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,6 +16,8 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/carillon-notify/carillon/providers/redistls"
 )
 
 // patience is how long one dial, read or write may take. A command is never tried twice: a dequeue
@@ -194,7 +193,7 @@ func parse(rawURL string) (*remote, error) {
 		return nil, errOneDatabase
 	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
-		if o.TLSConfig, err = secure(query); err != nil {
+		if o.TLSConfig, err = redistls.Config(query); err != nil {
 			return nil, err
 		}
 	} else if query.Has("ca_file") || query.Has("cert_file") || query.Has("key_file") {
@@ -208,42 +207,6 @@ func parse(rawURL string) (*remote, error) {
 		return nil, errURL
 	}
 	return r, nil
-}
-
-// secure is TLS as a URL's query says.
-func secure(query url.Values) (_ *tls.Config, err error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if file := query.Get("ca_file"); file != "" {
-		if c.RootCAs, err = authorities(file); err != nil {
-			return nil, err
-		}
-	}
-	cert, key := query.Get("cert_file"), query.Get("key_file")
-	if cert == "" && key == "" {
-		return c, nil
-	}
-	if cert == "" || key == "" {
-		return nil, errors.New("the parameters cert_file and key_file go together")
-	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("read cert_file and key_file: %w", err)
-	}
-	c.Certificates = []tls.Certificate{pair}
-	return c, nil
-}
-
-// authorities are the certificates that a server's has to come from, in place of the system's.
-func authorities(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read ca_file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("read ca_file: %s holds no certificate in PEM form", file)
-	}
-	return pool, nil
 }
 
 // addresses gives each host of a list its port; none if one is empty.

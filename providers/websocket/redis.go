@@ -1,19 +1,18 @@
 package websocket
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/centrifugal/centrifuge"
+
+	"github.com/carillon-notify/carillon/providers/redistls"
 )
 
 // Redis bounds: a command is given up after redisIOTimeout, so that a Redis that went away costs a
@@ -64,8 +63,8 @@ func parseRedis(raw string) (centrifuge.RedisShardConfig, error) {
 		return c, err
 	}
 	if scheme == "rediss" || query.Get("tls") == "true" {
-		if c.TLSConfig, err = secure(query); err != nil {
-			return c, err
+		if c.TLSConfig, err = redistls.Config(query); err != nil {
+			return c, fmt.Errorf("redis: %w", err)
 		}
 	} else if query.Has("ca_file") || query.Has("cert_file") || query.Has("key_file") {
 		return c, errRedisURL // they would not be looked at
@@ -123,42 +122,6 @@ func readQuery(scheme, raw string) (url.Values, error) {
 		return nil, errors.New("redis: the parameter tls must be true or false, and not false for rediss://")
 	}
 	return query, nil
-}
-
-// secure is TLS as a URL's query says.
-func secure(query url.Values) (_ *tls.Config, err error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if file := query.Get("ca_file"); file != "" {
-		if c.RootCAs, err = authorities(file); err != nil {
-			return nil, err
-		}
-	}
-	cert, key := query.Get("cert_file"), query.Get("key_file")
-	if cert == "" && key == "" {
-		return c, nil
-	}
-	if cert == "" || key == "" {
-		return nil, errors.New("redis: the parameters cert_file and key_file go together")
-	}
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("redis: read cert_file and key_file: %w", err)
-	}
-	c.Certificates = []tls.Certificate{pair}
-	return c, nil
-}
-
-// authorities are the certificates that a server's has to come from, in place of the system's.
-func authorities(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("redis: read ca_file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("redis: read ca_file: %s holds no certificate in PEM form", file)
-	}
-	return pool, nil
 }
 
 func hostPorts(list, port string) ([]string, error) {
