@@ -232,6 +232,12 @@ func TestIdempotency(t *testing.T) {
 	}
 	r.must(422, "POST", "/v1/notifications", sendKey, strings.Replace(simple, "Hi", "Ho", 1), "Idempotency-Key", "k")
 	r.must(422, "POST", "/v1/notifications", sendKey, simple, "Idempotency-Key", strings.Repeat("k", 256))
+	for _, path := range []string{"/v1/notifications", "/v1/notifications/bulk", "/v1/campaigns"} { // of whose variable nothing came
+		media := map[bool]string{true: "application/x-ndjson", false: "application/json"}[strings.HasSuffix(path, "bulk")]
+		if got := r.must(422, "POST", path, sendKey, simple, "Idempotency-Key", "", "Content-Type", media).faults(t); got["/Idempotency-Key"] != "range" {
+			t.Errorf("%s with an empty key: %v", path, got)
+		}
+	}
 }
 
 func TestAuth(t *testing.T) {

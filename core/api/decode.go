@@ -271,6 +271,9 @@ func (a *API) check(next StrictHandlerFunc, operation string) StrictHandlerFunc 
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
 		c := callOf(ctx)
 		c.faults = merge(c.faults, a.violations(ctx, request))
+		if keys := r.Header.Values("Idempotency-Key"); len(keys) > 0 && keys[0] == "" { // the generated code takes it for none
+			c.faults = merge(c.faults, []intake.Fault{{Pointer: "/Idempotency-Key", Code: intake.FaultRange, Detail: "must have 1 to 255 characters; leave the header out for none"}})
+		}
 		if len(c.faults) > 0 && !slices.Contains(gathers, operation) {
 			return nil, invalid(c.faults)
 		}
