@@ -11,6 +11,7 @@ import (
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/store"
+	"github.com/carillon-notify/carillon/providers"
 )
 
 // readPage is a step that was made for everybody in a topic, as they are now.
@@ -238,5 +239,43 @@ func eraseAgain(t *testing.T, s *store.Store) {
 	}
 	if answer, err := s.Answered(t.Context(), "shop", "half", a.BodyHash); err != nil || string(answer) != `{"skipped":[{"to":0,"recipient":""}]}` {
 		t.Errorf("the key's answer: %s, %v", answer, err)
+	}
+}
+
+// staleWake: a wake of an older fence claims nothing, though its batch waits: the wake that replaced it does.
+func staleWake(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 1})
+	wakes, err := s.Due(t.Context(), "mail", a.Notification.Priority, 10, nil)
+	if err != nil || len(wakes) != 1 || wakes[0].Fence != 2 {
+		t.Fatal(wakes, err)
+	}
+	if r := claim(t, s, wakeOf(a)); r != nil {
+		t.Errorf("the old wake claimed %+v", r)
+	}
+	if r := claim(t, s, wakes[0]); r == nil || r.Fence != 2 {
+		t.Errorf("the new wake claimed %+v", r)
+	}
+}
+
+// finalAlone: what a receipt ended during a round stays ended, also where no other delivery came to the same.
+func finalAlone(t *testing.T, s *store.Store) {
+	a := record(t, s, ask{n: 1})
+	st := judge(claim(t, s, wakeOf(a)), all(providers.Unknown))
+	settle(t, s, st)
+	var wakes []core.Wake
+	until(t, "the retry to be due", func() bool {
+		var err error
+		if wakes, err = s.Due(t.Context(), "mail", a.Notification.Priority, 10, nil); err != nil {
+			t.Fatal(err)
+		}
+		return len(wakes) > 0
+	})
+	r := claim(t, s, wakes[0])
+	if found, err := s.Receipt(t.Context(), "mail", providers.Receipt{ID: a.Deliveries[0].ID.String(), Event: providers.EventDelivered}); !found || err != nil {
+		t.Fatal(found, err)
+	}
+	settle(t, s, judge(r, all(providers.Rejected)))
+	if c := counts(t, s, a); c.Delivered != 1 {
+		t.Errorf("it was heard to have arrived: %+v", c)
 	}
 }

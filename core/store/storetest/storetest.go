@@ -26,7 +26,9 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 	for _, c := range append([]test{
 		{"a notification from accept to sent", lifecycle},
 		{"a stale fence changes nothing", fence},
+		{"a stale wake claims nothing", staleWake},
 		{"terminal is final", final},
+		{"terminal is final for one alone", finalAlone},
 		{"what is held moves with its second", split},
 		{"an early wake is refused", early},
 		{"a lapsed lease is taken over", lapsed},
