@@ -229,6 +229,10 @@ func addresses(list, port string) (out []string) {
 // process lives. A lane's own polling keeps a few open.
 const idleConn = 2 * time.Second
 
+// clusterReload is how old what a client knows of a Redis Cluster may be, once it is used. A node that is dead says MOVED
+// to nobody, so this is all that leads away from it; by itself go-redis would go there for a minute.
+const clusterReload = 2 * time.Second
+
 // MakeRedisClient implements asynq.RedisConnOpt.
 func (r *remote) MakeRedisClient() any { return r.client(r.options) }
 
@@ -243,7 +247,9 @@ func (r *remote) serving() redis.UniversalClient {
 func (r *remote) client(o redis.UniversalOptions) redis.UniversalClient {
 	switch r.scheme {
 	case "redis-cluster":
-		return redis.NewClusterClient(o.Cluster())
+		c := o.Cluster()
+		c.ClusterStateReloadInterval = clusterReload
+		return redis.NewClusterClient(c)
 	case "redis-sentinel":
 		return redis.NewFailoverClient(o.Failover())
 	}
