@@ -195,6 +195,26 @@ func fallbackLate(t *testing.T, s *store.Store) {
 	}
 }
 
+// fallbackUnderWay: the step after the one that fails was claimed already, for a wake may be early. It goes in that round
+// alone, and is not brought forward into another.
+func fallbackUnderWay(t *testing.T, s *store.Store) {
+	l := climbAs(t, s, func(a *core.Acceptance) {
+		a.Notification.FallbackAfter = core.EarlyWake * 9 / 10
+		a.Deliveries[1].DueAt = a.Notification.SendAt.Add(a.Notification.FallbackAfter)
+	}, "in_app", "push")
+	early := claim(t, s, core.Wake{Batch: l.a.Deliveries[1].Batch, Fence: 1, Route: "push"})
+	if early == nil || len(early.Deliveries) != 1 {
+		t.Fatalf("the early round: %+v", early)
+	}
+	l.answer("in_app", providers.Gone)
+	until(t, "the time that the step was due at", func() bool { return !s.Now().Before(l.a.Deliveries[1].DueAt) })
+	if again := l.round("push"); again != nil {
+		t.Errorf("what is under way goes again: %+v", again.Deliveries)
+	}
+	l.settle(judge(early, all(providers.Accepted)))
+	l.are("failed", "sent")
+}
+
 func fallbackDevices(t *testing.T, s *store.Store) {
 	l := climb(t, s, "push", "push", "email")
 	r := l.round("push")

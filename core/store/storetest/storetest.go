@@ -73,6 +73,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a fallback that is acknowledged", fallbackAcknowledged},
 		{"a fallback moves on at once", fallbackMovesOn},
 		{"a fallback acknowledged late", fallbackLate},
+		{"a fallback whose next step is under way", fallbackUnderWay},
 		{"a fallback with two devices", fallbackDevices},
 		{"a fallback whose devices end at once", fallbackRace},
 		{"a fallback that hears early", fallbackEarly},
