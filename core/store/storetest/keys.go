@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,5 +43,55 @@ func keys(t *testing.T, s *store.Store) {
 	}
 	if got, err := s.Principal(t.Context(), [32]byte{3}); err != nil || !cmp.Equal(got, other) {
 		t.Errorf("the other key: %+v %v", got, err)
+	}
+}
+
+func idempotency(t *testing.T, s *store.Store) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[string]int{}
+	recorded := 0
+	for range 100 {
+		wg.Go(func() {
+			a := build(s, ask{n: 1, key: "k"})
+			r, err := s.Record(t.Context(), a)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				t.Error(err)
+			case r.Replayed:
+				answers[string(r.Answer)]++
+			default:
+				recorded++
+				answers[string(a.Answer)]++
+			}
+		})
+	}
+	wg.Wait()
+	if recorded != 1 || len(answers) != 1 {
+		t.Errorf("%d recorded, %d answers", recorded, len(answers))
+	}
+	other := build(s, ask{n: 1, key: "k"})
+	other.BodyHash[0]++
+	if _, err := s.Record(t.Context(), other); !errors.Is(err, core.ErrKeyReused) {
+		t.Errorf("another body: %v", err)
+	}
+	for answer := range answers {
+		if got, err := s.Answered(t.Context(), "shop", "k", build(s, ask{n: 1, key: "k"}).BodyHash); err != nil || string(got) != answer {
+			t.Errorf("answered %q, %v; want %q", got, err, answer)
+		}
+	}
+	if _, err := s.Answered(t.Context(), "shop", "k", other.BodyHash); !errors.Is(err, core.ErrKeyReused) {
+		t.Errorf("answered to another body: %v", err)
+	}
+	for _, free := range [][2]string{{"shop", "free"}, {"other", "k"}} {
+		if _, err := s.Answered(t.Context(), free[0], free[1], other.BodyHash); !errors.Is(err, core.ErrNotFound) {
+			t.Errorf("answered to key %s of %s: %v", free[1], free[0], err)
+		}
+	}
+	list, _, err := s.Notifications(t.Context(), core.NotificationFilter{App: "shop"})
+	if err != nil || len(list) != 1 {
+		t.Errorf("%d notifications, %v", len(list), err)
 	}
 }
