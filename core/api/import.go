@@ -112,14 +112,18 @@ type importPart struct {
 func (im *importer) VisitImportRecipientsResponse(w http.ResponseWriter) error {
 	control := beginLines(w)
 	ctx, cancel := context.WithCancel(im.ctx)
-	defer cancel()
 	parts := make(chan importPart, importAhead)
+	defer func() {
+		cancel()
+		for p := range parts { // the reader ends by itself
+			im.api.imports.Release(p.size)
+		}
+	}()
 	go im.read(ctx, control, parts)
 	out := json.NewEncoder(w)
 	told := im.began
 	for p := range parts {
 		e, err := im.keep(ctx, &p)
-		im.api.imports.Release(p.size)
 		if err != nil {
 			problem := failureOf(err).problem(im.call.requestID)
 			e = &ImportEvent{Line: p.line, Problem: &problem, Progress: im.progress()}
@@ -141,10 +145,6 @@ func (im *importer) VisitImportRecipientsResponse(w http.ResponseWriter) error {
 			_ = control.Flush()
 		}
 	}
-	cancel()
-	for p := range parts { // the reader ends by itself
-		im.api.imports.Release(p.size)
-	}
 	return nil
 }
 
@@ -153,8 +153,14 @@ func (im *importer) progress() *ImportProgress {
 	return &ImportProgress{Created: im.created, Replaced: im.replaced, Bad: im.bad, RatePerS: math.Round(float64(im.created+im.replaced) / took)}
 }
 
-// keep keeps a chunk, and returns what there is to tell. The error ends the import.
-func (im *importer) keep(ctx context.Context, p *importPart) (*ImportEvent, error) {
+// keep keeps a chunk, gives back its room, and returns what there is to tell. The error ends the import.
+func (im *importer) keep(ctx context.Context, p *importPart) (e *ImportEvent, err error) {
+	defer im.api.imports.Release(p.size)
+	defer func() { // the answer has begun: that it ends is told by a line of it
+		if v := recover(); v != nil {
+			e, err = nil, im.api.panicked(im.call, v)
+		}
+	}()
 	if len(p.chunk) > 0 {
 		created, err := im.api.Recipients.ImportRecipients(ctx, im.call.principal.App, p.chunk, im.api.rules())
 		if err != nil {
@@ -255,12 +261,24 @@ func (r *importReader) handChunk(line int) bool {
 	return true
 }
 
+// errNoImport ends an import that others leave no room for.
+var errNoImport = &failure{status: http.StatusServiceUnavailable, detail: "More is being imported than can be at once. Send what is behind this line in a moment.", retry: 1}
+
 // add puts a recipient to the chunk, as soon as there is room for it. Whoever waits for room has handed on what it had:
-// the keepers make room, and no import waits for another one that waits.
+// the keepers make room, and no import waits for another one that waits. One whose client is slow may keep its part of
+// the room for long, so the wait ends after streamIdle, and the import with it.
 func (r *importReader) add(x core.Import, line int) bool {
 	n := min(int64(sizeOf(&x)), r.api.ImportRoom)
-	if room := r.api.imports; !room.TryAcquire(n) && (!r.handChunk(line-1) || room.Acquire(r.ctx, n) != nil) {
-		return false
+	if room := r.api.imports; !room.TryAcquire(n) {
+		if !r.handChunk(line - 1) {
+			return false
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, streamIdle)
+		defer cancel()
+		if room.Acquire(ctx, n) != nil {
+			r.hand(importPart{line: line - 1, err: errNoImport})
+			return false
+		}
 	}
 	r.chunk, r.size = append(r.chunk, x), r.size+n
 	return true

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/carillon-notify/carillon/core"
 	"github.com/carillon-notify/carillon/core/api"
@@ -64,6 +65,63 @@ func TestImportRoom(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestImportRoomTaken: an import that others leave no room for says so in the end, and what was sent up to there is kept.
+func TestImportRoomTaken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stuckImports{may: make(chan struct{})}
+		r := newRig(t, func(o *api.Options) {
+			s.Recipients, s.Addresses, o.Recipients, o.Addresses, o.ImportRoom = o.Recipients, o.Addresses, s, s, 1000
+		})
+		line := func(id string) string {
+			return fmt.Sprintf(`{"id":%q,"attributes":{"x":%q}}`+"\n", id, strings.Repeat("x", 700))
+		}
+		first := make(chan answer, 1)
+		go func() {
+			first <- r.do("POST", "/v1/recipients/import", sendKey, line("a"), "Content-Type", "application/x-ndjson")
+		}()
+		synctest.Wait()
+		began := time.Now()
+		a := r.do("POST", "/v1/recipients/import", sendKey, line("b"), "Content-Type", "application/x-ndjson")
+		if took := time.Since(began); took < time.Second || took > 5*time.Minute || !strings.Contains(string(a.body), `"status":503`) || strings.Contains(string(a.body), `"done"`) {
+			t.Errorf("after %v: %d %s", took, a.status, a.body)
+		}
+		close(s.may)
+		if a := <-first; !strings.Contains(string(a.body), `"created":1,`) {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		if a := r.do("POST", "/v1/recipients/import", sendKey, line("b"), "Content-Type", "application/x-ndjson"); !strings.Contains(string(a.body), `"created":1,`) {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+	})
+}
+
+// panickingImports panics the first time.
+type panickingImports struct {
+	api.Recipients
+	times atomic.Int64
+}
+
+func (p *panickingImports) ImportRecipients(ctx context.Context, app string, all []core.Import, rules *core.Rules) (int, error) {
+	if p.times.Add(1) == 1 {
+		panic("the store's")
+	}
+	return p.Recipients.ImportRecipients(ctx, app, all, rules)
+}
+
+// TestImportRoomAfterPanic: a panic as recipients are kept is the last line of the answer, and gives back their room.
+func TestImportRoomAfterPanic(t *testing.T) {
+	t.Parallel()
+	p := &panickingImports{}
+	r := newRig(t, func(o *api.Options) { p.Recipients, o.Recipients, o.ImportRoom = o.Recipients, p, 1000 })
+	body := fmt.Sprintf(`{"id":"a","attributes":{"x":%q}}`+"\n", strings.Repeat("x", 700))
+	for _, want := range []string{`"status":500`, `"done":true`} {
+		if a := r.do("POST", "/v1/recipients/import", sendKey, body+body, "Content-Type", "application/x-ndjson"); a.status != 200 || !strings.Contains(string(a.body), want) {
+			t.Errorf("%d, want %s: %s", a.status, want, a.body)
+		}
+	}
 }
 
 // TestBodyRoom: bodies that are read at the same time have so much room together. Whom there is none for is told so, small
