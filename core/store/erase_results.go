@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -67,11 +68,12 @@ func lockTraces(ctx context.Context, t tx, app, id string) error {
 }
 
 // eraseResults takes the reasons of a recipient's deliveries out of the results of their rounds. Most went at their first
-// try: that there was a reason for one of these it says itself, and no round of theirs is read.
+// try: that there was a reason for one of these it says itself, and no round of theirs is read. One that was cancelled may
+// have said it before.
 func eraseResults(ctx context.Context, t tx, app, id string) error {
 	ours, batches := map[core.ID]bool{}, map[core.ID]bool{}
 	err := t.query(ctx, `SELECT d.id, d.batch_id FROM deliveries d JOIN batches b ON b.id = d.batch_id WHERE d.app = $1 AND d.recipient = $2 AND d.recipient <> ''
-		AND (d.reason <> '' OR d.code <> '' OR b.rounds > 1 OR b.parent IS NOT NULL)`, func(r row) error {
+		AND (d.reason <> '' OR d.code <> '' OR b.rounds > 1 OR b.parent IS NOT NULL OR d.state = 6 AND b.rounds > 0)`, func(r row) error {
 		var d, b core.ID
 		err := r.Scan(key{&d}, key{&b})
 		ours[d], batches[b] = true, true
@@ -116,7 +118,11 @@ func rewriteResults(ctx context.Context, t tx, table string, batches [][]any, ou
 		if err := r.Scan(&fence, &packed); err != nil {
 			return err
 		}
-		results, err := decodeResults(packed)
+		text, err := unpack(packed)
+		if err != nil || !bytes.Contains(text, []byte(resultReason)) {
+			return err // most that were held, for a rate or a circuit, were so without a word
+		}
+		results, err := decodeResults(text)
 		if err != nil {
 			return err
 		}

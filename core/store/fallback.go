@@ -116,18 +116,18 @@ func readRungs(ctx context.Context, t tx, ladders []core.ID) ([]rungsOf, error) 
 		sets[i] = []any{ladders[i][:]}
 	}
 	err := t.queryMany(ctx, `SELECT d.id, d.batch_id, d.step, d.state, d.passed_at, d.attempts + d.unknowns, d.code, n.fallback_after, n.send_at,
-		b.app, b.route, b.lane, b.state, b.due_at, d.quiet, b.campaign
+		b.app, b.route, b.lane, b.state, b.due_at, d.quiet, b.campaign, b.rounds
 		FROM deliveries d JOIN batches b ON b.id = d.batch_id JOIN notifications n ON n.id = d.notification_id WHERE d.ladder = $1`, sets, func(i int, r row) error {
 		var x core.Rung
 		var b core.Batch
-		var step, state, passed, tries, after, lane, batchState int64
+		var step, state, passed, tries, after, lane, batchState, rounds int64
 		var code string
-		if err := r.Scan(key{&x.Delivery}, key{&x.Batch}, &step, &state, &passed, &tries, &code, &after, stamp{&out[i].sendAt}, &b.App, &b.Route, &lane, &batchState, stamp{&b.DueAt}, &x.Quiet, key{&b.Campaign}); err != nil {
+		if err := r.Scan(key{&x.Delivery}, key{&x.Batch}, &step, &state, &passed, &tries, &code, &after, stamp{&out[i].sendAt}, &b.App, &b.Route, &lane, &batchState, stamp{&b.DueAt}, &x.Quiet, key{&b.Campaign}, &rounds); err != nil {
 			return err
 		}
 		b.ID, b.Lane, b.State = x.Batch, laneOf(lane), core.BatchState(batchState)
 		x.Step, x.State, x.Passed, x.DueAt = int(step), core.State(state), passed > 0, b.DueAt
-		x.Fresh = tries == 0 && code == "" && (b.State == core.BatchPending || b.State == core.BatchQueued)
+		x.Fresh = tries == 0 && code == "" && rounds == 0 && (b.State == core.BatchPending || b.State == core.BatchQueued)
 		out[i].after = time.Duration(after) * time.Microsecond
 		out[i].rungs = append(out[i].rungs, x)
 		out[i].batch[b.ID] = b

@@ -183,3 +183,33 @@ func TestRequeueLocksInOrder(t *testing.T) {
 		})
 	}
 }
+
+// TestKnownSettlement: a settlement that comes again is known, also while somebody else has one of its deliveries, of which
+// nobody can tell then whether it was erased.
+func TestKnownSettlement(t *testing.T) {
+	t.Parallel()
+	url := coretest.Postgres(t)
+	s, db := open(t, store.Options{URL: url}), raw(t, url)
+	a := record(t, s, acceptance(s, 2))
+	r, err := s.Claim(t.Context(), core.Wake{Batch: a.Deliveries[0].Batch, Fence: 1, Route: "mail"}, "w", time.Minute)
+	if err != nil || r == nil {
+		t.Fatal(r, err)
+	}
+	st := &core.Settlement{Batch: r.Batch, Worker: "w", At: r.Now}
+	for i := range r.Deliveries {
+		res := providers.Result{Outcome: providers.Deferred, Reason: "later"}
+		st.Verdicts = append(st.Verdicts, r.Deliveries[i].Apply(res, core.DefaultPolicy, st.At, 0))
+		st.Results = append(st.Results, core.Attempt{Delivery: r.Deliveries[i].ID, Outcome: res.Outcome, Reason: res.Reason, State: core.Pending})
+	}
+	st.Split(st.At, false)
+	if stale, err := s.Settle(t.Context(), st); err != nil || stale {
+		t.Fatal(stale, err)
+	}
+	defer lockedBy(t, db, "SELECT 1 FROM deliveries WHERE id = $1 FOR UPDATE", a.Deliveries[0].ID[:])()
+	if stale, err := s.Settle(t.Context(), st); err != nil || stale {
+		t.Errorf("settled again: %v, %v", stale, err)
+	}
+	if n := count(t, db, "SELECT count(*) FROM late_rounds"); n != 0 {
+		t.Errorf("%d results are late", n)
+	}
+}

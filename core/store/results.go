@@ -10,6 +10,9 @@ import (
 	"github.com/carillon-notify/carillon/core"
 )
 
+// resultReason begins a reason among results.
+const resultReason = `"r":`
+
 // encodeResults is what a round came to, as it is kept: JSON, as json.Marshal would write it, without reflection. Each
 // message has an entry.
 func encodeResults(as []core.Attempt) any {
@@ -31,7 +34,7 @@ func appendResult(b []byte, a *core.Attempt) []byte {
 	b = append(append(b, `{"d":"`...), a.Delivery.String()...)
 	b = append(append(b, `","o":"`...), a.Outcome.String()...)
 	b = append(b, '"')
-	for _, x := range [...]struct{ name, text string }{{`,"c":`, a.Code}, {`,"r":`, a.Reason}} {
+	for _, x := range [...]struct{ name, text string }{{`,"c":`, a.Code}, {"," + resultReason, a.Reason}} {
 		if x.text == "" {
 			continue
 		}

@@ -294,8 +294,8 @@ func keepLate(ctx context.Context, t tx, m *settling) (late bool, err error) {
 	}
 	s, id := m.s, core.NewID(m.s.At)
 	n, err := t.exec(ctx, `INSERT INTO late_rounds (id, batch_id, fence, worker, at, results) SELECT $1, $2, $3, $4, $5, $6
-		WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE batch_id = $2 AND fence = $3 AND finished_at = $5 AND results = $6)`,
-		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), kept[0])
+		WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE batch_id = $2 AND fence = $3 AND finished_at = $5 AND (results = $6 OR results = $7))`,
+		id[:], s.Batch.ID[:], s.Batch.Fence, s.Worker, micros(s.At), kept[0], m.results)
 	if err != nil {
 		return false, fmt.Errorf("keep late results: %w", err)
 	}

@@ -215,6 +215,25 @@ func fallbackUnderWay(t *testing.T, s *store.Store) {
 	l.are("failed", "sent")
 }
 
+// fallbackTried: the step after the one that fails was in a round before its time and is held. It is not brought forward:
+// it had its turn, and what it came to there stays on record with its batch.
+func fallbackTried(t *testing.T, s *store.Store) {
+	l := climbAs(t, s, func(a *core.Acceptance) {
+		a.Notification.FallbackAfter = core.EarlyWake * 9 / 10
+		a.Deliveries[1].DueAt = a.Notification.SendAt.Add(a.Notification.FallbackAfter)
+	}, "in_app", "push")
+	early := claim(t, s, core.Wake{Batch: l.a.Deliveries[1].Batch, Fence: 1, Route: "push"})
+	if early == nil {
+		t.Fatal("the step was not claimed early")
+	}
+	l.settle(judge(early, func(int) providers.Result { return providers.Result{Outcome: providers.Throttled, After: time.Minute} }))
+	l.answer("in_app", providers.Gone)
+	if again := l.round("push"); again != nil {
+		t.Errorf("what was throttled for a minute goes again: %+v", again.Deliveries)
+	}
+	l.are("failed", "pending")
+}
+
 func fallbackDevices(t *testing.T, s *store.Store) {
 	l := climb(t, s, "push", "push", "email")
 	r := l.round("push")

@@ -74,6 +74,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"a fallback moves on at once", fallbackMovesOn},
 		{"a fallback acknowledged late", fallbackLate},
 		{"a fallback whose next step is under way", fallbackUnderWay},
+		{"a fallback whose next step was tried", fallbackTried},
 		{"a fallback with two devices", fallbackDevices},
 		{"a fallback whose devices end at once", fallbackRace},
 		{"a fallback that hears early", fallbackEarly},
