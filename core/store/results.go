@@ -13,7 +13,7 @@ import (
 // resultReason begins a reason among results.
 const resultReason = `"r":`
 
-// encodeResults is what a round came to, as it is kept: JSON, as json.Marshal would write it, without reflection. Each
+// encodeResults is what a round came to, as it is kept: JSON that reads as json.Marshal's would, written without reflection. Each
 // message has an entry.
 func encodeResults(as []core.Attempt) any {
 	if len(as) == 0 {
