@@ -108,6 +108,18 @@ type Settlement struct {
 	At time.Time
 }
 
+// Add puts in what one delivery came to, and the record of it; res is nil where no attempt was made.
+func (s *Settlement) Add(v Verdict, res *providers.Result) {
+	a := Attempt{Delivery: v.Delivery.ID, Code: v.Delivery.Code, State: v.Delivery.State, None: res == nil}
+	if res != nil {
+		a.Outcome, a.Reason, a.Parts = res.Outcome, res.Reason, res.Parts
+	}
+	if v.Held {
+		a.HeldTill = v.DueAt.UnixMilli()
+	}
+	s.Verdicts, s.Results = append(s.Verdicts, v), append(s.Results, a)
+}
+
 // Attempt is the record of what a round did with one message.
 type Attempt struct {
 	Delivery ID                `json:"d"`

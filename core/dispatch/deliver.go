@@ -154,7 +154,7 @@ func (d *Dispatcher) dropCancelled(ctx context.Context, r *round) {
 		if !slices.Contains(ids, d.ID) {
 			return false
 		}
-		r.add(d.Hold(core.CodeRate, now, now), nil)
+		r.settlement.Add(d.Hold(core.CodeRate, now, now), nil)
 		return true
 	})
 }
@@ -334,7 +334,7 @@ func (r *round) holdQuiet() {
 		if err != nil || !quiet {
 			return false
 		}
-		r.add(d.Hold(core.CodeQuiet, end, now), nil)
+		r.settlement.Add(d.Hold(core.CodeQuiet, end, now), nil)
 		return true
 	})
 }
@@ -346,7 +346,7 @@ func (r *round) suppress() {
 		if d.Suppressed == "" {
 			return false
 		}
-		r.add(d.Suppress(now), nil)
+		r.settlement.Add(d.Suppress(now), nil)
 		r.settlement.Results[len(r.settlement.Results)-1].Reason = d.Suppressed
 		return true
 	})
@@ -361,9 +361,9 @@ func (r *round) dropEmpty() {
 		case r.Contents[d.Content] != nil:
 			return false
 		case d.Code == core.CodeNoContent:
-			r.add(d.Fail(core.CodeNoContent, now), nil)
+			r.settlement.Add(d.Fail(core.CodeNoContent, now), nil)
 		default:
-			r.add(d.Hold(core.CodeNoContent, now.Add(time.Second), now), nil)
+			r.settlement.Add(d.Hold(core.CodeNoContent, now.Add(time.Second), now), nil)
 		}
 		return true
 	})
@@ -376,7 +376,7 @@ func (r *round) expire() {
 		if d.ExpiresAt.After(latest) {
 			return false
 		}
-		r.add(d.Expire(now), nil)
+		r.settlement.Add(d.Expire(now), nil)
 		return true
 	})
 }
@@ -398,7 +398,7 @@ func (r *round) holdBeyond(n int, wait time.Duration, code string) {
 		if half := d.ExpiresAt.Sub(now) / 2; code == core.CodeRate && half >= time.Second {
 			own = min(own, half)
 		}
-		r.add(d.Hold(code, now.Add(own), now), nil)
+		r.settlement.Add(d.Hold(code, now.Add(own), now), nil)
 	}
 	r.todo = r.todo[:n]
 }
@@ -436,22 +436,9 @@ func (r *round) judge(believeGone bool) {
 			// So many dead addresses at once are our mistake, not theirs: hold, drop nothing.
 			res.Outcome, res.Reason = providers.Denied, "too many addresses of this route are reported gone at once; is it the right environment?"
 		}
-		r.add(d.Apply(res, r.policy, now, d.ID.Jitter(d.Attempts+d.Unknowns)), &res)
+		r.settlement.Add(d.Apply(res, r.policy, now, d.ID.Jitter(d.Attempts+d.Unknowns)), &res)
 	}
 	r.sent = nil
-}
-
-// add settles one delivery; res is nil if no attempt was made.
-func (r *round) add(v core.Verdict, res *providers.Result) {
-	a := core.Attempt{Delivery: v.Delivery.ID, Code: v.Delivery.Code, State: v.Delivery.State, None: res == nil}
-	if res != nil {
-		a.Outcome, a.Reason, a.Parts = res.Outcome, res.Reason, res.Parts
-	}
-	if v.Held {
-		a.HeldTill = v.DueAt.UnixMilli()
-	}
-	r.settlement.Verdicts = append(r.settlement.Verdicts, v)
-	r.settlement.Results = append(r.settlement.Results, a)
 }
 
 // nobody is the Observer of who has none.

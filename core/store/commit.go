@@ -164,13 +164,8 @@ func (c *claim) unbegun(now time.Time) *core.Settlement {
 		until = r.DueAt
 	}
 	st := &core.Settlement{Batch: r.Batch, Worker: c.worker, At: now}
-	for _, d := range r.Deliveries {
-		v := d.Hold(core.CodeStopped, until, now)
-		a := core.Attempt{Delivery: d.ID, Code: v.Delivery.Code, State: v.Delivery.State, None: true}
-		if v.Held {
-			a.HeldTill = v.DueAt.UnixMilli()
-		}
-		st.Verdicts, st.Results = append(st.Verdicts, v), append(st.Results, a)
+	for i := range r.Deliveries {
+		st.Add(r.Deliveries[i].Hold(core.CodeStopped, until, now), nil)
 	}
 	st.Split(now, false)
 	return st

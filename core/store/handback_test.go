@@ -128,6 +128,9 @@ func claimAndLeave(t *testing.T, s *store.Store, hold func(batch core.ID), insid
 	var whats []string
 	for _, x := range steps {
 		whats = append(whats, x.What)
+		if x.What == core.StepHeld && x.HeldTill.IsZero() {
+			t.Error("a step does not say until when it is held")
+		}
 	}
 	want := []string{core.StepAccepted, core.StepResolved, core.StepResolved, core.StepStarted, core.StepHeld, core.StepHeld, core.StepStarted}
 	if diff := cmp.Diff(want, whats); diff != "" {
