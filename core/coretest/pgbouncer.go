@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func PgBouncer(t testing.TB, server *PostgresServer, mode string, more ...string
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for !exists(filepath.Join(dir, ".s.PGSQL.6432")) {
+	for !listens(ctx, filepath.Join(dir, ".s.PGSQL.6432")) { // the file is there before it is listened on
 		select {
 		case <-gone:
 			t.Fatalf("pgbouncer ended: %s", log.String())
@@ -73,6 +74,15 @@ func PgBouncer(t testing.TB, server *PostgresServer, mode string, more ...string
 		}
 	}
 	return "postgres://postgres@/postgres?host=" + dir + "&port=6432&sslmode=disable"
+}
+
+func listens(ctx context.Context, socket string) bool {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
 }
 
 func exists(path string) bool {

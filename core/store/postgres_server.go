@@ -20,7 +20,7 @@ import (
 
 const (
 	pgOldest = 12 // version
-	pgProbes = 3  // how often two connections are compared: others may use the same pool meanwhile
+	pgProbes = 8  // how often two connections are compared: others may use the same pool meanwhile
 	pgSlow   = 3 * time.Second
 )
 
@@ -79,12 +79,24 @@ func checkVersion(ctx context.Context, conn *pgxpool.Conn) error {
 	return nil
 }
 
-// checkSession gives one connection's session a mark and looks who has it in the next transaction. The other holds a
-// transaction open meanwhile: a pool of transactions gives it the session with the mark, or the one another session.
+// checkSession gives one connection's session a mark and looks who has it afterwards. Of a pool of transactions, one that
+// hands out its sessions in turn gives the same connection another one at once, and one that hands out the last used
+// first gives the other connection the one with the mark. The other then holds a transaction open, so that the one has to
+// find its own again.
 func checkSession(ctx context.Context, one, other *pgxpool.Conn) error {
 	const ask = "SELECT current_setting('carillon.session', true)"
 	mark := rand.Text()
 	if _, err := pgSimple(ctx, one, "SET carillon.session = '"+mark+"'"); err != nil {
+		return err
+	}
+	keeps := func() error {
+		got, err := pgSimple(ctx, one, ask)
+		if err == nil && got != mark {
+			return ErrPooled
+		}
+		return err
+	}
+	if err := keeps(); err != nil {
 		return err
 	}
 	got, err := pgSimple(ctx, other, "BEGIN; "+ask)
@@ -99,13 +111,7 @@ func checkSession(ctx context.Context, one, other *pgxpool.Conn) error {
 	if got != "" { // or another start's mark
 		return ErrPooled
 	}
-	if got, err = pgSimple(ctx, one, ask); err != nil {
-		return err
-	}
-	if got != mark {
-		return ErrPooled
-	}
-	return nil
+	return keeps()
 }
 
 // pgSimple runs statements without preparing them, and returns the last one's first value.
