@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync/atomic"
 
 	"github.com/centrifugal/centrifuge"
+	"github.com/redis/rueidis"
 
 	"github.com/carillon-notify/carillon/providers"
 )
@@ -22,7 +24,8 @@ const (
 )
 
 // Deliver implements providers.Provider. A message for which a connection was live when it was published
-// is Accepted, one for which none was is Absent; either is in the recipient's history.
+// is Accepted, one for which none was is Absent; either is in the recipient's history. One whose publication Redis did
+// not answer is Unknown.
 func (g *Gateway) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
 	var l *live
 	if g.calls.TryRLock() { // else it is closing
@@ -120,15 +123,18 @@ func (g *Gateway) deliver(l *live, m *providers.Message) providers.Result {
 	// counted absent, which costs a needless fall-back; asked after, one that came too late to get it
 	// would count as reached.
 	present, err := g.present(l, channel)
+	untold := false
 	if err == nil {
 		_, err = l.node.Publish(channel, data, g.publish[0], g.publish[1], centrifuge.WithIdempotencyKey(m.ID))
+		untold = l.shard != nil && err != nil && !refused(err)
 	}
 	if l.shard != nil {
 		g.inTrouble(err)
 	}
 	switch {
+	case untold: // another attempt shows nothing twice within idempotency, as long as Redis keeps what it has
+		r.Outcome, r.Code, r.Reason = providers.Unknown, codeUnavailable, err.Error()
 	case err != nil:
-		// Whether it was published or not, the idempotency key makes another attempt safe.
 		r.Outcome, r.Code, r.Reason = providers.Deferred, codeUnavailable, err.Error()
 	case present:
 		r.Outcome = providers.Accepted
@@ -139,14 +145,20 @@ func (g *Gateway) deliver(l *live, m *providers.Message) providers.Result {
 	return r
 }
 
-// present says whether anybody is subscribed to the channel, here or at another gateway.
+// refused says of a publication that failed that Redis has not taken it: Redis said no, or there was no connection to it.
+func refused(err error) bool {
+	var said *rueidis.RedisError
+	var op *net.OpError
+	return errors.As(err, &said) || errors.As(err, &op) && op.Op == "dial"
+}
+
+// present says whether anybody is subscribed to the channel, here or at another gateway. While Redis is in trouble it is
+// asked in any case: a question that gets no answer leaves nobody in doubt about the message.
 func (g *Gateway) present(l *live, channel string) (bool, error) {
-	if l.node.Hub().NumSubscribers(channel) > 0 {
-		return true, nil
-	}
-	if l.shard == nil {
-		return false, nil
+	here := l.node.Hub().NumSubscribers(channel) > 0
+	if l.shard == nil || here && g.trouble.Load() == nil {
+		return here, nil
 	}
 	stats, err := l.node.PresenceStats(channel)
-	return err == nil && stats.NumClients > 0, err
+	return err == nil && (here || stats.NumClients > 0), err
 }

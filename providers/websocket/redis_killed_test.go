@@ -43,6 +43,7 @@ func TestGatewaysOutliveRedis(t *testing.T) {
 	stop()
 	batch := []providers.Message{message("shop", "ann", "after"), message("shop", "ben", "after")}
 	for _, from := range []*site{one, two} {
+		deliver(t, from, message("shop", "ann", probe), message("shop", "ben", probe)) // find out, deferred or unknown
 		for _, r := range deliver(t, from, batch...) {
 			if r.Outcome != providers.Deferred {
 				t.Errorf("with no Redis: %+v", r)

@@ -179,6 +179,7 @@ func TestRedisComesAndGoes(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	stop()
+	deliver(t, s, message("shop", "u", probe)) // finds out, deferred or unknown
 	m := message("shop", "u", "down")
 	r = deliver(t, s, m)[0]
 	if r.Outcome != providers.Deferred || strings.Contains(r.Reason, redisPassword) || strings.Contains(r.Reason, "u/") {
