@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,67 @@ func joinNodes(t testing.TB, nodes []*RedisServer, addrs []string, options ...st
 			return err
 		})
 	}
+}
+
+// LoseNode loses a node of a Redis Cluster, by Kill or Pause, and gives its slots to the next one, as an administrator
+// would. It returns when the living agree on it.
+func LoseNode(t testing.TB, nodes []*RedisServer, dead int, lose func(*RedisServer)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var slots []redis.SlotRange
+	clients := make([]*redis.Client, len(nodes))
+	for i, n := range nodes {
+		clients[i] = redis.NewClient(&redis.Options{Addr: n.Addr})
+		defer func() { _ = clients[i].Close() }()
+	}
+	shards, err := clients[dead].ClusterShards(ctx).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range shards {
+		if addrOf(s) == nodes[dead].Addr {
+			slots = s.Slots
+		}
+	}
+	heir := (dead + 1) % len(nodes)
+	lose(nodes[dead])
+	for _, r := range slots {
+		for _, line := range []string{"DELSLOTSRANGE", "ADDSLOTSRANGE"} {
+			if err := clients[heir].Do(ctx, "CLUSTER", line, r.Start, r.End).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := clients[heir].Do(ctx, "CLUSTER", "BUMPEPOCH").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range clients {
+		for i != dead && !(agrees(ctx, c, nodes[heir].Addr, slots) && strings.Contains(c.ClusterInfo(ctx).Val(), "cluster_state:ok")) {
+			if ctx.Err() != nil {
+				t.Fatal("the living nodes do not agree who has the slots of the dead one")
+			}
+		}
+	}
+}
+
+func addrOf(s redis.ClusterShard) string {
+	return net.JoinHostPort(s.Nodes[0].IP, strconv.FormatInt(s.Nodes[0].Port, 10))
+}
+
+// agrees says whether a node holds that another has all of the slots.
+func agrees(ctx context.Context, c *redis.Client, addr string, slots []redis.SlotRange) bool {
+	for _, s := range c.ClusterShards(ctx).Val() {
+		if addrOf(s) == addr {
+			for _, r := range slots {
+				if !slices.ContainsFunc(s.Slots, func(has redis.SlotRange) bool { return has.Start <= r.Start && r.End <= has.End }) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	return false
 }
 
 var errNotYet = errors.New("not yet")
