@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,9 +17,11 @@ import (
 // bounds is a bench that notes until when gate and provider are given time, and whose gate and store may be unruly.
 type bounds struct {
 	*bench
+	mu              sync.Mutex
 	began           time.Time
 	admit, call     time.Duration // deadlines, from the beginning
 	takes           time.Duration // by the gate, whatever its deadline
+	grants          int           // by the gate at once; 0: all
 	reported        func([]providers.Result)
 	settle          func(ctx context.Context) error
 	settledInTime   chan struct{}
@@ -34,6 +37,9 @@ func (b *bounds) Admit(ctx context.Context, _ string, _ core.Lane, n int) (int, 
 		b.admit = at.Sub(b.began)
 	}
 	<-time.After(b.takes)
+	if b.grants > 0 {
+		n = min(n, b.grants)
+	}
 	return n, 0, ""
 }
 
@@ -57,10 +63,12 @@ func (b *bounds) Provider(string) (providers.Provider, dispatch.Limits, bool) {
 }
 
 func (b *bounds) Deliver(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+	b.mu.Lock()
 	if at, ok := ctx.Deadline(); ok {
 		b.call = at.Sub(b.began)
 	}
 	b.deliverMessages = batch
+	b.mu.Unlock()
 	return b.deliver(ctx, batch, report)
 }
 
@@ -126,6 +134,55 @@ func TestOverstayed(t *testing.T) {
 		}
 		if got := b.settled.Verdicts[0].Delivery; got.State != core.Pending || got.Unknowns != 1 {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// TestOverstayedFirst: a provider that does not return from one of a round's calls holds up no settlement either where another
+// of them fails after that, and what was answered to a third counts.
+func TestOverstayedFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBounds(3)
+		b.grants, b.takes = 1, time.Second
+		b.deliver = func(ctx context.Context, batch []providers.Message, report func(providers.Result)) error {
+			switch batch[0].ID {
+			case b.round.Deliveries[0].ID.String():
+				select {
+				case <-b.settledInTime:
+				case <-time.After(time.Hour):
+					t.Error("the settlement waits for it")
+				}
+				return nil
+			case b.round.Deliveries[1].ID.String():
+				<-ctx.Done() // after the first was given up
+				return ctx.Err()
+			}
+			report(providers.Result{ID: batch[0].ID, Outcome: providers.Accepted})
+			return nil
+		}
+		if err := b.play(); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(map[core.State]int{core.Pending: 2, core.Sent: 1}, b.states(t)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// TestClaimAgain: the lease of a claim that the store was away for at first begins with the one that it took, so that gate
+// and call have all their time.
+func TestClaimAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBounds(1)
+		b.deliver, b.away["claim"] = all(providers.Accepted), 4
+		if err := b.play(); err != nil {
+			t.Fatal(err)
+		}
+		const asking = 1500 * time.Millisecond // 100 ms, 200, 400 and 800 between the five
+		if diff := cmp.Diff([]time.Duration{asking + core.LeaseSlack - time.Second, asking + timeout}, []time.Duration{b.admit, b.call}); diff != "" {
+			t.Errorf("until when the gate and the call have time: %s", diff)
 		}
 	})
 }

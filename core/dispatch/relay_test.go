@@ -25,6 +25,7 @@ type window struct {
 	behind  map[string]bool
 	woken   map[string]int
 	looks   []time.Time
+	strays  int // how often it looks for them
 	drained map[core.RouteLane]bool
 }
 
@@ -33,6 +34,13 @@ func (w *window) Overdue(ctx context.Context) (due, unclaimed bool, err error) {
 	w.looks = append(w.looks, time.Now())
 	w.mu.Unlock()
 	return w.memory.Overdue(ctx)
+}
+
+func (w *window) Strays(ctx context.Context, routes []string, limit int, until, lease time.Duration) ([]*core.Round, int, error) {
+	w.mu.Lock()
+	w.strays++
+	w.mu.Unlock()
+	return w.memory.Strays(ctx, routes, limit, until, lease)
 }
 
 func (w *window) Refill(app, _ string, _ core.Lane) int {
@@ -138,7 +146,7 @@ func TestRelayRoom(t *testing.T) {
 }
 
 // TestRelayStandby tells that a relay that does not lead looks once a second, takes what is due all the
-// same, and looks at once when it leads again.
+// same and leaves strays to the leader, and looks at once when it leads again.
 func TestRelayStandby(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -162,6 +170,9 @@ func TestRelayStandby(t *testing.T) {
 		if w.woken["a"] != 1 {
 			t.Error("what is due was left to a leader that may be dead")
 		}
+		if w.strays != 0 {
+			t.Error("it looks for strays too, which the leader does")
+		}
 		n := len(w.looks)
 		w.mu.Unlock()
 		relay.Lead(true)
@@ -169,6 +180,11 @@ func TestRelayStandby(t *testing.T) {
 		if diff := cmp.Diff([]time.Duration{250, 250}, w.gaps(n)); diff != "" {
 			t.Error("looks as the leader: " + diff)
 		}
+		w.mu.Lock()
+		if w.strays != 1 {
+			t.Errorf("the leader looked for strays %d times in a second", w.strays)
+		}
+		w.mu.Unlock()
 		cancel()
 		close(m.end)
 		synctest.Wait()
