@@ -104,6 +104,13 @@ func TestSound(t *testing.T) {
 	plugintest.Run(t, examOf(t, ""))
 }
 
+// TestReceiveBeginsLate: as long as nobody listens to a provider it keeps nothing, and says so. That is right.
+func TestReceiveBeginsLate(t *testing.T) {
+	if got := plugintest.RecordsOf(t, examOf(t, "receive begins late"), "receive")["receive"]; got != "passed" {
+		t.Errorf("the exam: %q", got)
+	}
+}
+
 // TestSoundInItsProcess: so does the built plugin. Here the Silence is the service's.
 func TestSoundInItsProcess(t *testing.T) {
 	s := newStandIn(t)

@@ -112,14 +112,12 @@ func receipts(t testing.TB, s *sitting, p *subject, rec providers.Receiver) {
 	c := p.deliver([]providers.Message{m})
 	c.only("before its receipt", "accepted")
 	sent, _ := c.result(m.ID)
+	// The service tries again as long as it is told to. Receive may not have begun to listen yet, least of all in another process.
 	var told error
-	for range refused + 3 { // the service tries again as long as it is told to
+	if !eventually(2*s.Soon, func() bool {
 		within(t, 2*s.Soon, "Receipt", func() { told = s.Receipt(t, p.provider, m) })
-		if told == nil {
-			break
-		}
-	}
-	if told != nil {
+		return told == nil
+	}) {
 		t.Errorf("the receipt is kept by now, and the service is still told that it is not: %v", told)
 	}
 	timer := time.NewTimer(2 * s.Soon)

@@ -514,6 +514,13 @@ func (p *sound) Handler() http.Handler {
 
 // Receive implements providers.Receiver.
 func (p *sound) Receive(ctx context.Context, report func(providers.Receipt) error) error {
+	if p.flaw == "receive begins late" {
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	p.receipts.Lock()
 	p.report = report
 	p.receipts.Unlock()
