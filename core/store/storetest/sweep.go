@@ -114,7 +114,8 @@ func sweepChange(t *testing.T, s *store.Store) {
 		settle(t, s, judge(claim(t, s, wakeOf(a)), all(providers.Accepted)))
 	}
 	mark := s.Now().Add(10 * time.Millisecond) // a settlement is dated by its judge
-	until(t, "the mark", func() bool { return s.Now().After(mark) })
+	const while = 2 * time.Second              // of which the sweeps, each of which takes its time from its own clock, take a part
+	until(t, "time enough after the mark", func() bool { return s.Now().After(mark.Add(while)) })
 	found, err := s.Receipt(t.Context(), "mail", providers.Receipt{ID: heard.Deliveries[0].ID.String(), Event: providers.EventDelivered})
 	if err != nil || !found {
 		t.Fatal(found, err)
