@@ -173,7 +173,8 @@ func TestBrowserLive(t *testing.T) {
 	t.Parallel()
 	world := startSandbox(t)
 	file := writeConfig(t, world, "data: "+t.TempDir())
-	first := startProcess(t, "orchestrator", []string{"-config", file}, nil)
+	listen := coretest.FreeAddr(t) // nobody else has it while nobody listens there
+	first := startProcess(t, "orchestrator", []string{"-config", file, "-listen", listen}, nil)
 	p := browse(t, first.base)
 	p.Go(first.base + "/console/live?recipient=u_42")
 	send := func(title string) {
@@ -183,7 +184,7 @@ func TestBrowserLive(t *testing.T) {
 		c.must(http.MethodPost, "/v1/notifications", everyKind(`{"title":"`+title+`","body":"To a browser","url":"https://example.com/7","data":{"screen":"order"}}`), &got, http.StatusAccepted)
 		p.WaitText("#messages li", title)
 		p.WaitText("#messages li", "acknowledged")
-		eventually(t, 10*time.Second, "the delivery is delivered", func() bool {
+		eventually(t, time.Minute, "the delivery is delivered", func() bool {
 			for _, d := range c.deliveries(got.ID) {
 				if d.Channel == "in_app" {
 					return d.State == "delivered"
@@ -201,7 +202,7 @@ func TestBrowserLive(t *testing.T) {
 		t.Fatalf("Ctrl-C: %v\n%s", err, first.said())
 	}
 	p.WaitText("#connection", "disconnected")
-	startProcess(t, "orchestrator", []string{"-config", file, "-listen", strings.TrimPrefix(first.base, "http://")}, nil)
+	startProcess(t, "orchestrator", []string{"-config", file, "-listen", listen}, nil)
 	p.Wait(`document.querySelector("#connection").innerText === "connected"`)
 	send("after")
 }
@@ -255,7 +256,7 @@ func TestBrowserRunsNothing(t *testing.T) {
 		"category":`+e+`,"collapse_key":"<script>alert(4)</script>","metadata":{"x":`+e+`},
 		"content":{"title":`+e+`,"body":`+e+`,"url":"https://example.com/?q=%22%3E%3Cscript%3Ealert(5)%3C/script%3E","data":{"x":`+e+`},"email":{"subject":`+e+`,"html":`+e+`,"text":`+e+`}}}`, &got, http.StatusAccepted)
 	p.WaitText("#messages li", "<script>alert(2)</script>")
-	eventually(t, 10*time.Second, "all is settled", func() bool {
+	eventually(t, time.Minute, "all is settled", func() bool {
 		var n notification
 		c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &n, http.StatusOK)
 		return n.Status == "completed"
@@ -358,7 +359,7 @@ func fill(t *testing.T, a *app.App, c *caller) (ids []string) {
 		ids = append(ids, got.ID)
 	}
 	c.must(http.MethodPost, "/v1/routes/apns/pause", nil, nil, http.StatusNoContent)
-	eventually(t, 10*time.Second, "something failed and something is held", func() bool {
+	eventually(t, time.Minute, "something failed and something is held", func() bool {
 		failed, held := c.deliveries(ids[1]), c.deliveries(ids[0])
 		n := 0
 		for _, d := range failed {

@@ -159,7 +159,7 @@ func TestDeploySystemdRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	pg, redis := coretest.StartPostgres(t, ""), coretest.StartRedis(t)
-	link, api := coretest.StartProxy(t, "unix:"+pg.Socket()), freeAddress(t)
+	link, api := coretest.StartProxy(t, "unix:"+pg.Socket()), coretest.FreeAddr(t)
 	link.Cut()
 	const settings = `drain_delay: 500ms
 workers: false

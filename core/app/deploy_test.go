@@ -259,7 +259,7 @@ func lineOf(text, begin string) string {
 // PostgreSQL in place of the example's, and asks what its probes ask.
 func TestDeployRuns(t *testing.T) {
 	t.Parallel()
-	api, metrics := freeAddress(t), []string{freeAddress(t), freeAddress(t)}
+	api, metrics := coretest.FreeAddr(t), []string{coretest.FreeAddr(t), coretest.FreeAddr(t)}
 	file, err := filepath.Abs(filepath.Join(deployDir, "kubernetes/carillon.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +272,7 @@ func TestDeployRuns(t *testing.T) {
 	startProcess(t, "orchestrator", []string{"-config", file, "-workers=false"}, data(0))
 	startProcess(t, "worker", []string{"-config", file}, data(1))
 	for _, url := range []string{api + "/readyz", metrics[0] + "/livez", metrics[1] + "/livez", metrics[1] + "/readyz", metrics[1] + "/metrics"} {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+url, nil)
 		if err != nil {
 			t.Fatal(err)

@@ -285,7 +285,7 @@ func TestRollingUpgrade(t *testing.T) {
 	world := startSandbox(t)
 	slow(t, world, 100*time.Millisecond)
 	file := writeConfig(t, world, fmt.Sprintf("drain_delay: 3s\nshutdown_timeout: 30s\ndata: %s\nstore: %q\nqueue: redis://%s/0", t.TempDir(), coretest.Postgres(t), coretest.Redis(t)))
-	addresses := []string{freeAddress(t), freeAddress(t)}
+	addresses := []string{coretest.FreeAddr(t), coretest.FreeAddr(t)}
 	start := func(address string) *process {
 		return startProcess(t, "orchestrator", []string{"-config", file, "-listen", address}, nil)
 	}

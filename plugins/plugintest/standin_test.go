@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/carillon-notify/carillon/providers/porttest"
 )
 
 const token = "the-token-of-the-stand-in"
@@ -120,12 +122,8 @@ func (s *standIn) set(f func()) {
 
 // nowhere is an address where nobody listens.
 func nowhere(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
+	t.Helper()
+	return "http://" + porttest.Addr(t)
 }
 
 // short is how soon is soon for providers that are to fail.

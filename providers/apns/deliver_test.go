@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
@@ -337,12 +337,7 @@ func await(t testing.TB, done func() bool) {
 func TestDeliverUnreachable(t *testing.T) {
 	t.Parallel()
 	p := newPeer(t, (*peerConn).ok)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := ln.Addr().String()
-	_ = ln.Close()
+	closed := porttest.Addr(t)
 	for name, tt := range map[string]struct {
 		settings map[string]any
 		want     string

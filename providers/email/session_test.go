@@ -10,6 +10,7 @@ import (
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/email"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
@@ -109,12 +110,7 @@ func TestNothingInPlainText(t *testing.T) {
 
 func TestNobodyThere(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = ln.Close()
-	p := post(t, map[string]any{"addr": ln.Addr().String()})
+	p := post(t, map[string]any{"addr": porttest.Addr(t)})
 	results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(20)...)
 	if err != nil || len(results) != 20 {
 		t.Fatalf("%d results, error %v", len(results), err)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/carillon-notify/carillon/providers"
 	"github.com/carillon-notify/carillon/providers/fcm"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/sandbox/sandboxtest"
 )
 
@@ -212,12 +212,7 @@ func TestDeafConnection(t *testing.T) {
 func TestNobodyThere(t *testing.T) {
 	t.Parallel()
 	g := startGoogle(t)
-	dead, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = dead.Close()
-	p := g.open(map[string]any{"endpoint": "https://" + dead.Addr().String()})
+	p := g.open(map[string]any{"endpoint": "https://" + porttest.Addr(t)})
 	results, err := sandboxtest.Deliver(t.Context(), t, p, batchOf(3)...)
 	if err != nil || len(results) != 3 {
 		t.Fatalf("%d results, error %v", len(results), err)

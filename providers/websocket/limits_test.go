@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/websocket"
 )
 
@@ -470,7 +471,7 @@ func TestRedisAwayIsSaidOnce(t *testing.T) { //nolint:paralleltest // changes sl
 	before := slog.Default()
 	slog.SetDefault(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	defer slog.SetDefault(before)
-	port := freePort(t)
+	port := porttest.Free(t)
 	stop := startRedis(t, port)
 	s := open(t, onRedis(port))
 	deliver(t, s, message("shop", "u", "first"))

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/websocket"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestGatewaysOutliveRedis(t *testing.T) {
 	t.Parallel()
 	program(t, "redis-server")
-	port := freePort(t)
+	port := porttest.Free(t)
 	stop := startRedis(t, port)
 	one, two := open(t, onRedis(port)), open(t, onRedis(port))
 	for _, s := range []*site{one, two} { // each starts on its own; a message waits for the first try
@@ -102,7 +103,7 @@ func TestGatewaysOutliveRedis(t *testing.T) {
 func TestMissedWhileRedisWasAway(t *testing.T) {
 	t.Parallel()
 	program(t, "redis-server")
-	port := freePort(t)
+	port := porttest.Free(t)
 	stop := startRedis(t, port)
 	one := open(t, onRedis(port))
 	if got := outcome(t, one, message("shop", "nobody", "")); got != providers.Absent {

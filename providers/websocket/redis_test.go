@@ -17,21 +17,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/websocket"
 )
 
 const redisPassword = "hunter2-of-redis"
-
-// freePort finds a port that nobody listens on.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
-}
 
 func redisURL(port int) string { return fmt.Sprintf("redis://:%s@127.0.0.1:%d/2", redisPassword, port) }
 
@@ -76,7 +66,7 @@ func onRedis(port int) func(*websocket.Settings) {
 func TestGatewaysOverRedis(t *testing.T) {
 	t.Parallel()
 	program(t, "redis-server")
-	port := freePort(t)
+	port := porttest.Free(t)
 	startRedis(t, port)
 	one, two := open(t, onRedis(port)), open(t, onRedis(port))
 	worker := open(t, onRedis(port), func(s *websocket.Settings) { s.Serve, s.Secret = false, "" })
@@ -156,7 +146,7 @@ func TestGatewaysOverRedis(t *testing.T) {
 func TestRedisComesAndGoes(t *testing.T) {
 	t.Parallel()
 	program(t, "redis-server")
-	port := freePort(t)
+	port := porttest.Free(t)
 	s := open(t, onRedis(port))
 	r := deliver(t, s, message("shop", "u", "early"))[0]
 	if r.Outcome != providers.Deferred {
@@ -200,7 +190,7 @@ func TestRedisComesAndGoes(t *testing.T) {
 func TestDeliverEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	program(t, "redis-server")
-	port := freePort(t)
+	port := porttest.Free(t)
 	startRedis(t, port)
 	proxy, hang, end := hangingProxy(t, fmt.Sprintf("127.0.0.1:%d", port))
 	s := open(t, func(s *websocket.Settings) {

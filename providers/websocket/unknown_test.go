@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 	"github.com/carillon-notify/carillon/providers/websocket"
 )
 
@@ -20,7 +21,7 @@ import (
 func TestUnansweredPublicationIsUnknown(t *testing.T) {
 	t.Parallel()
 	program(t, "redis-server")
-	port := freePort(t)
+	port := porttest.Free(t)
 	startRedis(t, port)
 	const word = "cut here"
 	proxy := cuttingProxy(t, fmt.Sprintf("127.0.0.1:%d", port), word)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -26,6 +25,7 @@ import (
 	"github.com/carillon-notify/carillon/plugins/host"
 	"github.com/carillon-notify/carillon/plugins/providerv1"
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 )
 
 // TestShipped holds what is beside the plugin to what it was taken from.
@@ -379,12 +379,7 @@ func TestThrottled(t *testing.T) {
 // TestUnreached tells what was not sent from what nobody knows.
 func TestUnreached(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := "http://" + l.Addr().String() + "/"
-	_ = l.Close()
+	closed := "http://" + porttest.Addr(t) + "/"
 	secure := serve(t, true)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})

@@ -23,6 +23,7 @@ import (
 
 	"github.com/carillon-notify/carillon/plugins/examples/sms/smstest"
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 )
 
 const (
@@ -41,17 +42,6 @@ func server(t *testing.T, h http.Handler) string {
 	return s.URL
 }
 
-// freeAddress is one where nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func settingsWith(t *testing.T, endpoint string, with map[string]any) []byte {
 	t.Helper()
 	all := map[string]any{"endpoint": endpoint, "key": testKey, "from": "Carillon"}
@@ -64,7 +54,7 @@ func settingsWith(t *testing.T, endpoint string, with map[string]any) []byte {
 }
 
 func withCallbacks(t *testing.T) map[string]any {
-	address := freeAddress(t)
+	address := porttest.Addr(t)
 	return map[string]any{"callback_listen": address, "callback_url": "http://" + address + "/receipts", "callback_secret": testSecret}
 }
 
@@ -287,7 +277,7 @@ func TestUnsent(t *testing.T) {
 		outcome              providers.Outcome
 		health               providers.HealthStatus
 	}{
-		{"nobody there", "http://" + freeAddress(t), "connect", providers.Deferred, providers.HealthDown},
+		{"nobody there", "http://" + porttest.Addr(t), "connect", providers.Deferred, providers.HealthDown},
 		{"no handshake", "https://" + mute.Addr().String(), "timeout", providers.Deferred, providers.HealthOK},
 		{"a stranger's certificate", stranger.URL, "tls", providers.Denied, providers.HealthDown},
 	} {

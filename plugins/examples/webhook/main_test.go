@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/carillon-notify/carillon/providers"
+	"github.com/carillon-notify/carillon/providers/porttest"
 )
 
 const (
@@ -328,11 +329,6 @@ func TestSilence(t *testing.T) {
 		reached <- struct{}{}
 		_, _ = io.Copy(io.Discard, c)
 	}()
-	shut, err := net.Listen("tcp", "127.0.0.1:0") // an address where nobody listens any more
-	if err != nil {
-		t.Fatal(err)
-	}
-	shut.Close()
 	for _, tt := range []struct {
 		name, url string
 		with      map[string]any
@@ -342,7 +338,7 @@ func TestSilence(t *testing.T) {
 		{"cut off", s.URL + "/?do=cut&" + token, nil, ""},
 		{"headers without end", s.URL + "/?do=headers&" + token, nil, ""},
 		{"no handshake", "https://" + mute.Addr().String() + "/" + token, nil, "timeout"},
-		{"nobody there", "https://" + shut.Addr().String() + "/" + token, nil, "connect"},
+		{"nobody there", "https://" + porttest.Addr(t) + "/" + token, nil, "connect"},
 		{"a stranger's certificate", s.URL + "/" + token, map[string]any{"ca_file": ""}, "tls"},
 		{"no such name", "https://a..b/" + token, nil, "dns"},
 	} {
