@@ -60,7 +60,7 @@ func TestGuide(t *testing.T) {
 	var got accepted
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"kind":"notebook","address":"ann"},{"kind":"notebook","address":"nobody"}],
 		"content":{"title":"Hello","body":"from a plugin","notebook":{"color":"red"}}}`, &got, http.StatusAccepted)
-	eventually(t, 10*time.Second, "one is sent and one is failed", func() bool {
+	eventually(t, time.Minute, "one is sent and one is failed", func() bool {
 		var n notification
 		c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &n, http.StatusOK)
 		return n.Counts == counts{Sent: 1, Failed: 1}

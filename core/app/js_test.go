@@ -122,7 +122,7 @@ func TestPrintedLine(t *testing.T) {
 	installed(t, "curl")
 	p := startProcess(t, "orchestrator", []string{"-listen", "127.0.0.1:0"}, nil)
 	line := ""
-	eventually(t, 10*time.Second, "the line is printed", func() bool {
+	eventually(t, time.Minute, "the line is printed", func() bool {
 		line = regexp.MustCompile(`(?m)^curl .*$`).FindString(p.printed())
 		return line != ""
 	})

@@ -134,10 +134,10 @@ func TestFirstKeyChanges(t *testing.T) {
 		k.configure(nextKey)
 		p = k.start()
 		accepts(t, p.base, "changed", map[string]int{made: 401, testKey: 401, nextKey: 200, added: 200})
+		k.stop(p) // after which all is here that it said
 		if said := p.said(); !strings.Contains(said, "the former is withdrawn") || strings.Contains(said, testKey) || strings.Contains(said, nextKey) {
-			t.Errorf("the start says %s", said)
+			t.Errorf("it says %s", said)
 		}
-		k.stop(p)
 		if list := k.command("list"); strings.Count(list, "\n") != 3 || strings.Contains(list, nextKey) || strings.Contains(list, added) {
 			t.Errorf("the list:\n%s", list)
 		}

@@ -35,7 +35,7 @@ func TestUnsubscribe(t *testing.T) {
 		if sent += deliveries; deliveries == 0 {
 			return ""
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := a.Sandbox().Wait(ctx, sandbox.SMTP, sent); err != nil {
 			t.Fatal(err)
@@ -93,7 +93,7 @@ func TestFallback(t *testing.T) {
 	become := func(id string, want ...string) {
 		t.Helper()
 		got := map[string]string{}
-		eventually(t, 20*time.Second, strings.Join(want, ", "), func() bool {
+		eventually(t, time.Minute, strings.Join(want, ", "), func() bool {
 			same := true
 			for i, d := range c.deliveries(id) { // in_app, push, email
 				got[d.Channel] = strings.TrimSpace(d.State + " " + d.Code)

@@ -97,7 +97,7 @@ func TestHangup(t *testing.T) {
 		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 20*time.Second, step.what, func() bool { return step.there(c.routes()) })
+		eventually(t, time.Minute, step.what, func() bool { return step.there(c.routes()) })
 		if step.what == "a mistake" && c.routes()["beeper"].State != "ok" {
 			t.Error("a mistake in the file took the route away")
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,15 +149,15 @@ func TestIsolation(t *testing.T) {
 		if data["title"] != "Hello" {
 			t.Errorf("the live client got %v", data)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing arrived live")
 	}
-	eventually(t, 10*time.Second, "all are sent and the live one is delivered", func() bool {
+	eventually(t, time.Minute, "all are sent and the live one is delivered", func() bool {
 		var n notification
 		c.must(http.MethodGet, "/v1/notifications/"+got.ID, nil, &n, http.StatusOK)
 		return n.Counts == counts{Sent: 3, Delivered: 1}
 	})
-	eventually(t, 10*time.Second, "each route is isolated, well, and has a connection", func() bool {
+	eventually(t, time.Minute, "each route is isolated, well, and has a connection", func() bool {
 		for name, r := range c.routes() { // their figures are asked for now and then
 			if r.Isolation != config.IsolationProcess || r.State != "ok" || r.Pool.Open == 0 && name != "websocket" {
 				return false
@@ -179,7 +180,7 @@ func TestPluginOfTheDirectory(t *testing.T) {
 	c.must(http.MethodPut, "/v1/templates/page", `{"locales":{"default":{"title":"{{n}}","beep":{"text":"ring {{n}}"}}}}`, nil, http.StatusCreated)
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"kind":"pager","address":"0001"}],"content":{"title":"x","beep":{"beeps":2}}}`, &got, http.StatusAccepted)
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"recipient":"u_7"}],"channels":["beep"],"template":"page","data":{"n":5}}`, &got, http.StatusAccepted)
-	eventually(t, 10*time.Second, "both are written down", func() bool { return len(lines(t, ledger)) == 2 })
+	eventually(t, time.Minute, "both are written down", func() bool { return len(lines(t, ledger)) == 2 })
 	blocks := map[string]string{}
 	for _, l := range lines(t, ledger) {
 		blocks[l[2]] = l[3]
@@ -249,21 +250,27 @@ func TestReload(t *testing.T) {
 		dir = cfg.Plugins.Dir
 		putPager(t, dir, "v1", ledger)
 	})
-	const each = 300
+	const least, most = 300, 10_000 // before the exchange; and addresses
 	var sending sync.WaitGroup
-	accepts := make(chan string, 2*each)
-	half := make(chan struct{}) // closed when the first half was accepted
+	accepts := make(chan string, most)
+	var enough atomic.Int64 // messages
+	enough.Store(most)
+	under := make(chan struct{}) // closed when they flow
 	sending.Go(func() {
-		for i := range 2 * each {
-			if i == each {
-				close(half)
+		for i := range most {
+			if i == least {
+				close(under)
+			}
+			if int64(i) >= enough.Load() {
+				return
 			}
 			var got accepted
 			c.must(http.MethodPost, "/v1/notifications", fmt.Sprintf(`{"to":[{"kind":"pager","address":"%04d"}],"content":{"title":"x"}}`, i), &got, http.StatusAccepted)
 			accepts <- got.ID
 		}
 	})
-	<-half
+	<-under
+	eventually(t, time.Minute, "the first version delivers", func() bool { return len(lines(t, ledger)) > 0 })
 	putPager(t, dir, "v2", ledger)
 	var done struct {
 		Added, Changed, Removed []string
@@ -273,10 +280,12 @@ func TestReload(t *testing.T) {
 	if !slices.Equal(done.Changed, []string{"pager"}) || len(done.Added)+len(done.Removed)+len(done.Faults) > 0 {
 		t.Errorf("the reload came to %+v", done)
 	}
+	enough.Store(int64(len(accepts)) + least) // after it
 	sending.Wait()
 	close(accepts)
+	all := len(accepts)
 	for id := range accepts {
-		eventually(t, 20*time.Second, id+" is sent", func() bool {
+		eventually(t, time.Minute, id+" is sent", func() bool {
 			var n notification
 			c.must(http.MethodGet, "/v1/notifications/"+id, nil, &n, http.StatusOK)
 			return n.Counts == counts{Sent: 1}
@@ -287,8 +296,8 @@ func TestReload(t *testing.T) {
 		seen[l[0]]++
 		versions[l[1]]++
 	}
-	if len(seen) != 2*each || versions["v1"]+versions["v2"] != 2*each || versions["v1"] == 0 || versions["v2"] == 0 {
-		t.Errorf("%d messages were delivered as %v", len(seen), versions)
+	if len(seen) != all || versions["v1"]+versions["v2"] != all || versions["v1"] == 0 || versions["v2"] == 0 {
+		t.Errorf("%d messages of %d were delivered as %v", len(seen), all, versions)
 	}
 	// Nothing has changed: nothing is done.
 	c.must(http.MethodPost, "/v1/routes/reload", nil, &done, http.StatusOK)
@@ -313,7 +322,7 @@ func TestBrokenPlugin(t *testing.T) {
 	c.must(http.MethodPost, "/v1/routes/reload", nil, nil, http.StatusOK)
 	var got accepted
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"kind":"pager","address":"0001"}],"unknown":"retry","content":{"title":"x"}}`, &got, http.StatusAccepted)
-	eventually(t, 10*time.Second, "the crash is on record", func() bool {
+	eventually(t, time.Minute, "the crash is on record", func() bool {
 		d := c.deliveries(got.ID)
 		return len(d) == 1 && d[0].Unknown > 0
 	})
@@ -330,7 +339,7 @@ func TestBrokenPlugin(t *testing.T) {
 		t.Errorf("the reload came to %+v", done)
 	}
 	c.must(http.MethodPost, "/v1/notifications", `{"to":[{"kind":"pager","address":"0002"}],"content":{"title":"x"}}`, &got, http.StatusAccepted)
-	eventually(t, 10*time.Second, "the version before delivers", func() bool { return len(lines(t, ledger)) == 2 })
+	eventually(t, time.Minute, "the version before delivers", func() bool { return len(lines(t, ledger)) == 2 })
 }
 
 // TestStandIn: while the first of two routes of a kind is paused, the second one takes what comes.

@@ -64,7 +64,7 @@ func TestReloadKeeps(t *testing.T) {
 		var got accepted
 		c.must(http.MethodPost, "/v1/notifications", `{"to":[{"email":"ann@example.com"}],"content":{"title":"x"}}`, &got, http.StatusAccepted)
 		id := c.deliveries(got.ID)[0].ID
-		eventually(t, 10*time.Second, "the mail is there "+when, func() bool { return len(world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})) == 1 })
+		eventually(t, time.Minute, "the mail is there "+when, func() bool { return len(world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})) == 1 })
 	}
 	if err := os.Remove(own); err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func TestHangupCategories(t *testing.T) {
 		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 20*time.Second, "the log says "+says, func() bool { return strings.Contains(p.said()[from:], says) })
+		eventually(t, time.Minute, "the log says "+says, func() bool { return strings.Contains(p.said()[from:], says) })
 	}
 	c.must(http.MethodPut, "/v1/recipients/u_1", `{"endpoints":[{"kind":"email","address":"ann@example.com"}]}`, nil, http.StatusCreated)
 	const optOut = `{"news":{"email":false}}`
@@ -61,7 +61,7 @@ func TestHangupCategories(t *testing.T) {
 		}
 		if got.Deliveries == 1 {
 			id := c.deliveries(got.ID)[0].ID
-			eventually(t, 20*time.Second, "the mail is there", func() bool { return len(world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})) == 1 })
+			eventually(t, time.Minute, "the mail is there", func() bool { return len(world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})) == 1 })
 			mail := world.Messages(sandbox.Filter{Service: sandbox.SMTP, ID: id})[0].Content
 			if strings.Contains(mail, "List-Unsubscribe") != mayTurnOff {
 				t.Errorf("%s: may be turned off %v, and the mail is\n%s", when, mayTurnOff, mail)
