@@ -396,18 +396,43 @@ func TestLongAnswer(t *testing.T) {
 	}
 }
 
+// TestPool: there are as many connections as the pool may have, and they are used again and again.
 func TestPool(t *testing.T) {
 	t.Parallel()
-	var now, most atomic.Int64
+	var h providers.Health
+	// net/http gives up a connection whose request it does not see written within 50 ms of the answer: not three times.
+	for range 3 {
+		const all, most = 30, 2
+		if h = pooled(t, all, most); h.Pool.Opened == most && h.Pool.Reused == all-most {
+			break
+		}
+	}
+	if h.Status != providers.HealthOK || h.Pool.InUse != 0 || h.Pool.Waiting != 0 || h.Pool.Open != 2 || h.Pool.Idle != 2 || h.Pool.Opened != 2 || h.Pool.Reused != 28 {
+		t.Errorf("health is %+v", h)
+	}
+}
+
+// pooled delivers all messages in three batches over at most so many connections, and returns the health after it.
+func pooled(t *testing.T, all, most int) providers.Health {
+	t.Helper()
+	var now, came atomic.Int64
+	met := make(chan struct{}) // when as many as may be at once are: one after the other, they would share a connection
 	s := receiver(t, func(_ http.ResponseWriter, r *http.Request) {
-		n := now.Add(1)
+		if n := now.Add(1); n > int64(most) {
+			t.Errorf("%d requests were there at once", n)
+		}
 		defer now.Add(-1)
-		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		if came.Add(1) == int64(most) {
+			close(met)
+		}
+		select {
+		case <-met:
+		case <-r.Context().Done():
 		}
 		_, _ = io.Copy(io.Discard, r.Body)
 	}, nil)
-	p := opened(t, settingsFor(t, s, map[string]any{"pool": map[string]any{"max": 2}}))
-	batch := make([]providers.Message, 10)
+	p := opened(t, settingsFor(t, s, map[string]any{"pool": map[string]any{"max": most}}))
+	batch := make([]providers.Message, all/3)
 	for i := range batch {
 		batch[i] = message(s.URL + "/" + token)
 		batch[i].ID = fmt.Sprintf("id-%d", i)
@@ -418,14 +443,7 @@ func TestPool(t *testing.T) {
 			t.Fatal(len(got), err)
 		}
 	}
-	if n := most.Load(); n > 2 {
-		t.Errorf("%d requests were there at once", n)
-	}
-	h := p.Health(t.Context())
-	if h.Status != providers.HealthOK || h.Pool.InUse != 0 || h.Pool.Waiting != 0 || h.Pool.Open != 2 || h.Pool.Idle != 2 || h.Pool.Opened != 2 ||
-		h.Pool.Reused < uint64(3*len(batch)-2) {
-		t.Errorf("health is %+v", h)
-	}
+	return p.Health(t.Context())
 }
 
 // TestClose: it waits for what is in flight, and not longer than it is told to; then nothing goes out.
