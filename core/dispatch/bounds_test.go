@@ -36,7 +36,7 @@ func (b *bounds) Admit(ctx context.Context, _ string, _ core.Lane, n int) (int, 
 	if at, ok := ctx.Deadline(); ok {
 		b.admit = at.Sub(b.began)
 	}
-	<-time.After(b.takes)
+	time.Sleep(b.takes)
 	if b.grants > 0 {
 		n = min(n, b.grants)
 	}

@@ -70,9 +70,7 @@ func (g *stage) at() time.Duration { return time.Since(g.began).Truncate(100 * t
 func (g *stage) Wake(_ context.Context, wakes ...core.Wake) error {
 	for _, w := range wakes {
 		g.wakes.Go(func() {
-			select {
-			case <-time.After(time.Until(w.At)):
-			case <-g.ctx.Done():
+			if !waited(g.ctx, time.Until(w.At)) {
 				return
 			}
 			if err := g.d.Deliver(g.ctx, w); err != nil && g.ctx.Err() == nil {

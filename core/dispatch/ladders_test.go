@@ -153,10 +153,8 @@ func (w *ladders) Wake(_ context.Context, wakes ...core.Wake) error {
 
 func (w *ladders) later(wait time.Duration, f func()) {
 	w.wakes.Go(func() {
-		select {
-		case <-time.After(wait):
+		if waited(w.ctx, wait) {
 			f()
-		case <-w.ctx.Done():
 		}
 	})
 }

@@ -83,29 +83,34 @@ func (r *Relay) Nudge() {
 
 // Run looks for work until ctx ends.
 func (r *Relay) Run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	failing, vain := false, 0
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-r.nudge:
-		}
+	for ctx.Err() == nil {
 		found, err := r.look(ctx)
+		wait := relayBackoff
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil:
-			if !failing { // once per outage, not four times a second
-				r.log.Error("relay cannot look for due batches", "error", err)
-			}
-			timer.Reset(relayBackoff)
-		default:
-			timer.Reset(found.pause(&vain, r.tick()))
+		case err == nil:
+			wait = found.pause(&vain, r.tick())
+		case !failing: // once per outage, not four times a second
+			r.log.Error("relay cannot look for due batches", "error", err)
 		}
 		failing = err != nil
+		r.rest(ctx, wait)
+	}
+}
+
+// rest waits for the next pass's time, or for a nudge.
+func (r *Relay) rest(ctx context.Context, wait time.Duration) {
+	if wait <= 0 {
+		return
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-r.nudge:
 	}
 }
 
@@ -369,6 +374,9 @@ func (r *Relay) refill(ctx context.Context, route string, lane core.Lane, f *fou
 
 // pause waits, and reports false if ctx ended before.
 func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
