@@ -141,12 +141,12 @@ func (a *App) apply(ctx context.Context, c *config.Config) (api.Reloaded, error)
 			a.routes.remove(name)
 		}
 	}
-	if names := changedCategories(a.config(), c); len(names) > 0 {
-		a.log.Info("categories reloaded", "changed", names)
-	}
+	categories := changedCategories(a.config(), c)
 	a.adopt(c)
 	a.routes.setFaults(faults)
-	err = a.reroute()
+	if err = a.reroute(); err == nil && len(categories) > 0 { // and not before they are in force
+		a.log.Info("categories reloaded", "changed", categories)
+	}
 	for _, r := range gone {
 		err = errors.Join(err, a.discard(ctx, r))
 	}
