@@ -18,7 +18,7 @@ func runCommand(t *testing.T, dir string, args ...string) (out string, err error
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // an examination takes a minute on a busy machine
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "orchestrator"), args...)
 	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH")}
