@@ -72,8 +72,18 @@ func (b *bounds) Deliver(ctx context.Context, batch []providers.Message, report 
 	return b.deliver(ctx, batch, report)
 }
 
-func (b *bounds) play() error {
-	d := dispatch.New(dispatch.Options{Store: b, Queue: b, Gate: b, Routes: b, Logger: b.log, Worker: "w"})
+func (b *bounds) play() error { return b.playAs(b) }
+
+// ports are those of a bounds, or of a test's own that is one.
+type ports interface {
+	dispatch.Store
+	dispatch.Queue
+	dispatch.Gate
+	dispatch.Routes
+}
+
+func (b *bounds) playAs(p ports) error {
+	d := dispatch.New(dispatch.Options{Store: p, Queue: p, Gate: p, Routes: p, Logger: b.log, Worker: "w"})
 	return d.Deliver(context.Background(), core.Wake{Batch: b.round.ID, Fence: 3, Route: "r", Lane: providers.Normal})
 }
 

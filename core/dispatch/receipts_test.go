@@ -93,6 +93,14 @@ func TestReceiveBegunAgain(t *testing.T) {
 	})
 }
 
+// hearing is an Observer that counts the receipts that were taken in.
+type hearing struct {
+	lapsing
+	heard map[bool]int
+}
+
+func (h *hearing) Received(_ string, _ providers.Event, found bool) { h.heard[found]++ }
+
 // unreliable is a store that cannot record a receipt.
 type unreliable struct{}
 
@@ -100,11 +108,12 @@ func (unreliable) Receipt(context.Context, string, providers.Receipt) (bool, err
 	return false, errAway
 }
 
-// TestReceiptTold: who reports a receipt is told if it was not recorded, so that it can report it again; and a relay is told to look
-// where a fallback may have moved on by it.
+// TestReceiptTold: who reports a receipt is told if it was not recorded, so that it can report it again; a relay is told to
+// look where a fallback may have moved on by it; and whoever counts receipts is told of each that was looked up.
 func TestReceiptTold(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
+		h := &hearing{heard: map[bool]int{}}
 		receive := func(store dispatch.Receipts, rc providers.Receipt) (nudged int, err error) {
 			ctx, cancel := context.WithCancel(t.Context())
 			p := provider{receive: func(_ context.Context, report func(providers.Receipt) error) error {
@@ -112,7 +121,7 @@ func TestReceiptTold(t *testing.T) {
 				cancel()
 				return nil
 			}}
-			dispatch.New(dispatch.Options{Logger: slog.New(slog.DiscardHandler), Nudge: func() { nudged++ }}).Receive(ctx, store, "r", p)
+			dispatch.New(dispatch.Options{Logger: slog.New(slog.DiscardHandler), Observer: h, Nudge: func() { nudged++ }}).Receive(ctx, store, "r", p)
 			return nudged, err
 		}
 		known := receipts(func(rc providers.Receipt) bool { return rc.ID == "ours" })
@@ -134,6 +143,9 @@ func TestReceiptTold(t *testing.T) {
 		want := map[providers.Event]int{providers.EventDelivered: 0, providers.EventFailed: 1, providers.EventBounced: 1, providers.EventRead: 0}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error("the relay is nudged: " + diff)
+		}
+		if diff := cmp.Diff(map[bool]int{true: 4, false: 4}, h.heard); diff != "" {
+			t.Error("heard of: " + diff)
 		}
 	})
 }

@@ -130,6 +130,7 @@ type noting struct {
 	began        time.Time
 	silent       bool // it does not say what waits in it
 	asked, wakes []time.Duration
+	lanes        []core.Lane // of the wakes
 }
 
 func (n *noting) Drained(ctx context.Context, of []core.RouteLane) ([]core.RouteLane, error) {
@@ -145,6 +146,9 @@ func (n *noting) Drained(ctx context.Context, of []core.RouteLane) ([]core.Route
 func (n *noting) Wake(ctx context.Context, wakes ...core.Wake) error {
 	n.mu.Lock()
 	n.wakes = append(n.wakes, time.Since(n.began))
+	for i := range wakes {
+		n.lanes = append(n.lanes, wakes[i].Lane)
+	}
 	n.mu.Unlock()
 	return n.window.Wake(ctx, wakes...)
 }
@@ -208,6 +212,31 @@ func TestRelayUnclaimedAgain(t *testing.T) {
 		cancel()
 		close(m.end)
 		synctest.Wait()
+	})
+}
+
+// TestRelayUrgentFirst tells that of what is due the urgent is woken first.
+func TestRelayUrgentFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		q := &noting{began: time.Now(), window: &window{memory: m, room: map[string]int{"": 10}, behind: map[string]bool{}, woken: map[string]int{}}}
+		now := time.Now()
+		for i, lane := range core.Lanes {
+			for _, route := range []string{"r", "s"} { // the least urgent for longest
+				b := core.Batch{ID: core.NewID(now), Route: route, Lane: lane, State: core.BatchPending, Fence: 1, DueAt: now, RunAt: now.Add(-time.Duration(i) * time.Second)}
+				m.put([]core.Delivery{{ID: core.NewID(now), Batch: b.ID, Route: route, State: core.Pending}}, b)
+			}
+		}
+		d := dispatch.New(dispatch.Options{Store: q, Queue: q, Logger: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		dispatch.NewRelay(dispatch.RelayOptions{Overdue: q, Dispatcher: d, Routes: []string{"r", "s"}}).Run(ctx)
+		want := []core.Lane{"critical", "critical", "normal", "normal", "bulk", "bulk"}
+		if diff := cmp.Diff(want, q.lanes); diff != "" {
+			t.Error(diff)
+		}
+		close(m.end)
 	})
 }
 
