@@ -82,6 +82,14 @@ func TestBell(t *testing.T) {
 			empty(t, a, 250*time.Millisecond, 1) // a second is over
 			empty(t, a, 250*time.Millisecond, 0)
 		},
+		"silent, after a task that took its time": func(t *testing.T, a *asked) {
+			empty(t, a, 0, 1)
+			time.Sleep(100 * time.Millisecond) // synctest's clock
+			for range 3 {
+				empty(t, a, 250*time.Millisecond, 0)
+			}
+			empty(t, a, 150*time.Millisecond, 1) // a second is over
+		},
 		"rung while it waits": func(t *testing.T, a *asked) {
 			empty(t, a, 0, 1)
 			time.AfterFunc(100*time.Millisecond, a.Ring)

@@ -83,3 +83,46 @@ func Shortcut(mr *miniredis.Miniredis) redis.Hook { return &shortcut{mr: mr} }
 func ShortcutOf(name string) string {
 	return map[string]string{"enqueue": enqueueSHA, "dequeue": dequeueSHA, "done": doneSHA}[name]
 }
+
+// Announced is a wake that is announced to other processes.
+type Announced struct {
+	Queue string
+	Due   time.Time // zero: at once
+}
+
+// Announcements are what is announced of some wakes together, and what is left to be after that.
+func Announcements(of ...Announced) (first, second map[string]int64) {
+	var b bells
+	b.init(true)
+	for _, a := range of {
+		b.ring(a.Queue, a.Due)
+	}
+	return b.announcements(), b.announcements()
+}
+
+// Rung is how often the bell of a lane was rung.
+func (s *Server) Rung(lane core.Lane) uint64 {
+	for _, l := range s.lanes {
+		if l.name == name(s.o.Route, lane) {
+			n, _, _ := l.bell.look()
+			return n
+		}
+	}
+	return 0
+}
+
+// Bells is how many servers of a queue are rung for.
+func (q *Queue) Bells(route string, lane core.Lane) int {
+	q.bells.mu.Lock()
+	defer q.bells.mu.Unlock()
+	return len(q.bells.byName[name(route, lane)])
+}
+
+// Ring rings the bell of a lane.
+func (s *Server) Ring(lane core.Lane) {
+	for _, l := range s.lanes {
+		if l.name == name(s.o.Route, lane) {
+			l.bell.ring()
+		}
+	}
+}

@@ -85,35 +85,6 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestLost: wakes that Redis did not take are told of once it takes writes again, and then no more.
-func TestLost(t *testing.T) {
-	t.Parallel()
-	r := coretest.StartRedis(t)
-	q := open(t, queue.Options{URL: "redis://" + r.Addr})
-	enqueue(t, q, wake())
-	if lost, err := q.Lost(limit(t)); len(lost) != 0 || err != nil {
-		t.Errorf("lost, with nothing amiss: %v, %v", lost, err)
-	}
-	r.Do("CONFIG", "SET", "maxmemory", "1")
-	want := []core.Wake{wake(), wake()}
-	for _, w := range want {
-		if err := q.Wake(limit(t), w); err == nil {
-			t.Fatal("a full Redis took a wake")
-		}
-	}
-	if lost, err := q.Lost(limit(t)); len(lost) != 0 || err == nil {
-		t.Errorf("lost, while Redis is full: %v, %v", lost, err)
-	}
-	r.Do("CONFIG", "SET", "maxmemory", "0")
-	lost, err := q.Lost(limit(t))
-	if err != nil || !slices.Equal(lost, want) {
-		t.Errorf("lost: %v, not %v; %v", lost, want, err)
-	}
-	if lost, err := q.Lost(limit(t)); len(lost) != 0 || err != nil {
-		t.Errorf("lost twice: %v, %v", lost, err)
-	}
-}
-
 // TestConnectionsEnd: what a burst opened is closed again.
 func TestConnectionsEnd(t *testing.T) {
 	t.Parallel()

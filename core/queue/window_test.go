@@ -206,6 +206,32 @@ func TestWindowLost(t *testing.T) {
 	}
 }
 
+// TestDrainedDue tells that a queue is not drained while a wake waits in it whose time has come, though asynq has not moved
+// it yet.
+func TestDrainedDue(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, url string) {
+		q := open(t, queue.Options{URL: url}) // nobody serves it
+		normal := []core.RouteLane{{Route: "a", Lane: "normal"}}
+		w := wake()
+		w.At = time.Now().Add(600 * time.Millisecond)
+		enqueue(t, q, w)
+		if d := depths(t, q)["a.normal"]; d.Scheduled != 1 {
+			t.Fatalf("the queue holds %+v", d)
+		}
+		eventually(t, "it is due", func() bool {
+			got, err := q.Drained(limit(t), normal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) == 0 && time.Now().Before(w.At.Add(-core.EarlyWake)) {
+				t.Errorf("not drained %v before it is due", time.Until(w.At))
+			}
+			return len(got) == 0
+		})
+	})
+}
+
 // TestDrained tells when no wake that is due waits in a queue: before there is one, while one is due later,
 // and when somebody took what there was, whatever became of it.
 func TestDrained(t *testing.T) {
