@@ -470,8 +470,8 @@ func TestDeliverLeavesADeafConnection(t *testing.T) {
 			c.ok(r)
 		}
 	})
-	pr := p.open(t, map[string]any{"timeout": "500ms"})
-	if got, err := deliver(t, within(t, 5*time.Second), pr, batch(1)); err == nil {
+	pr := p.open(t, map[string]any{"timeout": "2s"})
+	if got, err := deliver(t, within(t, 10*time.Second), pr, batch(1)); err == nil {
 		t.Errorf("the first was answered: %v", got)
 	}
 	for range 3 {

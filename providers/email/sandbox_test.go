@@ -49,7 +49,7 @@ func TestSandboxFaults(t *testing.T) {
 			if tt.address != "" {
 				m.Address = tt.address
 			}
-			results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"500ms"`), m)
+			results, err := sandboxtest.Deliver(t.Context(), t, openSandbox(t, s, `,"timeout":"2s"`), m)
 			r, reported := results[m.ID]
 			if reported == tt.silent || (err != nil) != tt.silent || r.Outcome != tt.want || !strings.HasPrefix(r.Code, tt.code) {
 				t.Errorf("reported %v: %+v, error %v", reported, r, err)

@@ -492,7 +492,7 @@ func TestEarlyAnswer(t *testing.T) {
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	ended := make(chan struct{})
-	c, s := connect(t, h2.Options{PingAfter: 50 * time.Millisecond, PingTimeout: 300 * time.Millisecond, OnEnd: func() { close(ended) }})
+	c, s := connect(t, h2.Options{PingAfter: 50 * time.Millisecond, PingTimeout: 2 * time.Second, OnEnd: func() { close(ended) }})
 	a := ask(t.Context(), c, "x")
 	for range 3 {
 		_ = s.fr.WritePing(true, next[*http2.PingFrame](s).Data)
