@@ -279,7 +279,7 @@ func startCommand(t testing.TB, cmd *exec.Cmd) *process {
 	case <-p.up:
 	case <-p.done:
 		t.Fatalf("%s ended: %v\n%s", cmd.Path, p.err, p.said())
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("%s did not start\n%s", cmd.Path, p.said())
 	}
 	return p

@@ -60,7 +60,7 @@ func PgBouncer(t testing.TB, server *PostgresServer, mode string, more ...string
 		_ = cmd.Process.Kill()
 		<-gone
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -69,7 +69,7 @@ func PgBouncer(t testing.TB, server *PostgresServer, mode string, more ...string
 		case <-gone:
 			t.Fatalf("pgbouncer ended: %s", log.String())
 		case <-ctx.Done():
-			t.Fatal("pgbouncer did not listen within 10 s")
+			t.Fatal("pgbouncer did not listen within a minute")
 		case <-tick.C:
 		}
 	}

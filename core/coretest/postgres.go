@@ -149,7 +149,7 @@ func initAndStart() (err error) {
 }
 
 func pgRun(ctx context.Context, name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, filepath.Join(pg.bin, name), args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", name, err, out)

@@ -159,7 +159,7 @@ func (s *PostgresServer) start() error {
 
 // await waits until the server answers.
 func (s *PostgresServer) await() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -169,7 +169,7 @@ func (s *PostgresServer) await() error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL did not answer within 30 s")
+			return fmt.Errorf("PostgreSQL did not answer within a minute")
 		case <-s.gone:
 			return fmt.Errorf("PostgreSQL ended: %s", s.log.String())
 		case <-tick.C:

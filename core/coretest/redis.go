@@ -181,10 +181,10 @@ func (s *RedisServer) FlushAll() {
 	s.do(func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() })
 }
 
-// do tries until it works, for at most ten seconds.
+// do tries until it works, for at most a minute.
 func (s *RedisServer) do(what func(context.Context, *redis.Client) error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	defer func() { _ = c.Close() }()
