@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -193,4 +194,34 @@ func (c *couple) lapse() *core.Settlement {
 	})
 	settle(c.t, c.s, judge(lapsed[0], all(providers.Rejected)))
 	return saying(r, providers.Rejected)
+}
+
+// eraseSkippedByMany: a person is taken out of all notifications that skipped it, however many those are.
+func eraseSkippedByMany(t *testing.T, s *store.Store) {
+	const many = 501 // more than are looked at at once
+	put(t, s, "ann", "ann@example.com")
+	as := make([]*core.Acceptance, many)
+	var all sync.WaitGroup
+	for i := range as {
+		as[i] = build(s, ask{n: 1})
+		as[i].Notification.Skipped = []core.Skip{{Recipient: "ann", Channel: "push", Reason: core.SkipNoEndpoint}}
+		all.Go(func() {
+			if _, err := s.Record(t.Context(), as[i]); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if err := s.DeleteRecipient(t.Context(), "shop", "ann"); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range as {
+		n, err := s.Notification(t.Context(), "shop", a.Notification.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]core.Skip{{Channel: "push", Reason: core.SkipNoEndpoint}}, n.Skipped); diff != "" {
+			t.Fatalf("what %s skipped: %s", a.Notification.ID, diff)
+		}
+	}
 }

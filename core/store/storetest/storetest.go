@@ -70,6 +70,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"import", importing},
 		{"erasing leaves nothing", eraseEverywhere},
 		{"erased stays erased", erasedStaysErased},
+		{"erasing who was skipped by many", eraseSkippedByMany},
 		{"a fallback that is acknowledged", fallbackAcknowledged},
 		{"a fallback moves on at once", fallbackMovesOn},
 		{"a fallback acknowledged late", fallbackLate},
