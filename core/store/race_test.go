@@ -55,6 +55,22 @@ func (r *race) claim() (*core.Round, error) {
 	return r.Claim(r.t.Context(), r.wakes[0], "w1", time.Minute)
 }
 
+// rounds claims all that is due.
+func (r *race) rounds() (all []*core.Round) {
+	r.t.Helper()
+	for _, w := range r.wakes {
+		if w.At.After(r.Now()) {
+			continue
+		}
+		round, err := r.Claim(r.t.Context(), w, "w1", time.Minute)
+		if err != nil || round == nil {
+			r.t.Fatal(round, err)
+		}
+		all = append(all, round)
+	}
+	return all
+}
+
 // settlement has the service say one thing of a round.
 func (r *race) settlement(round *core.Round, o providers.Outcome) *core.Settlement {
 	st := &core.Settlement{Batch: round.Batch, Worker: "w1", At: round.Now}
@@ -373,5 +389,69 @@ func TestErasuresAtOnce(t *testing.T) {
 	}
 	if diff := cmp.Diff([]core.Skip{{Reason: core.SkipNoEndpoint}, {Reason: core.SkipNoEndpoint}}, n.Skipped); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestStepsRuledOutAtOnce: two devices of a fallback's step, each in a round as its recipient opted out of them, are
+// settled as held by two processes at once. The later of the two sees what became of the other, and has the next step go.
+func TestStepsRuledOutAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRace(t, 3, func(a *core.Acceptance) {
+		a.Notification.Mode, a.Notification.FallbackAfter = core.ModeFallback, time.Minute
+		for i, route := range []string{"phone", "tablet", "sms"} {
+			d := &a.Deliveries[i]
+			d.Channel, d.Route, d.Recipient, d.Ladder, d.Step = "push", route, "ann", a.Deliveries[0].ID, i/2
+		}
+		last := &a.Deliveries[2]
+		last.Channel, last.Held, last.DueAt = "sms", core.HeldFallback, a.Notification.SendAt.Add(time.Minute)
+	})
+	rounds := r.rounds()
+	if len(rounds) != 2 {
+		t.Fatalf("%d rounds, want 2", len(rounds))
+	}
+	if err := r.PutPreferences(t.Context(), "shop", "ann", core.Preferences{"*": {"push": false}}, &core.Rules{}); err != nil {
+		t.Fatal(err)
+	}
+	settle := func(s *store.Store, round *core.Round) func() error {
+		return func() error {
+			_, err := s.Settle(t.Context(), r.settlement(round, providers.Deferred))
+			return err
+		}
+	}
+	release := lockedBy(t, r.db, "LOCK TABLE rounds IN SHARE MODE")
+	r.both(release, settle(r.Store, rounds[0]), settle(r.other, rounds[1]))
+	for q, want := range map[string]int{
+		"d.route <> 'sms' AND d.state = 6":                                       2,
+		"d.route = 'sms' AND d.state = 1 AND b.due_at < n.created_at + 50000000": 1, // not at its time, a minute later
+	} {
+		if got := count(t, r.db, "SELECT count(*) FROM deliveries d JOIN batches b ON b.id = d.batch_id JOIN notifications n ON n.id = d.notification_id WHERE "+q); got != want {
+			t.Errorf("%d have %s, want %d", got, q, want)
+		}
+	}
+}
+
+// TestClaimBeforeRequeue: a batch that is claimed while its wake is given up for lost stays with who claimed it, for as
+// long as that has it.
+func TestClaimBeforeRequeue(t *testing.T) {
+	t.Parallel()
+	r := newRace(t, 1, asIs)
+	release := lockedBy(t, r.db, "LOCK TABLE rounds IN SHARE MODE")
+	requeued := -1
+	r.both(release, func() error {
+		round, err := r.claim()
+		if round == nil {
+			t.Error("nothing was claimed")
+		}
+		return err
+	}, func() (err error) {
+		requeued, err = r.other.Requeue(t.Context())
+		return err
+	})
+	if requeued != 0 {
+		t.Errorf("%d batches are due again, want 0", requeued)
+	}
+	rounds, err := r.Lapsed(t.Context(), 10, time.Minute)
+	if err != nil || len(rounds) > 0 {
+		t.Errorf("%d rounds were given up before their time, %v", len(rounds), err)
 	}
 }
