@@ -80,8 +80,11 @@ type Round struct {
 	Batch
 	// Now is the database's time at the claim; LeaseEnd the time by which the round must be settled.
 	Now, LeaseEnd time.Time
-	Paused        bool       // the route or the campaign is paused: hold everything
-	Deliveries    []Delivery // pending ones only
+	Paused        bool // the route or the campaign is paused: hold everything
+	// Unsent says of a round that the relay took that no worker has had the batch since its last round was settled: what
+	// is pending was not sent since, and is not unknown.
+	Unsent     bool
+	Deliveries []Delivery // pending ones only
 	// Contents are what the deliveries point at. One is missing where its recipient was erased meanwhile, or it
 	// cannot be made sense of.
 	Contents map[ContentRef]*Content

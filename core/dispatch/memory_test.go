@@ -49,6 +49,7 @@ type memory struct {
 	cancelling map[core.ID]bool
 	paused     map[string]bool   // by route
 	quiet      map[core.ID]bool  // the batch's current round began while its route was paused
+	begun      map[core.ID]bool  // a worker claimed the batch since its last settlement
 	unread     map[core.ID]bool  // nobody has the contents of the batch's current round
 	fences     map[core.ID]int64 // the greatest that a batch has had
 	settled    []core.Settlement
@@ -65,7 +66,7 @@ type memory struct {
 
 func newMemory(violation func(string, ...any)) *memory {
 	return &memory{batches: map[core.ID]*core.Batch{}, deliveries: map[core.ID]*core.Delivery{}, claimed: map[core.ID][]core.ID{},
-		cancelling: map[core.ID]bool{}, paused: map[string]bool{}, quiet: map[core.ID]bool{}, unread: map[core.ID]bool{}, fences: map[core.ID]int64{}, idle: make(chan struct{}), end: make(chan struct{}),
+		cancelling: map[core.ID]bool{}, paused: map[string]bool{}, quiet: map[core.ID]bool{}, begun: map[core.ID]bool{}, unread: map[core.ID]bool{}, fences: map[core.ID]int64{}, idle: make(chan struct{}), end: make(chan struct{}),
 		violation: violation, note: func(string, ...any) {}, mishap: func(string, core.ID) mishap { return mishap{} }}
 }
 
@@ -77,7 +78,7 @@ func (m *memory) put(ds []core.Delivery, bs ...core.Batch) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, b := range bs {
-		m.batches[b.ID] = &b
+		m.batches[b.ID], m.begun[b.ID] = &b, b.State == core.BatchSending
 	}
 	for _, d := range ds {
 		m.deliveries[d.ID] = &d
@@ -181,6 +182,7 @@ func (m *memory) Claim(_ context.Context, w core.Wake, worker string, lease time
 			return
 		}
 		b.State, b.RunAt = core.BatchSending, now.Add(lease)
+		m.begun[b.ID] = true
 		r = m.round(b, now)
 		m.note("claim %v with fence %d: %d deliveries, paused %t", b.ID, w.Fence, len(m.claimed[b.ID]), m.paused[b.Route])
 	})
@@ -249,6 +251,7 @@ func (m *memory) Settle(_ context.Context, s *core.Settlement) (stale bool, err 
 			m.batches[moved.ID] = &moved
 		}
 		m.verdicts(s)
+		m.begun[b.ID] = false
 		m.settled = append(m.settled, *s)
 	})
 	return stale, err
@@ -275,6 +278,9 @@ func (m *memory) verdicts(s *core.Settlement) {
 		}
 		if i < len(s.Results) {
 			m.burnt(old, &v.Delivery, &s.Results[i])
+			if !m.begun[s.Batch.ID] && !s.Results[i].None {
+				m.violation("delivery %s was settled as %s though no worker had it", old.ID, s.Results[i].Outcome)
+			}
 			if m.unread[s.Batch.ID] && !s.Results[i].None {
 				m.violation("delivery %s was settled as %s though its content could not be read", old.ID, s.Results[i].Outcome)
 			}
@@ -419,6 +425,7 @@ func (m *memory) Lapsed(_ context.Context, limit int, lease time.Duration) (roun
 			b.RunAt = now.Add(lease)
 			m.note("lapsed %v: fence %d", b.ID, b.Fence)
 			if r := m.round(b, now); r != nil {
+				r.Unsent = !m.begun[b.ID]
 				rounds = append(rounds, r)
 			}
 		}

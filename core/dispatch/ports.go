@@ -2,8 +2,16 @@
 // relay finds what is due or overdue. Deliver tells the whole story of a round, look that of the relay.
 //
 // The four rules of docs/architecture.md are kept by the store's side of the ports below; what this package adds is
-// the order: Deliver calls the provider after claim returned and before the lease ends (clock), settles once all answers
-// are in or given up, and leaves what fails on the way to the batch's alarm clock, for the relay.
+// the order:
+//
+//  1. The fence comes with the wake, Claim gives the batch under it, and Settle brings it back. Nobody here changes it
+//     but core.Settlement.Split, by one. What settle hears to be stale wakes nothing (settled).
+//  2. Deliver calls the provider after claim returned and before the lease ends (clock), and settles once all answers are
+//     in or given up: what has none is unknown (judge). What a worker took with it when it died, repair calls so.
+//  3. What fails on the way is left to the batch's alarm clock: look takes whatever is overdue, in whatever state.
+//  4. A round has pending deliveries alone, and one verdict for each (core.Settlement.Add).
+//
+// The tests' store, memory, looks after every write whether they hold; TestSimulation has it do so for thousands of histories.
 package dispatch
 
 import (
@@ -45,7 +53,7 @@ type Overdue interface {
 	// that has something overdue. Batches of a paused route are left alone.
 	Due(ctx context.Context, route string, lane core.Lane, limit int, room func(app string) int) ([]core.Wake, error)
 	// Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
-	// returns them as rounds to be settled with unknown outcomes.
+	// returns them as rounds to be settled: with unknown outcomes, or as held where they are Unsent.
 	Lapsed(ctx context.Context, limit int, lease time.Duration) ([]*core.Round, error)
 	// SettleAll is Settle for the rounds of one call of Lapsed or Strays; it says of each whether it was stale, and its
 	// error, nil where there is none.

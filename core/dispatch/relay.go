@@ -264,7 +264,8 @@ func (r *Relay) putOff(ctx context.Context) error {
 	return nil
 }
 
-// repair settles rounds whose lease ran out: every delivery still pending in them is Unknown.
+// repair settles rounds whose lease ran out: every delivery still pending in them is Unknown, unless no worker has had
+// them: their relay died before it could say that something expired.
 func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 	rounds, err := r.store.Lapsed(ctx, lapsedPage, repairLease)
 	if err != nil {
@@ -274,6 +275,10 @@ func (r *Relay) repair(ctx context.Context) (more bool, err error) {
 		crash.At(crash.RelayLapsed)
 	}
 	settled, err := r.settleAll(ctx, rounds, func(x *round) {
+		if x.Unsent {
+			x.holdBeyond(0, 0, core.CodeStopped)
+			return
+		}
 		x.sent, x.todo, x.callErr = x.todo, nil, errWorkerLost
 		x.judge(true)
 	})

@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -410,6 +411,43 @@ func TestRelayStrays(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		if !slices.Contains(l.routesTried(), "gone") {
 			t.Error("the route is back, and nothing is woken")
+		}
+		cancel()
+		close(m.end)
+		synctest.Wait()
+	})
+}
+
+// TestRelayStraysNothingUnknown tells that what a relay took of a route that is not there any more, and died with, does
+// not count as unknown: nothing of it was sent, also where it may be sent once at the most.
+func TestRelayStraysNothingUnknown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory(func(format string, args ...any) { t.Errorf(format, args...) })
+		l := &lapsing{window: &window{memory: m, room: map[string]int{"": 10}, behind: map[string]bool{}, woken: map[string]int{}}}
+		now, taken := time.Now(), false
+		m.mishap = func(op string, _ core.ID) mishap {
+			dies := op == "strays" && !taken
+			taken = taken || dies
+			return mishap{diesAfter: dies}
+		}
+		b := core.Batch{ID: core.NewID(now), Route: "gone", Lane: "normal", State: core.BatchQueued, Fence: 1, DueAt: now, RunAt: now}
+		over := core.Delivery{ID: core.NewID(now), Batch: b.ID, Route: b.Route, State: core.Pending, ExpiresAt: now}
+		once := core.Delivery{ID: core.NewID(now), Batch: b.ID, Route: b.Route, State: core.Pending, ExpiresAt: now.Add(time.Hour)}
+		m.put([]core.Delivery{over, once}, b)
+		d := dispatch.New(dispatch.Options{Store: l, Queue: l, Routes: elsewhere{core.DefaultPolicy}, Observer: l, Logger: slog.New(slog.DiscardHandler)})
+		relay := dispatch.NewRelay(dispatch.RelayOptions{Overdue: l, Dispatcher: d, Routes: []string{"r"}, Logger: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go relay.Run(ctx)
+		time.Sleep(15 * time.Second) // synctest's clock
+		got := []string{}
+		for _, id := range []core.ID{over.ID, once.ID} {
+			d := m.get(id)
+			got = append(got, fmt.Sprintf("%s %s, %d unknown", d.State, d.Code, d.Unknowns))
+		}
+		if diff := cmp.Diff([]string{"expired expired, 0 unknown", "pending worker_stopped, 0 unknown"}, got); !taken || diff != "" {
+			t.Errorf("the first taken: %t; %s", taken, diff)
 		}
 		cancel()
 		close(m.end)

@@ -188,7 +188,8 @@ func (s *Store) dueApps(ctx context.Context, route string, lane core.Lane) ([]st
 }
 
 // Lapsed takes up to limit batches whose lease ran out under a new fence and the given lease, and
-// returns them as rounds to be settled with unknown outcomes. One with nothing pending is closed.
+// returns them as rounds to be settled: with unknown outcomes, but for one that is Unsent, whose lease was a relay's
+// that took it as a stray and died. One with nothing pending is closed.
 func (s *Store) Lapsed(ctx context.Context, limit int, lease time.Duration) (rounds []*core.Round, err error) {
 	err = s.b.update(ctx, func(t tx) error {
 		now := s.Now()
@@ -201,8 +202,10 @@ func (s *Store) Lapsed(ctx context.Context, limit int, lease time.Duration) (rou
 		if err != nil {
 			return err
 		}
-		rounds, err = take(ctx, t, lapsed)
-		return err
+		if rounds, err = take(ctx, t, lapsed, 0); err != nil {
+			return err
+		}
+		return noteUnsent(ctx, t, rounds)
 	})
 	if err != nil {
 		return nil, s.fail("take lapsed batches", err)
@@ -223,13 +226,30 @@ func scanTaken(r row, now time.Time, lease time.Duration) (*core.Round, error) {
 	return &core.Round{Batch: b, Now: now, LeaseEnd: b.RunAt}, err
 }
 
-// take makes rounds of batches that the caller has locked. One with nothing pending is closed, and none.
-func take(ctx context.Context, t tx, batches []*core.Round) (rounds []*core.Round, err error) {
+// noteUnsent notes at rounds of lapsed batches which are Unsent: only a claim leaves a round that is not finished, and
+// every settlement finishes one, so that the batch's last round tells, whichever relays took the batch since.
+func noteUnsent(ctx context.Context, t tx, rounds []*core.Round) error {
+	sets := make([][]any, len(rounds))
+	for i, r := range rounds {
+		sets[i], r.Unsent = []any{r.ID[:]}, true
+	}
+	err := t.queryMany(ctx, "SELECT finished_at > 0 FROM rounds WHERE batch_id = $1 ORDER BY fence DESC LIMIT 1", sets, func(i int, r row) error {
+		return r.Scan(&rounds[i].Unsent)
+	})
+	if err != nil {
+		return fmt.Errorf("look which rounds were begun: %w", err)
+	}
+	return nil
+}
+
+// take makes rounds of batches that the caller has locked. One with nothing pending is closed, and none. begins is 1 where
+// they are rounds of their own, 0 where they end those that workers began: these have been counted.
+func take(ctx context.Context, t tx, batches []*core.Round, begins int64) (rounds []*core.Round, err error) {
 	sets := make([][]any, len(batches))
 	for i, r := range batches {
-		sets[i] = []any{r.ID[:], r.Fence, micros(r.RunAt)}
+		sets[i] = []any{r.ID[:], r.Fence, micros(r.RunAt), begins}
 	}
-	if err := t.write(ctx, "UPDATE batches SET state = 3, fence = $2, run_at = $3 WHERE id = $1 AND fence = $2 - 1", sets); err != nil {
+	if err := t.write(ctx, "UPDATE batches SET state = 3, fence = $2, run_at = $3, rounds = rounds + $4 WHERE id = $1 AND fence = $2 - 1", sets); err != nil {
 		return nil, err
 	}
 	if err := loadPending(ctx, t, batches); err != nil {
@@ -325,7 +345,7 @@ func (s *Store) Strays(ctx context.Context, routes []string, limit int, until, l
 			return err
 		}
 		over := slices.DeleteFunc(strays, func(r *core.Round) bool { return waits[r.ID] })
-		rounds, err = take(ctx, t, over)
+		rounds, err = take(ctx, t, over, 1)
 		return err
 	})
 	if err != nil {

@@ -220,3 +220,81 @@ func unclaimed(t *testing.T, s *store.Store) {
 		}
 	}
 }
+
+// straysLost: a relay that dies with what it took as strays has sent nothing, and its successor is told so, however many
+// there were; a worker that dies has, and it stays so. The round that follows reads what was made of it meanwhile.
+func straysLost(t *testing.T, s *store.Store) {
+	a := build(s, ask{n: 2, route: "old"})
+	a.Deliveries[1].ExpiresAt = s.Now().Add(time.Millisecond).Truncate(time.Microsecond)
+	if _, err := s.Record(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	id := a.Deliveries[0].Batch
+	stray := func() (r *core.Round) {
+		until(t, "it to be a stray", func() bool {
+			rounds, _, err := s.Strays(t.Context(), []string{"mail"}, 10, 0, time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range rounds {
+				r = x
+			}
+			return r != nil
+		})
+		return r
+	}
+	lapse := func() (r *core.Round) {
+		until(t, "its lease to end", func() bool {
+			rounds, err := s.Lapsed(t.Context(), 10, time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range rounds {
+				r = x
+			}
+			return r != nil
+		})
+		return r
+	}
+	stray()
+	for range 2 {
+		if r := lapse(); !r.Unsent || r.ID != id || len(r.Deliveries) != 2 {
+			t.Fatalf("a stray whose relay died: %+v", r)
+		}
+	}
+	r := lapse()
+	st := &core.Settlement{Batch: r.Batch, Worker: "relay", At: r.Now}
+	for i := range r.Deliveries {
+		v := r.Deliveries[i].Hold(core.CodeNoRoute, r.Now, r.Now)
+		st.Add(v, nil)
+	}
+	st.Split(st.At, false)
+	settle(t, s, st)
+	claimed := func(w core.Wake) {
+		t.Helper()
+		r, err := s.Claim(t.Context(), w, "w", time.Millisecond)
+		if err != nil || r == nil || len(r.Deliveries) != 1 || r.Deliveries[0].Code != core.CodeNoRoute {
+			t.Fatalf("claimed: %+v, %v", r, err)
+		}
+	}
+	claimed(core.Wake{Batch: id, Fence: st.Stay.Fence, Route: "old"})
+	for range 2 {
+		if r := lapse(); r.Unsent || r.ID != id {
+			t.Fatalf("a round whose worker died: %+v", r)
+		}
+	}
+	steps, err := s.Timeline(t.Context(), "shop", a.Notification.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rounds []string
+	for _, x := range steps {
+		if x.Attempt > 0 {
+			rounds = append(rounds, fmt.Sprint(x.Attempt, " ", x.What))
+		}
+	}
+	slices.Sort(rounds)
+	if diff := cmp.Diff([]string{"1 expired", "1 held", "2 started"}, rounds); diff != "" {
+		t.Error("rounds on record: " + diff)
+	}
+}

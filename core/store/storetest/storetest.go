@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		{"what nobody has claimed is due", unclaimed},
 		{"resuming a route", resuming},
 		{"strays", strays},
+		{"strays whose relay dies", straysLost},
 		{"idempotency, a hundred at once", idempotency},
 		{"64 writers share batches", writers},
 		{"a bad member fails alone", badMember},
