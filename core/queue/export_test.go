@@ -126,3 +126,36 @@ func (s *Server) Ring(lane core.Lane) {
 		}
 	}
 }
+
+// Window is what is known of how full one queue is, by itself.
+type Window struct{ w *window }
+
+const only = "a.normal"
+
+// NewWindow returns one of a queue of that size, of which nothing is known.
+func NewWindow(size int) Window {
+	w := new(window)
+	w.init(size, []string{only})
+	return Window{w}
+}
+
+// Add notes a wake that was put in, due now.
+func (w Window) Add(app string) { w.w.add(only, app, time.Time{}) }
+
+// Taken notes one that was taken out.
+func (w Window) Taken() { w.w.taken(only) }
+
+// Fail notes an error of Redis's.
+func (w Window) Fail(err error) { w.w.fail(err) }
+
+// Look notes what was seen, by somebody who asked beside what else happens in meanwhile.
+func (w Window) Look(pending, scheduled int, err error, meanwhile func()) (looked bool) {
+	if looked = w.w.begin(only); looked {
+		meanwhile()
+		w.w.end(only, pending, scheduled, err)
+	}
+	return looked
+}
+
+// Room is how many more wakes of an app it takes.
+func (w Window) Room(app string) int { return w.w.room(only, app, false, true) }

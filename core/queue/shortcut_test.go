@@ -107,8 +107,21 @@ func TestShortcut(t *testing.T) {
 			if diff := cmp.Diff(lua.Dump(), direct.Dump()); diff != "" {
 				t.Fatalf("after step %d, %s: %s", n, what, diff)
 			}
+			if diff := cmp.Diff(expiring(lua), expiring(direct)); diff != "" {
+				t.Fatalf("after step %d, %s: what expires: %s", n, what, diff)
+			}
 		}
 	}
+}
+
+// expiring are the keys that will be gone by themselves.
+func expiring(mr *miniredis.Miniredis) (keys []string) {
+	for _, key := range mr.Keys() {
+		if mr.TTL(key) > 0 {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // step does one thing that is drawn: mostly a script, now and then something that confuses them.

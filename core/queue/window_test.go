@@ -2,8 +2,10 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -268,5 +270,56 @@ func TestDrained(t *testing.T) {
 		if got, err := q.Drained(limit(t), nil); len(got) != 0 || err != nil {
 			t.Errorf("of none: %v %v", got, err)
 		}
+	})
+}
+
+// TestWindowAtOnce tells what is known without another look: that a wake taken makes room for its app, and that there is none
+// once Redis cannot be reached, until it can. A caller that went away says nothing about Redis.
+func TestWindowAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := queue.NewWindow(10 * queue.Share)
+		want := func(when string, room int) {
+			t.Helper()
+			if n := w.Room("a"); n != room {
+				t.Errorf("%s: room for %d, not %d", when, n, room)
+			}
+		}
+		nothing := func() {}
+		want("at first", queue.Share)
+		for range queue.Share {
+			w.Add("a")
+		}
+		want("full", 0)
+		for range 3 {
+			w.Taken()
+		}
+		want("three were taken", 3)
+		w.Fail(context.Canceled)
+		want("a caller went away", 3)
+		for name, err := range map[string]error{"refused": errors.New("connection refused"), "silent": context.DeadlineExceeded} {
+			w.Fail(err)
+			want(name, 0)
+			if !w.Look(0, 0, err, nothing) {
+				t.Errorf("%s: nobody looks", name)
+			}
+			want(name+" still", 0)
+			if w.Look(0, 0, nil, nothing) {
+				t.Errorf("%s: looked twice at once", name)
+			}
+			time.Sleep(time.Second) // synctest's clock
+			looked := w.Look(queue.Share-3, 0, nil, func() {
+				if w.Look(0, 0, nil, nothing) {
+					t.Error("two look at the same time")
+				}
+			})
+			if !looked {
+				t.Errorf("%s: nobody looks again", name)
+			}
+			want("it is back", 3)
+		}
+		time.Sleep(time.Second)
+		w.Look(queue.Share-3, 0, nil, func() { w.Add("a") })
+		want("one was put in while somebody looked", 2)
 	})
 }
