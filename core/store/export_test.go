@@ -277,3 +277,15 @@ func (s *Store) Pending(ctx context.Context, b *core.Batch) ([]core.Delivery, er
 func EncodeResults(as []core.Attempt) ([]byte, error) {
 	return unpack(encodeResults(as).([]byte))
 }
+
+// ClaimBeside is Claim in one group with another member, which is called once the batch is claimed and may fail the group:
+// then it is called again by itself, and then the claim is tried by itself.
+func (s *Store) ClaimBeside(ctx context.Context, w core.Wake, other func() error) (*core.Round, error) {
+	c := &claim{wake: w, worker: "w1", lease: time.Minute}
+	group := []*member{{run: func(tx) error { return other() }}, {claim: c}}
+	for _, m := range group {
+		m.ctx, m.done = ctx, make(chan struct{})
+	}
+	s.commit(group)
+	return c.round, group[1].err
+}

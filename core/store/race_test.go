@@ -231,6 +231,39 @@ func TestCancelFollowsMoves(t *testing.T) {
 	r.is(core.Pending, true)
 }
 
+// TestClaimOfFailedGroup: another process claims a batch between a group that fails and the claim's own try. It alone has
+// the round then; what the group had read of it is not handed out.
+func TestClaimOfFailedGroup(t *testing.T) {
+	t.Parallel()
+	r := newRace(t, 1, asIs)
+	type result struct {
+		round *core.Round
+		err   error
+	}
+	theirs := make(chan result, 1)
+	var theirRound *core.Round
+	calls := 0
+	mine, err := r.ClaimBeside(t.Context(), r.wakes[0], func() error {
+		if calls++; calls == 1 {
+			go func() {
+				round, err := r.other.Claim(t.Context(), r.wakes[0], "w2", time.Minute)
+				theirs <- result{round, err}
+			}()
+			untilWaiting(t, r.db, 1)
+			return errors.New("this member has a fault")
+		}
+		got := <-theirs
+		theirRound = got.round
+		return got.err
+	})
+	if err != nil || calls != 2 {
+		t.Fatalf("%v, after %d calls of the other member", err, calls)
+	}
+	if mine != nil || theirRound == nil {
+		t.Errorf("rounds of two processes at once: %+v and %+v", mine, theirRound)
+	}
+}
+
 func (r *race) begin() *sql.Tx {
 	r.t.Helper()
 	tx, err := r.db.BeginTx(r.t.Context(), nil)
