@@ -99,7 +99,7 @@ func LoseNode(t testing.TB, nodes []*RedisServer, dead int, lose func(*RedisServ
 		t.Fatal(err)
 	}
 	for _, s := range shards {
-		if addrOf(s) == nodes[dead].Addr {
+		if ShardAddr(s) == nodes[dead].Addr {
 			slots = s.Slots
 		}
 	}
@@ -124,14 +124,15 @@ func LoseNode(t testing.TB, nodes []*RedisServer, dead int, lose func(*RedisServ
 	}
 }
 
-func addrOf(s redis.ClusterShard) string {
+// ShardAddr is the address, host:port, of the node that has a part of a Redis Cluster's slots.
+func ShardAddr(s redis.ClusterShard) string {
 	return net.JoinHostPort(s.Nodes[0].IP, strconv.FormatInt(s.Nodes[0].Port, 10))
 }
 
 // agrees says whether a node holds that another has all of the slots.
 func agrees(ctx context.Context, c *redis.Client, addr string, slots []redis.SlotRange) bool {
 	for _, s := range c.ClusterShards(ctx).Val() {
-		if addrOf(s) == addr {
+		if ShardAddr(s) == addr {
 			for _, r := range slots {
 				if !slices.ContainsFunc(s.Slots, func(has redis.SlotRange) bool { return has.Start <= r.Start && r.End <= has.End }) {
 					return false

@@ -1,9 +1,7 @@
 package queue_test
 
 import (
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -62,7 +60,7 @@ func ownerOf(t *testing.T, c *redis.Client, slot int64) string {
 	for _, s := range shards {
 		for _, r := range s.Slots {
 			if r.Start <= slot && slot <= r.End {
-				return net.JoinHostPort(s.Nodes[0].IP, strconv.FormatInt(s.Nodes[0].Port, 10))
+				return coretest.ShardAddr(s)
 			}
 		}
 	}
